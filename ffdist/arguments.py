@@ -97,7 +97,7 @@ def as_field(name: str, value: Any) -> Any:
 
 
 def is_path(name: str) -> bool:
-    """Whether a field is a path itself, and no text that may be one."""
+    """True if a field is a path itself, and no text that may be one."""
     return Path in (kind_of(name), *get_args(kind_of(name)))
 
 
@@ -125,7 +125,7 @@ def check_options(network: object, objective: object, settings: Settings) -> Non
 
 
 def is_share(validation: Any) -> bool:
-    """Whether it is a number, and no data: None, and a number that is a text, are told as a number is."""
+    """True if it is a number, and no data: None, and a number in a text, count as one."""
     if isinstance(validation, str):
         return is_plain(validation)
     return validation is None or isinstance(validation, (int, float)) or getattr(validation, "ndim", None) == 0

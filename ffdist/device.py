@@ -45,12 +45,12 @@ def parsed(name: str) -> tuple[str, int | None]:
 
 
 def holds_values(kind: str) -> bool:
-    """Whether tensors on this kind of device have any."""
+    """True if tensors on this kind of device have any."""
     return kind.isidentifier() and kind != "meta"
 
 
 def queues(device: torch.device) -> bool:
-    """Whether work is queued there, and the host runs ahead of it."""
+    """True if work is queued there, and the host runs ahead of it."""
     return device.type != "cpu"
 
 
@@ -133,7 +133,7 @@ def moved(tensor: Tensor, device: torch.device) -> Tensor:
 
 @cache
 def _pins(kind: str) -> bool:
-    """Whether host memory can be pinned for this kind; a package's kind need not."""
+    """True if host memory can be pinned for this kind; a package's kind need not."""
     if kind in COLLECTIVES:
         return True
     try:

@@ -93,7 +93,7 @@ def as_value(text: str) -> str:
 
 
 def is_plain(value: str) -> bool:
-    """Whether a text is a number, True, False or None in Python."""
+    """True if a text is a number, True, False or None in Python."""
     try:
         return not isinstance(ast.literal_eval(value), (str, tuple))
     except (ValueError, SyntaxError):

@@ -21,7 +21,7 @@ UNWRITABLE = (*FULL, *DENIED, errno.EROFS, errno.ENOTDIR)
 
 
 def in_container() -> bool:
-    """Whether this process is in a container of our images, which say so: there is no sure sign of any container."""
+    """True if this process is in a container of our images, which say so: there is no sure sign of any container."""
     return "FFDIST_IMAGE" in os.environ
 
 
@@ -33,7 +33,7 @@ def loss(folder: Path) -> str | None:
 
 
 def stays(folder: Path, mounts: str) -> bool:
-    """Whether a folder is on a mount of its own that keeps what it holds.
+    """True if a folder is on a mount of its own that keeps what it holds.
 
     mounts: lines of proc(5)'s mountinfo. A later line lies over an earlier one at the same place.
     """
@@ -54,7 +54,7 @@ def command(*words: object) -> str:
 
 
 def ends_with_container() -> bool:
-    """Whether this process's command is its container's own, and not typed in a shell there."""
+    """True if this process's command is its container's own, and not typed in a shell there."""
     return in_container() and b"ffdist" in Path("/proc/1/cmdline").read_bytes()
 
 

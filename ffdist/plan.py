@@ -110,7 +110,7 @@ class Plan:
 
     @property
     def is_pipeline(self) -> bool:
-        """Whether worker i is stage i, alone."""
+        """True if worker i is stage i, alone."""
         return [stage.workers for stage in self.stages] == [[i] for i in range(len(self.stages))]
 
     def stages_of(self, worker: int) -> list[int]:

@@ -69,5 +69,5 @@ def family(name: str) -> tuple[str, ...]:
 
 
 def is_serial(name: str) -> bool:
-    """Whether a baseline runs on one device."""
+    """True if a baseline runs on one device."""
     return name in ("bp", "bp-threads", "bp-checkpoint")

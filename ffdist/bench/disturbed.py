@@ -151,7 +151,7 @@ class Disturbed:
 
     @property
     def shares_blocks(self) -> bool:
-        """Whether workers exchange gradients by the plan with which it was started last."""
+        """True if workers exchange gradients by the plan with which it was started last."""
         return self.plan != PLANS[0]
 
     def go_on(self) -> None:

@@ -201,7 +201,7 @@ class BenchSettings:
 
     @property
     def by_plan(self) -> bool:
-        """Whether ffdist's side is told a plan in place of stages."""
+        """True if ffdist's side is told a plan in place of stages."""
         return self.train.plan.is_shared
 
     @property

@@ -68,7 +68,7 @@ def words_of(pid: int) -> list[str]:
 
 
 def is_worker(seen: ProcessId, launcher: str) -> bool:
-    """Whether it is a stage's process of such a launcher."""
+    """True if it is a stage's process of such a launcher."""
     words = words_of(seen.pid)
     if launcher == "processes":
         return any(word.startswith("stage-") for word in words)

@@ -230,7 +230,7 @@ def parsed_of(commands: Mapping[str, type[Any]], args: Sequence[str], prog: str)
 
 
 def wants_help(args: Sequence[str]) -> bool:
-    """Whether -h or --help is among them; behind "--" they are names."""
+    """True if -h or --help is among them; behind "--" they are names."""
     return not {"-h", "--help"}.isdisjoint(split_at_dashes(args)[0])
 
 

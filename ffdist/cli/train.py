@@ -223,13 +223,13 @@ def preset_of(args: Sequence[str]) -> tuple[list[str], str | None]:
 
 
 def is_value(args: Sequence[str], index: int) -> bool:
-    """Whether a word belongs to the option before it: to all but those that take none, and several."""
+    """True if a word belongs to the option before it: to all but those that take none, and several."""
     before = args[index - 1] if index else ""
     return before.startswith("--") and "=" not in before and not takes_nothing(before) and not takes_many(before)
 
 
 def takes_nothing(word: str) -> bool:
-    """Whether it is a switch, an option with its value in it, or a preset."""
+    """True if it is a switch, an option with its value in it, or a preset."""
     if word in ("-h", "--help") or word in PRESETS:
         return True
     return word.startswith("--") and ("=" in word or option_kind(word) is bool)

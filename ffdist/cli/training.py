@@ -137,7 +137,7 @@ def start_folder(command: Train, images: Images, start: ExitStack) -> Path:
 
 
 def has_begun(command: Train) -> bool:
-    """Whether a run that is to go on has a snapshot to go on from; without one it starts from its beginning."""
+    """True if a run that is to go on has a snapshot to go on from; without one it starts from its beginning."""
     return command.resume is not None and bool(committed(command.resume))
 
 

@@ -171,7 +171,7 @@ def remove_leftovers(folder: Path, own: Path) -> None:
 
 
 def locked(descriptor: int) -> bool:
-    """Whether a folder could be locked; the lock goes with the process. False also where there are no locks."""
+    """Locks a folder, until the process ends; False if it is locked already, or where there are no locks."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:

@@ -153,7 +153,7 @@ def as_bytes(
 
 
 def is_picture(array: np.ndarray) -> bool:
-    """Whether it can be one: uint8 [H, W], [H, W, C] or [C, H, W], of 1 to 4 channels."""
+    """True if it can be one: uint8 [H, W], [H, W, C] or [C, H, W], of 1 to 4 channels."""
     return array.dtype == np.uint8 and (array.ndim == 2 or (array.ndim == 3 and min(array.shape[::2]) <= FEW))
 
 
@@ -252,7 +252,7 @@ def note_axes(samples: np.ndarray, where: object, channels_last: bool | None) ->
 
 
 def looks_channels_last(shape: tuple[int, ...]) -> bool:
-    """Whether (a, b, c), or (a, b, c, d), may be of a picture or volume with its channels behind: few of them, or fewer
+    """True if (a, b, c), or (a, b, c, d), may be of a picture or volume with its channels behind: few of them, or fewer
     than it is high and wide, or any number behind a square."""
     if len(shape) not in (3, 4) or shape[0] <= 4:
         return False

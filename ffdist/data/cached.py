@@ -166,7 +166,7 @@ def used(folder: Path, what: str) -> Path:
 
 
 def is_whole(folder: Path) -> bool:
-    """Whether every shard is there, in its size."""
+    """True if every shard is there, in its size."""
     try:
         splits = read_manifest(folder).splits.values()
         return all((folder / shard.file).stat().st_size == shard.bytes for of in splits for shard in of.listed)

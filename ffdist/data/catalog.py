@@ -113,7 +113,7 @@ def folder_of(name_or_folder: str | Path) -> Path | None:
 
 
 def is_prepared(name: str) -> bool:
-    """Whether it opens as it is, or has a name and splits of its own: nothing need be told of how to prepare it."""
+    """True if it opens as it is, or has a name and splits of its own: nothing need be told of how to prepare it."""
     return name == "digits" or folder_of(name) is not None or not os.path.exists(name)
 
 
@@ -284,7 +284,7 @@ def list_data(root: Path) -> list[DatasetEntry]:
 
 
 def is_ours(manifest: Path) -> bool:
-    """Whether a file says that it is a manifest; one that cannot be read may be."""
+    """True if a file says that it is a manifest; one that cannot be read may be."""
     try:
         with open_regular(manifest) as file:
             return FORMAT.encode() in file.read(80)

@@ -1,4 +1,4 @@
-"""Whether the files of a source are what they were: quickly by what the system says of them, truly by their bytes."""
+"""Are the files of a source what they were? Told quickly by what the system says of them, truly by their bytes."""
 
 from __future__ import annotations
 

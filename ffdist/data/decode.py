@@ -216,7 +216,7 @@ def read_picture(data: Encoded, where: object, decoding: Decoding = PLAIN) -> Pi
 
 
 def is_as_wanted(array: np.ndarray, decoding: Decoding) -> bool:
-    """Whether uint8 [H, W, C] are decoded pixels already."""
+    """True if uint8 [H, W, C] are decoded pixels already."""
     modes = {1: ("grey", "keep"), 3: ("rgb", "keep")}.get(array.shape[2], ())
     return decoding.mode in modes and decoding.size in (None, array.shape[:2])
 

@@ -91,7 +91,7 @@ def laid_out(tile: Any, layout: str) -> Any:
 
 
 def plain_sixteen(image: Image.Image) -> bool:
-    """Whether a PGM's greatest value is 65535, so that nothing is scaled."""
+    """True if a PGM's greatest value is 65535, so that nothing is scaled."""
     tiles = getattr(image, "tile", ())
     return not tiles or tiles[0][0] == "raw" or tiles[0][3][-1] == 65535
 

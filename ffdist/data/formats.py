@@ -58,7 +58,7 @@ def endings() -> frozenset[str]:
 
 
 def is_picture(path: Path) -> bool:
-    """Whether a file is one that can be read as a picture: by its ending in either case, or where it has none, or one
+    """True if a file is one that can be read as a picture: by its ending in either case, or where it has none, or one
     that says nothing ("subject01.happy"), by its first bytes. It may still turn out to be broken."""
     ending = path.suffix.lower()
     if ending in endings():
@@ -154,7 +154,7 @@ def orientation(image: Image.Image) -> int:
 
 
 def several_frames(image: Image.Image) -> bool:
-    """Whether it is an animation, or has more than one page."""
+    """True if it is an animation, or has more than one page."""
     try:
         return image.format != "PSD" and bool(getattr(image, "is_animated", False))  # a PSD's layers are one picture
     except Exception:  # a damaged end does not make the first frame unreadable

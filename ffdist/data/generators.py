@@ -85,7 +85,7 @@ def attribute(one: Any, name: str) -> Any:
 
 
 def is_users(kind: type) -> bool:
-    """Whether a class may name generators of its module: not one of the libraries that draw from the shared ones."""
+    """True if a class may name generators of its module: not one of the libraries that draw from the shared ones."""
     libraries = ("builtins", "torch", "torchvision", "numpy", "PIL", "pyarrow", "pandas", "collections", "functools")
     place = kind.__module__
     if not isinstance(place, str):  # compiled classes may have a descriptor there

@@ -233,7 +233,7 @@ def is_pair(data: Any) -> bool:
 
 
 def is_one(label: Any) -> bool:
-    """Whether it can be the label of one item."""
+    """True if it can be the label of one item."""
     return isinstance(label, str) or np.size(label) == 1
 
 

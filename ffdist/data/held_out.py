@@ -17,7 +17,7 @@ from ffdist.notes import note
 
 
 def is_share(value: Any) -> bool:
-    """Whether it is a number, and no data."""
+    """True if it is a number, and no data."""
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 

@@ -65,7 +65,7 @@ class Split(ABC):
 
     @property
     def one_size(self) -> bool:
-        """Whether all that `pictures` gives is of the size that `take` gives."""
+        """True if all that `pictures` gives is of the size that `take` gives."""
         return True
 
     @abstractmethod
@@ -172,12 +172,12 @@ class Images:
 
     @property
     def pixels(self) -> bool:
-        """Whether samples are pictures in whole numbers, divided by 255 before they are normalised."""
+        """True if samples are pictures in whole numbers, divided by 255 before they are normalised."""
         return self.train.dtype == np.uint8
 
     @property
     def normalised(self) -> bool:
-        """Whether samples are scaled by `mean` and `std`; a user's floats may be left as they are."""
+        """True if samples are scaled by `mean` and `std`; a user's floats may be left as they are."""
         return self.pixels or any(self.mean) or set(self.std) != {1.0}
 
     def at(self, size: tuple[int, int]) -> Images:

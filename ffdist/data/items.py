@@ -204,7 +204,7 @@ class Items:
 
 
 def same(one: Any, other: Any) -> bool:
-    """Whether two labels are."""
+    """True if two labels are."""
     if type(one) is type(other) and isinstance(one, (int, str)):
         return one == other
     try:

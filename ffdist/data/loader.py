@@ -231,7 +231,7 @@ class Loader:
 
     @property
     def mixing(self) -> bool:
-        """Whether labels are shares of all classes, float32 [B, K]: some transform mixes samples."""
+        """True if labels are shares of all classes, float32 [B, K]: some transform mixes samples."""
         return bool(self.steps.mixes)
 
     def samples(
@@ -319,7 +319,7 @@ ALIGNED = 64
 
 
 def is_ours(kind: type) -> bool:
-    """Whether a transform is known to change each sample by itself, and quickly."""
+    """True if a transform is known to change each sample by itself, and quickly."""
     return kind.__module__.startswith("ffdist.") and not issubclass(kind, CallableTransform)
 
 

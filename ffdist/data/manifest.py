@@ -125,7 +125,7 @@ class DataManifest:
 
     @property
     def encoded(self) -> bool:
-        """Whether its shards hold pictures as they were encoded, and not pixels."""
+        """True if its shards hold pictures as they were encoded, and not pixels."""
         return any(split.index for split in self.splits.values())
 
     @property
@@ -279,7 +279,7 @@ def check(holds: bool, otherwise: str) -> None:
 
 
 def is_name(value: Any) -> bool:
-    """Whether it names a file in the very folder."""
+    """True if it names a file in the very folder."""
     return isinstance(value, str) and "\0" not in value and Path(value).name == value != ".."
 
 
@@ -292,5 +292,5 @@ def is_number(value: Any) -> bool:
 
 
 def is_list(values: Any, kind: type) -> bool:
-    """Whether it is a list of that type alone; true and false are no numbers."""
+    """True if it is a list of that type alone; true and false are no numbers."""
     return isinstance(values, list) and all(type(value) is kind for value in values)

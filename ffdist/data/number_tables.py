@@ -149,7 +149,7 @@ DROP = f"leave the column out: {setting('drop_columns', '{name}')}"
 
 
 def holds_table(path: Path) -> bool:
-    """Whether it is a table, or a folder of such and of nothing else that could be meant."""
+    """True if it is a table, or a folder of such and of nothing else that could be meant."""
     if path.is_file():
         return path.suffix.lower() in (*SUFFIXES, *TEXTS)
     folders, files = Listing(path, choice(path)).listed(path) if path.is_dir() else ([], [])
@@ -161,7 +161,7 @@ def is_text(file: Path) -> bool:
 
 
 def of_floats(kind: pa.DataType) -> bool:
-    """Whether a column holds lists of floating-point numbers, at any depth."""
+    """True if a column holds lists of floating-point numbers, at any depth."""
     if isinstance(kind, pa.FixedShapeTensorType):
         kind = kind.value_type
     while is_list(kind):

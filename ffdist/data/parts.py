@@ -127,7 +127,7 @@ class RemoteParts(FileParts):
         return data
 
     def check(self) -> None:
-        """Whether all are as they were when they were opened: now and then, as each time is a request."""
+        """Raise a DataError unless all are as they were when opened: now and then, as each time is a request."""
         if time.monotonic() - self.checked < CHECK_SECONDS:
             return
         with remote_errors(self.folder, "a remote folder cannot be looked into"):

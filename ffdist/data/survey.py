@@ -148,7 +148,7 @@ class SurveyReader:
 
 
 def is_flat(x_hwc: np.ndarray) -> bool:
-    """Whether all pixels are one colour; most pictures are told by a corner."""
+    """True if all pixels are one colour; most pictures are told by a corner."""
     return bool(x_hwc[0, 0, 0] == x_hwc[-1, -1, 0] and (x_hwc == x_hwc[:1, :1]).all())
 
 

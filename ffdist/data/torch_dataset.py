@@ -178,7 +178,7 @@ def read(items: Items) -> tuple[np.ndarray | None, ItemFacts]:
 
 
 def kept(split: ItemsSplit, held: np.ndarray | None, drawn: list[str], *, anew: bool) -> bool:
-    """Whether samples stay as they were read first; what was found is told. drawn: whose generators were used.
+    """Find out whether samples stay as they were read first, and say so. drawn: whose generators were used.
 
     Raises DataError for items that are others whenever they are read, where there is no memory for all."""
     where = split.items.where

@@ -12,7 +12,7 @@ Children = Sequence[tuple[str, nn.Module]]
 
 
 def joins(part: nn.Module) -> bool:
-    """Whether it belongs to the layer before it: norms, activations, and what has no parameters (pools, dropout)."""
+    """True if it belongs to the layer before it: norms, activations, and what has no parameters (pools, dropout)."""
     return isinstance(part, (*NORMS, nn.PReLU)) or not any(True for _ in part.parameters())
 
 

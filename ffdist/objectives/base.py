@@ -144,13 +144,13 @@ class Objective(RenamedMembers, ABC):
 
     @property
     def soft_labels(self) -> bool:
-        """Whether `local` also takes labels that are shares of the classes, float32 [B, K], as mixup and cutmix make
+        """True if `local` also takes labels that are shares of the classes, float32 [B, K], as mixup and cutmix make
         them while learning; they are float32 in `prepare`, too."""
         return False
 
     @property
     def fixed_blocks(self) -> bool:
-        """Whether the blocks stay as they begin, and only the heads learn."""
+        """True if the blocks stay as they begin, and only the heads learn."""
         return False
 
     @property

@@ -56,7 +56,7 @@ class GrowingLog:
 
 
 def is_record(value: dict[str, Any]) -> bool:
-    """Whether it has the parts that a page is drawn of."""
+    """True if it has the parts that a page is drawn of."""
     train, stages = value.get("train"), value.get("stages")
     return (
         isinstance(value.get("epoch"), int)

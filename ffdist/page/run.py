@@ -182,12 +182,12 @@ def stamp(path: Path) -> tuple[int, int, int] | None:
 
 
 def is_no_file(path: Path) -> bool:
-    """Whether the path exists and is no file: to open a pipe would wait for its writer."""
+    """True if the path exists and is no file: to open a pipe would wait for its writer."""
     return path.exists() and not path.is_file()
 
 
 def is_at_work(run: Path) -> bool:
-    """Whether a process of this host holds the run's folder or one of its stages' logs. It is looked up, since a lock
+    """True if a process of this host holds the run's folder or one of its stages' logs. It is looked up, since a lock
     taken here, for however short, could refuse a run that begins; where the system has no list of locks, a log that was
     written within the last minute says so."""
     files = [run / LOCK, *run.glob("stage-*.log")]

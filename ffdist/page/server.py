@@ -179,7 +179,7 @@ class Handler(BaseHTTPRequestHandler):
 
 
 def is_own_name(host: str, listens: str) -> bool:
-    """Whether a browser that asked so can only have meant this server: by an address, or by a name of this machine."""
+    """True if a browser that asked so can only have meant this server: by an address, or by a name of this machine."""
     try:
         name = urlsplit(f"//{host}").hostname or ""
     except ValueError:

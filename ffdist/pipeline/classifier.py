@@ -263,5 +263,5 @@ class CheckedClassifier(nn.Module):
 
 
 def exporting() -> bool:
-    """Whether this is torch.export at work; torch 2.6 says no more than that its compiler is, of which that is one."""
+    """True if this is torch.export at work; torch 2.6 says no more than that its compiler is, of which that is one."""
     return getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)()

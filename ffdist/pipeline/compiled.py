@@ -58,7 +58,7 @@ def compiling(spec: BlockSpec, config: BlockConfig) -> Iterator[None]:
 
 
 def is_compilers(error: BaseException) -> bool:
-    """Whether it is of torch's compiler, and not of what the block computes."""
+    """True if it is of torch's compiler, and not of what the block computes."""
     from torch._dynamo.exc import TorchDynamoException
     from torch._inductor.exc import InvalidCxxCompiler
 

@@ -21,7 +21,7 @@ def at(rule: Objective, spec: BlockSpec) -> str:
 
 
 def own_code(rule: Objective, parts: Iterable[nn.Module]) -> bool:
-    """Whether a rule or a module of a block is a user's, which may draw from any generator and keep any state."""
+    """True if a rule or a module of a block is a user's, which may draw from any generator and keep any state."""
     return not all(type(part).__module__.startswith(KNOWN) for part in (rule, *parts))
 
 

@@ -60,7 +60,7 @@ class FlatParameters:
 
     @property
     def is_dense(self) -> bool:
-        """Whether the numbers of each parameter lie side by side in memory as they do in the vector."""
+        """True if the numbers of each parameter lie side by side in memory as they do in the vector."""
         return all(map(is_dense, self.parameters))
 
     def slices(self, many: int) -> list[slice]:
@@ -111,7 +111,7 @@ class FlatParameters:
 
 
 def is_dense(tensor: Tensor) -> bool:
-    """Whether its numbers lie side by side, in whatever order."""
+    """True if its numbers lie side by side, in whatever order."""
     return tensor.is_contiguous() or (tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last))
 
 

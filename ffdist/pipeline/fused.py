@@ -57,7 +57,7 @@ def of_all(optimizer: torch.optim.Optimizer, kept: Sequence[str]) -> list[tuple[
 
 
 def adam_step(optimizer: torch.optim.Optimizer, kernel: Callable[..., None]) -> bool:
-    """Whether the step was taken. kernel: of Adam, or of AdamW."""
+    """Takes a step by one fused kernel, where that can; True if it was taken. kernel: of Adam, or of AdamW."""
     groups = of_all(optimizer, ("step", "exp_avg", "exp_avg_sq"))
     if groups is None or any(group["amsgrad"] for group, _ in groups):
         return False
@@ -90,7 +90,7 @@ def adamw(optimizer: torch.optim.Optimizer) -> bool:
 
 
 def sgd(optimizer: torch.optim.Optimizer) -> bool:
-    """Whether the step was taken."""
+    """Takes a step by one fused kernel, where that can; True if it was taken."""
     momentum = optimizer.param_groups[0]["momentum"]
     groups = of_all(optimizer, ("momentum_buffer",) if momentum else ())
     if groups is None or any(group["momentum"] != momentum for group, _ in groups):

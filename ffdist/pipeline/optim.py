@@ -60,7 +60,7 @@ def kind_of(name: str, parameter: nn.Parameter, config: OptimSettings, *, small:
 
 
 def is_elementwise(settings: Settings) -> bool:
-    """Whether an update takes each number for itself: then a slice of a block can be updated alone."""
+    """True if an update takes each number for itself: then a slice of a block can be updated alone."""
     optim = settings.optim
     known = optim.optimizer in ("adamw", "adam", "sgd")
     return known and optim.clip is None and settings.compute.precision != "fp16"

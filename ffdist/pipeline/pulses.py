@@ -10,7 +10,7 @@ from ffdist.pipeline.stage_group import StageGroup
 
 class Pulses(Protocol):
     def is_due(self, step: int) -> bool:
-        """Whether a pulse follows batch `step`; asked once of each batch."""
+        """True if a pulse follows batch `step`; asked once of each batch."""
         ...
 
 

@@ -36,7 +36,7 @@ RUNNING = "running"
 
 
 def slices_pay(workers: int, exchange: str = "auto") -> bool:
-    """Whether slices are the faster exchange: a worker sends 2 (W - 1) / W of the block, and not W - 1, in two rounds,
+    """True if slices are the faster exchange: a worker sends 2 (W - 1) / W of the block, and not W - 1, in two rounds,
     and not one. exchange: as `plan.exchange`."""
     return workers > 2 if exchange == "auto" else exchange == "slices"
 

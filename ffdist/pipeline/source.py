@@ -55,10 +55,10 @@ ValidationOf = Callable[[int], float]
 
 
 class Stopping(Protocol):
-    """Whether the run is to end early: the same for all who make a part of the batches."""
+    """Says whether the run is to end early: the same for all who make a part of the batches."""
 
     def is_stopping(self, step: int, *, waiting: bool = True) -> bool:
-        """Whether the run ends behind batch `step`; waiting: there is still something under way."""
+        """True if the run ends behind batch `step`; waiting: there is still something under way."""
         ...
 
 

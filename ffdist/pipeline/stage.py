@@ -247,7 +247,7 @@ class Stage:
                     bucket.advance()
 
     def ends_batch(self, batch: TrainBatch) -> bool:
-        """Whether it is the last microbatch of the last lane that is computed here."""
+        """True if it is the last microbatch of the last lane that is computed here."""
         return batch.last and batch.lane == self.lanes[-1]
 
     def end_part(self, number: int, batch: TrainBatch) -> None:
@@ -399,5 +399,5 @@ class Stage:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out; what torch raises on a CPU is known by its words alone."""
+    """True if memory ran out; what torch raises on a CPU is known by its words alone."""
     return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)

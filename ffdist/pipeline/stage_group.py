@@ -84,7 +84,7 @@ class StageGroup:
 
     @property
     def leads(self) -> bool:
-        """Whether this is the one that writes what all of them have."""
+        """True if this is the one that writes what all of them have."""
         return self.place == 0
 
     def post(self, frames: Mapping[int, Frame]) -> None:
@@ -165,7 +165,7 @@ class StageGroup:
         return self.pulse_step
 
     def take_pulse(self, step: int) -> bool:
-        """Whether a pulse is to follow batch `step`: the one with which all have heard of it."""
+        """True if a pulse is to follow batch `step`: the one with which all have heard of it."""
         if self.pulse_step is None or self.pulse_step + self.lag > step:
             return False
         self.pulsed = self.pulse_step
@@ -173,6 +173,6 @@ class StageGroup:
         return True
 
     def is_stopping(self, step: int, *, waiting: bool = True) -> bool:
-        """Whether the run is to end behind batch `step`, the same on every worker: what came with an exchange is known
+        """True if the run is to end behind batch `step`, the same on every worker: what came with an exchange is known
         to all when the next batch's first block has been computed; and at once where nothing is under way."""
         return self.stop_step is not None and self.stop_step <= step - (self.lag if waiting else 0)

@@ -71,7 +71,7 @@ class ExchangeCost:
     """The part of the gradients' bytes that travels."""
 
     def is_sliced(self, workers: int) -> bool:
-        """Whether each adds up a slice of its own."""
+        """True if each adds up a slice of its own."""
         return workers > 1 and slices_pay(workers, self.choice)
 
     def sent(self, num_bytes: float, workers: int, *, weights: bool) -> float:

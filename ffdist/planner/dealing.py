@@ -166,7 +166,7 @@ class PlanSearch:
         runs.append(new)
 
     def no_worse(self, a: PartialPlan, b: PartialPlan, j: int, seconds: float) -> bool:
-        """Whether whatever can follow b can follow a, in no more time."""
+        """True if whatever can follow b can follow a, in no more time."""
         if a.worker > b.worker:
             return False
         costs = self.costs
@@ -192,18 +192,18 @@ class PlanSearch:
         return a.out <= b.out and a.out + here <= b.out + there and a.back <= b.back and here >= there
 
     def is_loose(self, seconds: float) -> bool:
-        """Whether the link carries in that time whatever a worker could have to send."""
+        """True if the link carries in that time whatever a worker could have to send."""
         return self.cluster.link.carrying(self.most_traffic) <= seconds
 
     def can_leave(self, run: PartialPlan, j: int, seconds: float) -> bool:
         return self.sent(run, run.lanes, j, seconds) is not None
 
     def is_enough(self, run: PartialPlan, j: int, seconds: float) -> bool:
-        """Whether a stage that ends so needs no more workers: the next one, free yet, could begin with what follows."""
+        """True if a stage that ends so needs no more workers: the next one, free yet, could begin with what follows."""
         return not self.all_shares and self.can_leave(run, j, seconds)
 
     def can_end(self, run: PartialPlan, j: int, seconds: float) -> bool:
-        """Whether the blocks from j on could still be computed in time, if nothing else were to do."""
+        """True if the blocks from j on could still be computed in time, if nothing else were to do."""
         left = self.lanes * self.costs.total("lane", j, self.costs.size)
         if run.total + left / self.fastest > self.cores * seconds * (1 + CLOSE):
             return False

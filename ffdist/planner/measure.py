@@ -186,12 +186,12 @@ def handing_over(block: LearningBlock) -> float:
 
 
 def alike(parameters: Sequence[Tensor]) -> bool:
-    """Whether they may lie in one vector, as lanes want it."""
+    """True if they may lie in one vector, as lanes want it."""
     return len({parameter.dtype for parameter in parameters}) == 1
 
 
 def steady(repeats: Sequence[Sequence[float]]) -> bool:
-    """Whether enough of what was measured of each size counts, and half of it is of like size."""
+    """True if enough of what was measured of each size counts, and half of it is of like size."""
     kept = [sorted(without_outliers(values)) for values in repeats]
     return all(
         len(values) >= LEAST and values[len(values) // 2] <= STEADY * values[len(values) // 4] for values in kept

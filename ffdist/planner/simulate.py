@@ -136,7 +136,7 @@ class SimulatedRun:
             yield from self.learn(stage, worker, message)
 
     def is_ready(self, stage: int, worker: int) -> bool:
-        """Whether there is a message, room for what comes of it, and its first block's new weights on their way."""
+        """True if there is a message, room for what comes of it, and its first block's new weights on their way."""
         message = next(iter(self.expected[stage, worker]), None)
         if message not in self.inbox[stage, worker]:
             return False

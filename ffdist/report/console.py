@@ -106,7 +106,7 @@ class ConsoleReport:
 
 
 def moves(console: Console) -> bool:
-    """Whether what was shown there can be drawn anew."""
+    """True if what was shown there can be drawn anew."""
     return console.is_terminal and not console.is_dumb_terminal and not console.quiet
 
 

@@ -107,7 +107,7 @@ def pulse_of(value: Any) -> PulseReported | None:
 
 
 def is_whole(pulse: PulseReported) -> bool:
-    """Whether it has the parts that are drawn."""
+    """True if it has the parts that are drawn."""
     try:
         named = all("stage" in stage and all("block" in block for block in stage["blocks"]) for stage in pulse.stages)
     except (KeyError, TypeError):

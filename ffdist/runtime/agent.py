@@ -42,7 +42,7 @@ def end_with_agent() -> None:
 
 
 def is_alive(pid: int) -> bool:
-    """Whether there is such a process, which has not ended; by Linux's /proc."""
+    """True if there is such a process, which has not ended; by Linux's /proc."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
     except (OSError, IndexError):

@@ -35,7 +35,7 @@ def freed_memory_kept() -> Iterator[None]:
 
 
 def set_malloc_options(settings: Mapping[int, int]) -> bool:
-    """Whether the C library has taken all of them."""
+    """Sets options of the C library's malloc; True if it has taken all of them."""
     if not sys.platform.startswith("linux"):
         return False
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)

@@ -1,4 +1,4 @@
-"""Whether a tensor passes down a chain of processes of this host."""
+"""A check that a tensor passes down a chain of processes of this host."""
 
 from __future__ import annotations
 

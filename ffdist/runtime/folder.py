@@ -230,7 +230,7 @@ def check_resumable(before: Settings, now: Settings, remedy: str = "leave it out
 
 
 def are_joined(before: Settings, now: Settings) -> bool:
-    """Whether the modules that are told are those that the run's blocks make."""
+    """True if the modules that are told are those that the run's blocks make."""
     blocks, modules = before.network.blocks, now.network.modules
     return modules in (blocks, (len(blocks),))
 
@@ -265,7 +265,7 @@ def nothing_left(now: Settings) -> str | None:
 
 
 def has_ended(run: Path) -> bool:
-    """Whether it came to its end, the test included."""
+    """True if it came to its end, the test included."""
     try:
         _, end = read_run_log(run)
     except DataError:  # it will be written anew

@@ -68,7 +68,7 @@ def signals_blocked() -> Iterator[None]:
 
 
 class StopRequest:
-    """Whether a signal has told to stop."""
+    """A stop that a signal has asked for."""
 
     number: int = 0
     """The first one's; 0 where there was none."""

@@ -81,7 +81,7 @@ def settled_module(module: str, attribute: str) -> str | None:
 
 
 def is_installed(path: Path) -> bool:
-    """Whether a file is an installed package's, or Python's own."""
+    """True if a file is an installed package's, or Python's own."""
     places = {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
     own = Path(__file__).parents[1]
     return own in path.parents or any(Path(place) in path.parents for place in places if place)
@@ -143,7 +143,7 @@ def check_code(run: Path, settings: Settings, *, strict: bool) -> None:
 
 
 def has_moved(run: Path, kind: str, before: str, now: str) -> bool:
-    """Whether `now` names the same text at another place."""
+    """True if `now` names the same text at another place."""
     kept, file = run / CODE / f"{kind}.py", file_of(now)
     same_name = before.rpartition(":")[2] == now.rpartition(":")[2]
     return bool(same_name and kept.is_file() and file and file.is_file() and file.read_bytes() == kept.read_bytes())

@@ -159,7 +159,7 @@ def settled_plan(settings: Settings) -> Settings:
 
 
 def is_searched(settings: Settings) -> bool:
-    """Whether the planner finds the plan."""
+    """True if the planner finds the plan."""
     return bool(settings.plan.devices) or settings.plan.plan == AUTO
 
 
@@ -192,7 +192,7 @@ def plan_of(job: Job, workers: int, device: torch.device, train: Loader, speeds:
 
 
 def is_as_asked(plan: Plan, job: Job, workers: int) -> bool:
-    """Whether a plan of an earlier start is one of those that are told now."""
+    """True if a plan of an earlier start is one of those that are told now."""
     given, lanes = job.settings.plan, job.settings.training.lanes
     if plan.workers != workers or plan.blocks != job.names or lanes not in (None, plan.lanes):
         return False

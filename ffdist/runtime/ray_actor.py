@@ -135,7 +135,7 @@ class StageActor:
         self._stop.set()
 
     def reusable(self) -> bool:
-        """Whether a new attempt may begin in this process: NCCL and its like cannot be trusted once a peer was
+        """True if a new attempt may begin in this process: NCCL and its like cannot be trusted once a peer was
         lost."""
         return not any(transport_of(kind).on_device for kind in self._kinds)
 

@@ -193,7 +193,7 @@ def check_health(address: str) -> None:
 
 
 def listens(address: str) -> bool:
-    """Whether host:port accepts connections; where an address is no host:port, Ray shall say what it is."""
+    """True if host:port accepts connections; where an address is no host:port, Ray shall say what it is."""
     host, _, port = address.rpartition(":")
     if not host or not port.isdigit():
         return True

@@ -61,7 +61,7 @@ class ActorStore(Store):
         return self._get([key], self._timeout)[0]
 
     def check(self, keys: list[str]) -> bool:
-        """Whether all are there."""
+        """True if all are there."""
         try:
             return ray.get(self._actor.has.remote(keys))
         except RayActorError as error:

@@ -29,7 +29,7 @@ class Route:
 
     @property
     def within(self) -> bool:
-        """Whether both ends are one worker's."""
+        """True if both ends are one worker's."""
         return self.source == self.target
 
 
@@ -68,7 +68,7 @@ def routes_of_stage(plan: Plan, stage: int, queue: int) -> list[Route]:
 
 
 def sink_is_on_last_stage(plan: Plan) -> bool:
-    """Whether the last worker, where the stream ends, is the only one of the last stage."""
+    """True if the last worker, where the stream ends, is the only one of the last stage."""
     return plan.stages[-1].workers == [plan.workers - 1]
 
 

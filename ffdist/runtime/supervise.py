@@ -96,7 +96,7 @@ def verdict(errors: Sequence[BaseException], hung: Sequence[str] = ()) -> BaseEx
 
 
 def may_pass(error: BaseException) -> bool:
-    """Whether another attempt may help."""
+    """True if another attempt may help."""
     return isinstance(error, (StageLostError, TransportError))
 
 

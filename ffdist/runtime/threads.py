@@ -166,7 +166,7 @@ class ThreadGroup:
         return self.result
 
     def too_early(self) -> bool:
-        """Whether it was told to stop, and has not begun."""
+        """True if it was told to stop, and has not begun."""
         return bool(self.stop_request.number) and not self.ready.is_set()
 
 

@@ -193,7 +193,7 @@ def tracing(run: Path, window: range, parts: Sequence[Path], observer: Observer)
 
 
 def is_behind(event: RunEvent, step: int) -> bool:
-    """Whether all that belongs to batch `step` had passed the end before."""
+    """True if all that belongs to batch `step` had passed the end before."""
     match event:
         case RunStopped():
             return True

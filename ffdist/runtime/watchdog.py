@@ -99,7 +99,7 @@ def end(rank: int, timeout: float, what: str) -> None:
 
 
 def is_alone() -> bool:
-    """Whether this process is the one rank of a run of torchrun's."""
+    """True if this process is the one rank of a run of torchrun's."""
     world = World.from_env()
     return world is not None and world.size == 1
 

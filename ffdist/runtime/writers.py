@@ -34,7 +34,7 @@ def writing_there(run: Path | None) -> Iterator[None]:
 
 
 def written_there(run: Path) -> bool:
-    """Whether workers of a run that has lost its launcher are still at work there."""
+    """True if workers of a run that has lost its launcher are still at work there."""
     with suppress(OSError), (run / WRITERS).open() as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

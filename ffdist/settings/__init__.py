@@ -135,7 +135,7 @@ def kind_of(name: str) -> Any:
 
 
 def is_free(name: str) -> bool:
-    """Whether a field may differ when a run is resumed: where it runs, and what is kept; all else decides what it
+    """True if a field may differ when a run is resumed: where it runs, and what is kept; all else decides what it
     learns."""
     (found,) = (f for f in dataclasses.fields(GROUPS[GROUP_OF[name]]) if f.name == name)
     return found.metadata.get("free", False)

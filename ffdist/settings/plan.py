@@ -53,7 +53,7 @@ class PlanSettings(SettingsGroup):
 
     @property
     def is_shared(self) -> bool:
-        """Whether something else than a pipeline of stages is told."""
+        """True if something else than a pipeline of stages is told."""
         return bool(self.plan or self.replicas or self.devices)
 
     def check(self) -> None:

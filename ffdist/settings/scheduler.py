@@ -111,7 +111,7 @@ class SchedulerSettings(SettingsGroup):
             ) from error
 
     def learns(self, index: int, epoch: int) -> bool:
-        """Whether block `index` learns in this epoch (from 0); what stands behind all the windows' blocks does."""
+        """True if block `index` learns in this epoch (from 0); what stands behind all the windows' blocks does."""
         if index >= len(self.windows):
             return True
         start, end = self.pairs[index]

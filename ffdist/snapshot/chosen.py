@@ -66,7 +66,7 @@ def mark_final(run: Path, folder: Path) -> None:
 
 
 def ends_with_best(run: Path) -> bool:
-    """Whether the run has ended with its best snapshot, and has not gone on since."""
+    """True if the run has ended with its best snapshot, and has not gone on since."""
     kept = committed(run)
     mark = read_mark(run) if kept else {}
     return bool(mark) and mark.get("ended_after") == kept[-1].name

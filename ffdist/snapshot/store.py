@@ -161,7 +161,7 @@ class SnapshotStore:
             block.load_state(*self._read(manifest, block.spec.index, block.parts.state_dict()))
 
     def is_kept(self, marker: Restore) -> bool:
-        """Whether there is such a snapshot to end with; where there is none, that is said."""
+        """True if there is such a snapshot to end with; where there is none, that is said."""
         if self.run is None:
             return False
         folder = snapshot_folder(self.run, marker.step, marker.epoch)

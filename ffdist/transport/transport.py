@@ -73,7 +73,7 @@ class Transport(ABC):
 
     @abstractmethod
     def joins(self, up: WorkerLocation, down: WorkerLocation) -> bool:
-        """Whether it can carry frames from one place to the other."""
+        """True if it can carry frames from one place to the other."""
 
     def backend(self, up: WorkerLocation, down: WorkerLocation) -> str | None:
         """The backend of the process group that the two ends need, for torch.distributed; None where they need none.
@@ -94,7 +94,7 @@ class Transport(ABC):
         """The downstream end; blocks until the upstream one opens. Raises as `open_sender` does."""
 
     def same_mark(self, up: WorkerLocation, down: WorkerLocation) -> bool:
-        """Whether both places have made the same mark of this transport."""
+        """True if both places have made the same mark of this transport."""
         mark = up.marks.get(self.name)
         return mark is not None and mark == down.marks.get(self.name)
 

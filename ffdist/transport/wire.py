@@ -164,7 +164,7 @@ def encode_hello(edge: Edge, word: str = "") -> bytes:
 
 
 def is_strangers(data: bytes | memoryview, edge: Edge, word: str) -> bool:
-    """Whether a hello does not have the word that only an end of this run knows."""
+    """True if a hello does not have the word that only an end of this run knows."""
     try:
         length = PRELUDE.unpack(data[: PRELUDE.size])[4]
         said = json.loads(bytes(data[PRELUDE.size : PRELUDE.size + min(length, HELLO_BYTES)]))["fields"]["word"]
@@ -212,7 +212,7 @@ def payload_end(sizes: Iterable[int]) -> int:
 
 
 def is_dense(shape: tuple[int, ...], strides: tuple[int, ...]) -> bool:
-    """Whether the strides visit each element of one gapless block exactly once, in whatever order of the axes."""
+    """True if the strides visit each element of one gapless block exactly once, in whatever order of the axes."""
     if 0 in shape:
         return True
     expected = 1

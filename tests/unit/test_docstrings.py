@@ -16,7 +16,7 @@ FOLDERS = ["ffdist", "benchmarks", "launch", "examples", "docker"]
 def test_docstrings_begin_with_what_a_thing_is_or_does(folder: str) -> None:
     """None of a module, class or function begins as a clause that its name would have to complete; none of an attribute
     with a genitive."""
-    clause, genitive = re.compile(r"(What|Of|That|How|Why|Whom)\b"), re.compile(r"(Of|That)\b")
+    clause, genitive = re.compile(r"(What|Of|That|How|Why|Whom|Whether)\b"), re.compile(r"(Of|That)\b")
     dangling, seen = [], 0
     for path in sorted((ROOT / folder).rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):

@@ -29,7 +29,7 @@ ERRORS = (zipfile.BadZipFile, tarfile.TarError, OSError, EOFError, zlib.error, R
 
 
 def is_archive(path: Path) -> bool:
-    """Whether it is a zip, or a tar of pictures in folders, none of which has a file of its name beside it."""
+    """True if it is a zip, or a tar of pictures in folders, none of which has a file of its name beside it."""
     if not path.is_file() or path.suffix.lower() == ".zip":
         return path.is_file()
     if not is_tar(path):

@@ -34,7 +34,7 @@ BEYOND = f"name black and white: {setting('value_range', '{black:g} {white:g}')}
 
 
 def holds_arrays(path: Path) -> bool:
-    """Whether it is one of NumPy's files, or a folder that has .npy files and no folders in it."""
+    """True if it is one of NumPy's files, or a folder that has .npy files and no folders in it."""
     if path.is_file():
         return path.suffix.lower() in (".npz", ".npy")
     if not path.is_dir():
@@ -86,7 +86,7 @@ class ArrayFiles(DataSource):
 
     @property
     def pictures(self) -> bool:
-        """Whether samples are pictures of whole numbers, and not plain numbers."""
+        """True if samples are pictures of whole numbers, and not plain numbers."""
         first = next(iter(self.samples.values()))
         return first.dtype.kind in "biu" and first.ndim in (3, 4)
 

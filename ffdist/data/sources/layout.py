@@ -125,7 +125,7 @@ def example(listing: Listing, marks: dict[Path, SplitMark], unknown: list[Path])
 
 
 def wraps(listing: Listing, folder: Path) -> bool:
-    """Whether a tree's only folder is no class and no split, but has the tree in it: it holds folders and no picture,
+    """True if a tree's only folder is no class and no split, but has the tree in it: it holds folders and no picture,
     and is called like no split, or holds splits itself."""
     if not holds_classes(listing, folder):
         return False
@@ -136,7 +136,7 @@ def wraps(listing: Listing, folder: Path) -> bool:
 
 
 def same(folder: Path, inner: list[Path]) -> bool:
-    """Whether a split's only folder is named for the same split: seg_train/seg_train."""
+    """True if a split's only folder is named for the same split: seg_train/seg_train."""
     if len(inner) != 1:
         return False
     outer, found = mark(folder.name), mark(inner[0].name)
@@ -158,7 +158,7 @@ def is_filler(inner: list[Path]) -> bool:
 
 
 def holds_classes(listing: Listing, folder: Path) -> bool:
-    """Whether it has folders in it, and no pictures beside them."""
+    """True if it has folders in it, and no pictures beside them."""
     quiet = listing.quiet()
     folders, files = quiet.listed(folder)
     return bool(folders) and not any(quiet.taken(path) for path in files)

@@ -104,7 +104,7 @@ class Listing:
         return [path for path in self.files(folder) if self.taken(path)]
 
     def taken(self, path: Path) -> bool:
-        """Whether a file is a picture, be it a broken one, as is what has no ending and cannot be looked into."""
+        """True if a file is a picture, be it a broken one, as is what has no ending and cannot be looked into."""
         ending = path.suffix.lower()
         if is_picture(path) or not (ending or os.access(path, os.R_OK)):
             return True

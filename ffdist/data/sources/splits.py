@@ -97,7 +97,7 @@ def mark(name: str) -> SplitMark | None:
 
 
 def is_split(name: str) -> bool:
-    """Whether a name is a split's, and says nothing more."""
+    """True if a name is a split's, and says nothing more."""
     found = mark(name)
     return found is not None and found.alone and found.split is not None
 

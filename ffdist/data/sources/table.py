@@ -197,7 +197,7 @@ def groups_in(files: Sequence[Path], name: str) -> np.ndarray:
 
 
 def of_paths(kind: pa.DataType) -> bool:
-    """Whether a column may name files."""
+    """True if a column may name files."""
     if isinstance(kind, pa.DictionaryType):
         kind = kind.value_type
     return is_text(kind) or pa.types.is_string_view(kind) or pa.types.is_struct(kind)

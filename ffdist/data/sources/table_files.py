@@ -115,7 +115,7 @@ def check_one_kind(labels: Labels, numbers: list[str]) -> None:
 
 
 def is_numeral(text: str) -> bool:
-    """Whether it is a whole number, written as Python writes it."""
+    """True if it is a whole number, written as Python writes it."""
     return text.isascii() and text.isdigit() and str(int(text)) == text and len(text) < 19
 
 
@@ -205,7 +205,7 @@ def unlike_row(path: Path) -> int | None:
 
 
 def is_pointer(path: Path) -> bool:
-    """Whether a repository was cloned without its large files."""
+    """True if a repository was cloned without its large files."""
     try:
         with path.open("rb") as file:
             return file.read(40).startswith(b"version https://git-lfs")
@@ -276,7 +276,7 @@ def of_numbers(path: Path) -> str | None:
 
 
 def is_label(cells: Sequence[str]) -> bool:
-    """Whether the last cell of a row is a label rather than the first: a name, or a whole number behind a fraction."""
+    """True if the last cell of a row is a label rather than the first: a name, or a whole number behind a fraction."""
     first, last = cells[0].strip(), cells[-1].strip()
     return not last.replace(".", "", 1).isdigit() or ("." in first and last.isdigit())
 

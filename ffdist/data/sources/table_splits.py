@@ -31,7 +31,7 @@ def is_table(path: Path) -> bool:
 
 
 def holds_tables(folder: Path, choice: SplitChoice) -> bool:
-    """Whether there is a table in a folder, or below it as Hugging Face's repositories have them."""
+    """True if there is a table in a folder, or below it as Hugging Face's repositories have them."""
     return any(is_table(path) for path in Listing(folder, choice).files(folder))
 
 
@@ -109,7 +109,7 @@ def text_tables(listing: Listing, texts: Mapping[Path, str]) -> list[Path]:
 
 
 def is_listed(path: Path) -> bool:
-    """Whether a file is data, where Hugging Face's `save_to_disk` says which are: caches lie beside them."""
+    """True if a file is data, where Hugging Face's `save_to_disk` says which are: caches lie beside them."""
     try:
         state = json.loads((path.parent / "state.json").read_text(encoding="utf-8"))
         return path.name in [file["filename"] for file in state["_data_files"]]

@@ -53,7 +53,7 @@ def is_tar(path: Path) -> bool:
 
 
 def holds_tars(path: Path, choice: SplitChoice) -> bool:
-    """Whether it is a tar, or a folder with tars in it and no folders."""
+    """True if it is a tar, or a folder with tars in it and no folders."""
     if path.is_file():
         return is_tar(path)
     folders, files = Listing(path, choice).quiet().listed(path) if path.is_dir() else ([], [])

@@ -37,7 +37,7 @@ class First:
         self.seed = 0
 
     def is_due(self) -> bool:
-        """Whether it is to be asked for again, behind one more picture."""
+        """True if it is to be asked for again, behind one more picture."""
         self.calls += 1
         return self.calls & (self.calls - 1) == 0 or self.calls % CHECKED_EVERY == 0
 
