@@ -27,6 +27,8 @@ from ffdist.renamed import renamed_arguments
 FORMAT = 1
 WORKERS = re.compile(r"(\d+)(?:-(\d+))?")
 SHARE = re.compile(r"(\d+)\s*:\s*(\d+)(?:-(\d+))?")
+EVERY_BATCH = range(2**63 - 1)
+"""The orders of all batches there may be in a stream."""
 BY_BATCH = re.compile(r"\s+by\s+batch$")
 MOST = 4096
 """Workers or lanes, at most: more is a slip of the pen."""
@@ -50,8 +52,8 @@ class PlanStage:
 
     blocks: tuple[str, ...]
     shares: tuple[Share, ...]
-    """In the order of their lanes; together they have every lane once. By batch, in the order of their turns; each has
-    every lane."""
+    """In the order of their lanes; together they have every lane once. By batch, the worker at place p computes
+    batches p, p + W, ... of the stream, and each has every lane."""
     by_batch: bool = False
     """Whether each worker computes whole batches in turn, and hands the blocks' weights on to the next."""
 
@@ -60,8 +62,8 @@ class PlanStage:
         return [share.worker for share in self.shares]
 
     @property
-    def turns(self) -> int:
-        """The number of consecutive batches that are shared out alike."""
+    def batch_stride(self) -> int:
+        """The distance between two batches of one worker; 1 where each has a part of every batch."""
         return len(self.shares) if self.by_batch else 1
 
     def worker_of(self, lane: int, order: int = 0) -> int:
@@ -72,6 +74,10 @@ class PlanStage:
 
     def lanes_of(self, worker: int) -> range:
         return next(share.lanes for share in self.shares if share.worker == worker)
+
+    def orders_of(self, worker: int, batches: range = EVERY_BATCH) -> range:
+        """Of the orders of `batches`, those in which it has a part."""
+        return batches[self.workers.index(worker) if self.by_batch else 0 :: self.batch_stride]
 
     @property
     def shared_out(self) -> str:
@@ -122,7 +128,7 @@ class Plan:
         here, there = self.stages[stage], self.stages[stage + 1]
         pairs = (
             (here.worker_of(lane, order), there.worker_of(lane, order))
-            for order in range(lcm(here.turns, there.turns))
+            for order in range(lcm(here.batch_stride, there.batch_stride))
             for lane in range(self.lanes)
         )
         return list(dict.fromkeys(pairs))

@@ -113,16 +113,18 @@ class PacedLoader:
     def largest_batch(self) -> int:
         return self.loader.largest_batch
 
-    def in_turn(self, epoch: int, start: int, wait: int, every: int) -> Generator[tuple[Tensor, Tensor] | None]:
-        """As `Loader.in_turn`; which batches are made is all the same to a round, and how many is not."""
+    def strided_epoch(
+        self, epoch: int, start: int, offset: int, stride: int
+    ) -> Generator[tuple[Tensor, Tensor] | None]:
+        """As `Loader.strided_epoch`; which batches are made is all the same to a round, and how many is not."""
         self.pace.feeds = True
         if window := self.pace.next():
             if self.pace.meter:
                 self.pace.meter.reset()  # the blocks are built, and were measured to be dealt
             if self.batches is None:
-                self.batches = endless(self.loader, every)
+                self.batches = endless(self.loader, stride)
             for batch in range(window.total):
-                yield None if (batch - wait) % every else next(self.batches)
+                yield None if (batch - offset) % stride else next(self.batches)
         elif self.batches:
             self.batches.close()
 

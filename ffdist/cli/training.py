@@ -315,7 +315,7 @@ def stage_table(costs: list[BlockCost], plan: Plan, batch_size: int, crossed: Ma
     busy, longest = dict.fromkeys(range(plan.workers), 0.0), [0.0]
     for index, (stage, text) in enumerate(zip(plan.stages, stage_costs(costs, plan), strict=True)):
         for share in stage.shares:
-            busy[share.worker] += text["seconds"] * len(share.lanes) / plan.lanes / stage.turns
+            busy[share.worker] += text["seconds"] * len(share.lanes) / plan.lanes / stage.batch_stride
         if stage.by_batch:  # a block learns from one batch after the other
             longest.append(max(cost.seconds for cost in costs if cost.name in stage.blocks))
         workers = [stage.shared_out] if whole else []

@@ -126,12 +126,14 @@ class Loader:
         """Samples of the largest batch there is."""
         return min(self.batch_size, len(self.indices))
 
-    def in_turn(self, epoch: int, start: int, wait: int, every: int) -> Generator[tuple[Tensor, Tensor] | None]:
-        """Batches start, start + 1, ... of an epoch; of them, start + wait, start + wait + every, ... are made, and
-        None stands for the others."""
-        with closing(self.epoch(epoch, start + wait, every)) as made:
+    def strided_epoch(
+        self, epoch: int, start: int, offset: int, stride: int
+    ) -> Generator[tuple[Tensor, Tensor] | None]:
+        """Batches start, start + 1, ... of an epoch; of them, start + offset, start + offset + stride, ... are made,
+        and None stands for the others."""
+        with closing(self.epoch(epoch, start + offset, stride)) as made:
             for batch in range(len(self) - start):
-                yield None if (batch - wait) % every else next(made)
+                yield None if (batch - offset) % stride else next(made)
 
     def epoch(self, epoch: int, start: int = 0, every: int = 1) -> Generator[tuple[Tensor, Tensor]]:
         """Batches start, start + every, ... of an epoch, the very same as without the others.

@@ -25,7 +25,7 @@ from ffdist.pipeline.stage_group import STATES, StageGroup
 from ffdist.transport.base import Frame
 
 
-class BatchesInTurn:
+class ByBatch:
     """One worker's view of the round."""
 
     def __init__(self, group: StageGroup, blocks: Sequence[LearningBlock]) -> None:

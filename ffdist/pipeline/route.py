@@ -8,18 +8,16 @@ from typing import Any
 from ffdist.errors import TransportError
 from ffdist.pipeline.edge import FromEdge, ToEdge
 from ffdist.pipeline.message import EndOfEpoch, EvalBatch, Message, Pulse, Snapshot, TrainBatch, Written
-
-EVERY_BATCH = range(2**63 - 1)
-"""The orders of all batches there may be."""
+from ffdist.plan import EVERY_BATCH
 
 
 class FanOut:
     """An outbox with a way for each lane."""
 
-    def __init__(self, turns: Sequence[Mapping[int, ToEdge]]) -> None:
-        """turns: the ways of each lane, for batches in turn."""
-        self.turns = list(turns)
-        self.all = list({id(way): way for ways in turns for way in ways.values()}.values())
+    def __init__(self, by_batch: Sequence[Mapping[int, ToEdge]]) -> None:
+        """by_batch: the ways of each lane; batch n of the stream takes those at n modulo their number."""
+        self.by_batch = list(by_batch)
+        self.all = list({id(way): way for ways in by_batch for way in ways.values()}.values())
 
     @property
     def waited(self) -> float:
@@ -27,7 +25,7 @@ class FanOut:
 
     def send(self, message: Message) -> None:
         if isinstance(message, (TrainBatch, EvalBatch)):
-            self.turns[message.order % len(self.turns)][message.lane].send(message)
+            self.by_batch[message.order % len(self.by_batch)][message.lane].send(message)
             return
         for way in self.all[:1] if isinstance(message, Written) else self.all:
             way.send(message)
@@ -40,19 +38,19 @@ class FanIn:
     one way, and is handed on at once.
     """
 
-    def __init__(self, turns: Sequence[Mapping[int, FromEdge]], orders: range = EVERY_BATCH) -> None:
-        """turns: the ways of each lane that is to be read, in order, for batches in turn. orders: of the batches that
-        are read here."""
-        self.turns = list(turns)
+    def __init__(self, by_batch: Sequence[Mapping[int, FromEdge]], orders: range = EVERY_BATCH) -> None:
+        """by_batch: as of `FanOut`, but in the order in which a batch's lanes are read. orders: of the batches that are
+        read here."""
+        self.by_batch = list(by_batch)
         self.orders = orders
-        self.all = list({id(way): way for ways in turns for way in ways.values()}.values())
+        self.all = list({id(way): way for ways in by_batch for way in ways.values()}.values())
 
     def __iter__(self) -> Iterator[Message]:
-        lanes = list(next(filter(None, self.turns)))
+        lanes = list(next(filter(None, self.by_batch)))
         place, orders = 0, iter(self.orders)
         order = next(orders)
         while True:
-            message = self.turns[order % len(self.turns)][lanes[place]].receive()
+            message = self.by_batch[order % len(self.by_batch)][lanes[place]].receive()
             if isinstance(message, Written):
                 yield message
                 continue
@@ -66,7 +64,7 @@ class FanIn:
             elif place:
                 raise out_of_order(f"lane {lanes[place]}", type(message).__name__)
             else:
-                yield from self._merge_into(message, self.turns[order % len(self.turns)][lanes[place]])
+                yield from self._merge_into(message, self.by_batch[order % len(self.by_batch)][lanes[place]])
             yield message
             del message  # the memory it lies in goes back before the next is asked for
 

@@ -245,8 +245,8 @@ def _evaluate(block: LearningBlock, x: Tensor, y: Tensor) -> Tensor | None:
 
 def _check_apart(block: LearningBlock, x: Tensor, out: Tensor) -> None:
     """Raises NetworkError where what a block says of the first sample depends on the others beside it."""
-    by_batch = any(isinstance(part, BatchNorm) and part.running_mean is None for part in block.module.modules())
-    if by_batch or len(out) != len(x):
+    batch_statistics = any(isinstance(part, BatchNorm) and part.running_mean is None for part in block.module.modules())
+    if batch_statistics or len(out) != len(x):
         return
     with seeded(0):
         alone = block.module(x[:1].expand_as(x).contiguous())

@@ -29,6 +29,7 @@ from ffdist.pipeline.message import (
 )
 from ffdist.pipeline.pulses import EveryBatches, Pulses
 from ffdist.pipeline.score_table import ScoreTable
+from ffdist.plan import EVERY_BATCH
 from ffdist.settings import TrainingSettings
 
 
@@ -93,14 +94,13 @@ class Source:
         score_table: ScoreTable | None = None,
         stop: Stopping | None = None,
         lanes: range | None = None,
-        turn: tuple[int, int] = (0, 1),
+        orders: range = EVERY_BATCH,
         leads: bool = True,
         is_kept: Callable[[Restore], bool] = lambda best: False,
     ) -> None:
         """is_kept: whether there is a snapshot to end with.
-        lanes: those of each batch that this source makes; None: all. turn: (0, 1), or (place, many) where it makes
-        those batches alone whose place in the stream, divided by `many`, leaves `place`. leads: whether it writes what
-        sources keep."""
+        lanes: those of each batch that this source makes; None: all. orders: of the batches that it makes, by their
+        place in the stream. leads: whether it writes what sources keep."""
         self.loaders = loaders
         self.objective = objective
         self.training = training
@@ -118,7 +118,7 @@ class Source:
         self.num_lanes = training.lanes or 1
         """Lanes of a batch."""
         self.lanes = lanes if lanes is not None else range(self.num_lanes)
-        self.turn = turn
+        self.orders = orders
         self.order = 0
         """The place in the stream of the batch that comes next."""
         self.leads = leads
@@ -186,8 +186,8 @@ class Source:
 
     def _made(self, loader: Loader, epoch: int, first: int) -> Iterator[tuple[Tensor, Tensor] | None]:
         """Each batch of an epoch from `first` on; None for those that another source makes."""
-        place, many = self.turn
-        return loader.in_turn(epoch, first, (place - self.order) % many, many)
+        stride = self.orders.step
+        return loader.strided_epoch(epoch, first, (self.orders.start - self.order) % stride, stride)
 
     def _own(self, part: MicrobatchRange, microbatches: list[MicrobatchRange]) -> slice:
         """Where a part lies in what the loader makes here, which begins with the first of this source's lanes."""

@@ -16,7 +16,7 @@ from ffdist.objectives import Local
 from ffdist.pipeline.background_snapshot import BackgroundSnapshot, Files
 from ffdist.pipeline.block import LearningBlock
 from ffdist.pipeline.bucket import Bucket, in_buckets
-from ffdist.pipeline.by_batch import BatchesInTurn
+from ffdist.pipeline.by_batch import ByBatch
 from ffdist.pipeline.clock import HostClock, HostLead
 from ffdist.pipeline.fusion import next_tensors
 from ffdist.pipeline.memory import Memory
@@ -68,9 +68,9 @@ class Stage:
         """The checks of those blocks that have something to learn."""
         self.group = group
         self.turn = turn
-        self.in_turn = BatchesInTurn(group, self.blocks) if group and group.by_batch else None
+        self.by_batch = ByBatch(group, self.blocks) if group and group.by_batch else None
         """Where the stage's workers compute whole batches in turn."""
-        sharing = None if self.in_turn else group
+        sharing = None if self.by_batch else group
         """The workers with which each batch is shared."""
         training = blocks[0].config.settings.training
         of = training.lanes or 1
@@ -107,7 +107,7 @@ class Stage:
 
     def __str__(self) -> str:
         lanes = f", lanes {self.lanes.start}-{self.lanes.stop - 1}" if self.group else ""
-        lanes = ", every lane of batches in turn" if self.in_turn else lanes
+        lanes = ", every lane of batches in turn" if self.by_batch else lanes
         return f"stage {self.index} ({', '.join(block.spec.name for block in self.blocks)}{lanes})"
 
     def run(self, inbox: Iterable[Message], outbox: Outbox) -> None:
@@ -153,8 +153,8 @@ class Stage:
                 outbox.send(self.evaluate(message))
             case _:
                 self.settle()
-                if self.in_turn:
-                    self.in_turn.settle(self.step)
+                if self.by_batch:
+                    self.by_batch.settle(self.step)
                 self.send_written(outbox, waiting=True)
                 self.handle_marker(message, outbox)
 
@@ -192,8 +192,8 @@ class Stage:
         for number, (block, local) in enumerate(self.computed(batch, y, outbox)):
             with self.at(block, "learn", f"batch {batch.step}"):
                 block.update(local, y, batch.step, share=batch.share, complete=batch.complete)
-            if batch.complete and self.in_turn:
-                self.in_turn.give(number, batch.step, batch.order)
+            if batch.complete and self.by_batch:
+                self.by_batch.give(number, batch.step, batch.order)
 
     def train_lanes(self, batch: TrainBatch, outbox: Outbox) -> None:
         """The same where a batch has several lanes: a block takes its step when all of them have been computed, here or
@@ -269,13 +269,13 @@ class Stage:
             bucket.post(batch.step)
             if bucket.group is None:
                 bucket.finish()
-            if self.in_turn:
-                self.in_turn.give(number, batch.step, batch.order)
+            if self.by_batch:
+                self.by_batch.give(number, batch.step, batch.order)
 
     def begin_batch(self, number: int, batch: TrainBatch) -> None:
         """Before a block computes anything of a batch: take what others have learned in the one before."""
-        if self.in_turn and not batch.part:
-            self.in_turn.take(number, batch.order)
+        if self.by_batch and not batch.part:
+            self.by_batch.take(number, batch.order)
 
     def computed(self, batch: TrainBatch, y: Tensor, outbox: Outbox) -> Iterator[tuple[LearningBlock, Local]]:
         """Each block with what it makes of the one before; it learns while the iterator stands, and then the next
@@ -341,8 +341,8 @@ class Stage:
             if local.scores is not None:
                 scores.append(local.scores[None])
                 scored.append(block.spec.name)
-        if self.in_turn:
-            self.in_turn.count(batch.order)
+        if self.by_batch:
+            self.by_batch.count(batch.order)
         return replace(batch, x=x, features=features, scores=torch.cat(scores) if scores else None, scored=scored)
 
     def end_split(self, marker: EndOfSplit) -> EndOfSplit:
@@ -382,7 +382,7 @@ class Stage:
         if self.group:
             sliced = [reduction.block.spec.name for reduction in self.reductions if reduction.own]
             check_replicas(self.group, self.blocks, self.step, sliced)
-        if self.group is None or self.in_turn:
+        if self.group is None or self.by_batch:
             leads = self.group is None or self.group.leads
             self.behind.begin(marker, self.write(self.blocks, marker) if leads else {})
             return marker
@@ -392,8 +392,8 @@ class Stage:
         return marker
 
     def share_totals(self) -> None:
-        if self.in_turn:
-            self.in_turn.share_counts(self.step)
+        if self.by_batch:
+            self.by_batch.share_counts(self.step)
         elif self.group:
             share_totals(self.group, self.blocks, self.step)
 

@@ -115,7 +115,7 @@ def crossings(plan: Plan, stage: PlanStage, behind: PlanStage | None) -> Iterato
     """Who sends a lane to whom, where that is another worker; and in which share of the batches."""
     if behind is None:
         return
-    orders = lcm(stage.turns, behind.turns)
+    orders = lcm(stage.batch_stride, behind.batch_stride)
     for order in range(orders):
         for lane in range(plan.lanes):
             here, there = stage.worker_of(lane, order), behind.worker_of(lane, order)

@@ -42,9 +42,9 @@ def best_price(profile: Profile, cluster: Cluster, *, lanes: int | None = None, 
     for count in counts:
         check_lanes(profile, count)
         most = best.seconds * (1 - PAYS) if best else inf
-        turns = best_by_batch(profile, cluster, count, exactly=exactly)
-        if turns and turns.seconds < most:
-            best, of_best, most = turns, None, turns.seconds
+        rotating = best_by_batch(profile, cluster, count, exactly=exactly)
+        if rotating and rotating.seconds < most:
+            best, of_best, most = rotating, None, rotating.seconds
         search = PlanSearch(profile, cluster, count)
         if exactly and cluster.devices > count * search.costs.size:
             continue

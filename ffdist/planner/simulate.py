@@ -119,7 +119,7 @@ class SimulatedRun:
     def messages(self, stage: int, worker: int) -> list[SimulatedMicrobatch]:
         place = self.plan.stages[stage]
         microbatches = messages_of(self.profile, self.plan.lanes, place.lanes_of(worker))
-        own = range(place.workers.index(worker) if place.by_batch else 0, self.batches, place.turns)
+        own = place.orders_of(worker, range(self.batches))
         return [replace(each, batch=batch) for batch in own for each in microbatches]
 
     def work(self, worker: int) -> Process:

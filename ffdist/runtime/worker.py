@@ -26,7 +26,7 @@ from ffdist.pipeline.own_metrics import OwnMetrics
 from ffdist.pipeline.plan import build_block, split_by_stage
 from ffdist.pipeline.profile import TorchProfile
 from ffdist.pipeline.pulses import pulses_of
-from ffdist.pipeline.route import EVERY_BATCH, FanIn, FanOut
+from ffdist.pipeline.route import FanIn, FanOut
 from ffdist.pipeline.score_table import KNOWN, RECENT, ScoreSender, ScoreTable
 from ffdist.pipeline.sink import Sink
 from ffdist.pipeline.source import Position, Source, StopAtOnce
@@ -185,11 +185,12 @@ class Worker:
             source = self._source(loaders, lanes, group, scores)
             return lambda: self._begin(stage, source, outbox, scores)
         before = self.plan.stages[index - 1]
-        orders = EVERY_BATCH[mine.workers.index(self.me) if mine.by_batch else 0 :: mine.turns]
-        turns: list[dict[int, FromEdge]] = [{} for _ in range(before.turns)]
-        for order in orders[: before.turns]:
-            turns[order % before.turns] = {lane: self._way(index, before.worker_of(lane, order)) for lane in lanes}
-        inbox = FanIn(turns, orders)
+        orders = mine.orders_of(self.me)
+        by_batch: list[dict[int, FromEdge]] = [{} for _ in range(before.batch_stride)]
+        for order in orders[: before.batch_stride]:
+            ways = {lane: self._way(index, before.worker_of(lane, order)) for lane in lanes}
+            by_batch[order % before.batch_stride] = ways
+        inbox = FanIn(by_batch, orders)
         stage.take_queued = inbox.take_queued
         return lambda: stage.run(inbox, outbox)
 
@@ -219,7 +220,7 @@ class Worker:
         inbox = FanIn(
             [
                 {lane: froms[last.worker_of(lane, order)] for lane in range(self.plan.lanes)}
-                for order in range(last.turns)
+                for order in range(last.batch_stride)
             ]
         )
         sink = self._sink()
@@ -272,8 +273,8 @@ class Worker:
             return self._to(route)
         behind = self.plan.stages[index + 1]
         out = {route.target: self._to(route) for route in self._mine("stages", index) if route.source == self.me}
-        turns = range(behind.turns)
-        return FanOut([{lane: to for lane in lanes if (to := out.get(behind.worker_of(lane, n)))} for n in turns])
+        orders = range(behind.batch_stride)
+        return FanOut([{lane: to for lane in lanes if (to := out.get(behind.worker_of(lane, n)))} for n in orders])
 
     def _to(self, route: Route) -> ToEdge:
         self.tos[route.name] = ToEdge(self.ways.senders[route.name])
@@ -317,7 +318,7 @@ class Worker:
             score_table=scores,
             stop=group or StopAtOnce(self.rank.stop),
             lanes=lanes,
-            turn=(group.place, len(group.shares)) if group and group.by_batch else (0, 1),
+            orders=self.plan.stages[0].orders_of(self.me),
             leads=self.me == self.leader,
             is_kept=self.snapshots.is_kept,
         )

@@ -12,10 +12,10 @@ import numpy as np
 from ffdist.data import augment
 from ffdist.data.sampler import generator, restarted
 from ffdist.data.transforms.base import BatchTransform, MixTransform, PictureTransform, Size, Transform
+from ffdist.data.transforms.callable_steps import CallableSteps
 from ffdist.data.transforms.called import CallableTransform
 from ffdist.data.transforms.draws import RandomDraws, whole
-from ffdist.data.transforms.in_turn import InTurn
-from ffdist.data.transforms.usual import Alternate, Crop, Flip, Shift, by_batch
+from ffdist.data.transforms.usual import Alternate, Crop, Flip, Shift, fused_name
 from ffdist.errors import ConfigError, setting
 
 NONE = np.zeros(0)
@@ -63,9 +63,9 @@ class TransformSteps:
         self.normalised = [t for t in self.all if isinstance(t, BatchTransform) and t.normalised]
         self.mixes = [t for t in self.all if isinstance(t, MixTransform)]
         before = [t for t in self.all if isinstance(t, BatchTransform) and not t.normalised]
-        self.usual = [name for t in before if (name := by_batch(t))]
+        self.usual = [name for t in before if (name := fused_name(t))]
         self.batches = grouped(before, workers)
-        self.drawing = [t for t in self.all if not by_batch(t) and t.numbers]
+        self.drawing = [t for t in self.all if not fused_name(t) and t.numbers]
         several = [("which mix", 1)] if len(self.mixes) > 1 else []
         self.draws = RandomDraws(seed, [*purposes(self.drawing), *several])
         self._first_mirrored = np.zeros(0, bool)
@@ -120,7 +120,7 @@ class TransformSteps:
             if isinstance(step, FusedSteps):
                 assert drawn.usual
                 x = augment.augment(x, drawn.usual.only(step.names))
-            elif isinstance(step, InTurn):
+            elif isinstance(step, CallableSteps):
                 x = step.batch(x, [drawn.numbers[id(each)] for each in step.transforms])
             else:
                 x = step.batch(x, drawn.numbers.get(id(step), NONE))
@@ -168,7 +168,7 @@ def check_together(transforms: Sequence[Transform]) -> None:
                 expected=" or ".join(names),
                 got=" ".join(names),
             )
-    usual = [name for t in transforms if (name := by_batch(t))]
+    usual = [name for t in transforms if (name := fused_name(t))]
     for name in usual:
         if usual.count(name) > 1:
             raise ConfigError(
@@ -176,15 +176,15 @@ def check_together(transforms: Sequence[Transform]) -> None:
             )
 
 
-def grouped(transforms: Iterable[BatchTransform], workers: int) -> list[BatchTransform | FusedSteps | InTurn]:
+def grouped(transforms: Iterable[BatchTransform], workers: int) -> list[BatchTransform | FusedSteps | CallableSteps]:
     """With the neighbours joined that are drawn for a batch at once, and those that change a picture at a time."""
-    found: list[BatchTransform | FusedSteps | InTurn] = []
+    found: list[BatchTransform | FusedSteps | CallableSteps] = []
     for kind, group in groupby(transforms, key=kind_of):
         own = list(group)
         if kind is FusedSteps:
-            found.append(FusedSteps(tuple(name for each in own if (name := by_batch(each)))))
-        elif kind is InTurn:
-            found.append(InTurn([each for each in own if isinstance(each, CallableTransform)], workers))
+            found.append(FusedSteps(tuple(name for each in own if (name := fused_name(each)))))
+        elif kind is CallableSteps:
+            found.append(CallableSteps([each for each in own if isinstance(each, CallableTransform)], workers))
         else:
             found += own
     return found
@@ -192,9 +192,9 @@ def grouped(transforms: Iterable[BatchTransform], workers: int) -> list[BatchTra
 
 def kind_of(transform: BatchTransform) -> type:
     """The kind by which it is joined with its neighbours."""
-    if by_batch(transform):
+    if fused_name(transform):
         return FusedSteps
-    return InTurn if isinstance(transform, CallableTransform) else BatchTransform
+    return CallableSteps if isinstance(transform, CallableTransform) else BatchTransform
 
 
 def purposes(transforms: Iterable[Transform]) -> list[tuple[str, int]]:

@@ -156,7 +156,7 @@ class Cutout(BatchTransform):
         return (rows >= start[:, None]) & (rows < start[:, None] + side)
 
 
-BY_BATCH: dict[type[BatchTransform], str] = {
+FUSED_NAMES: dict[type[BatchTransform], str] = {
     Crop: "crop",
     Shift: "shift",
     Flip: "flip",
@@ -165,7 +165,7 @@ BY_BATCH: dict[type[BatchTransform], str] = {
 }
 
 
-def by_batch(transform: object) -> str | None:
+def fused_name(transform: object) -> str | None:
     """Its name in `ffdist.data.augment`, where it is at its defaults and so drawn by batch."""
-    name = BY_BATCH.get(type(transform))  # pyright: ignore[reportArgumentType]
+    name = FUSED_NAMES.get(type(transform))  # pyright: ignore[reportArgumentType]
     return name if name is not None and transform == type(transform)() else None

@@ -62,7 +62,7 @@ def pool(changes: Changes, count: int) -> Readers:
         return found
 
 
-class InTurn:
+class CallableSteps:
     """workers: who make batches side by side; from 2 on each has a process, once the first batch is made."""
 
     def __init__(self, transforms: Sequence[CallableTransform], workers: int) -> None:
