@@ -23,8 +23,13 @@ HEADLINE = "<!-- headline: drawn by `python benchmarks/results.py` -->", "<!-- /
 RESULTS = "<!-- results: drawn by `python benchmarks/results.py` -->", "<!-- /results -->"
 WHOLE = Path("docs/RESULTS.md")
 """The document with all of them, below the project's root."""
-CHOSEN = ("mlp, mnist", "vgg8, cifar10", "cnnb, cifar10", "cnnb, widths=128,16,16, cifar10")
-"""README's rows, for what they teach: a large win, an even one, a level one, a loss."""
+CHOSEN = (
+    ("a large win", "speed", "mlp, plan auto, mnist"),
+    ("nearly level", "speed", "cnnb, plan auto, cifar10"),
+    ("a loss", "speed", "cnnb, widths=128,16,16, plan auto, cifar10"),
+    ("memory", "memory", "resnet18, by block, cifar10"),
+)
+"""README's rows: what each teaches, what was measured, and the network as the tables of `WHOLE` call it."""
 Drawn = list[dict[str, Cell]]
 """The lines of a document's table, by their headings."""
 
@@ -49,10 +54,25 @@ def draw(folder: Path) -> str:
 
 
 def headline(folder: Path) -> str:
-    """The rows of the first table, which readers ask for first."""
-    columns = ("network", "ours", "DDP", "ours / DDP", "ours / fastest BP", "n", "record")
-    found = {str(line["network"]): line for line in throughput(newest(folder, "throughput"))}
-    return "\n".join(piped([{column: found[name][column] for column in columns} for name in CHOSEN])) + "\n"
+    """The rows that are `CHOSEN`, of speed and memory in one table."""
+    drawn = {"speed": throughput(newest(folder, "throughput")), "memory": memory(newest(folder, "memory"))}
+    columns = {"speed": ("samples/s", "DDP", "ours / DDP"), "memory": ("MiB", "it", "ours / it")}
+    lines: Drawn = []
+    for teaches, measured, name in CHOSEN:
+        line = next(line for line in drawn[measured] if line["network"] == name)
+        unit, theirs, ratio = columns[measured]
+        lines.append(
+            {
+                "": teaches,
+                "network": name,
+                "ours": f"{shown(line['ours'])} {unit}",
+                "DDP": f"{shown(line[theirs])} {unit}",
+                "ours / DDP": line[ratio],
+                "n": line.get("n"),
+                "record": line["record"],
+            }
+        )
+    return "\n".join(piped(lines)) + "\n"
 
 
 def piped(lines: Drawn) -> list[str]:

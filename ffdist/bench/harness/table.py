@@ -124,9 +124,10 @@ class ResultTable:
 
 
 def pipes(heads: Iterable[str], lines: Iterable[Iterable[str]]) -> list[str]:
-    """The lines of a table in Markdown."""
+    """The lines of a table in Markdown. A bar within a cell, as plans have them, would end it, in backquotes too."""
     heads = list(heads)
-    return [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|", *(f"| {' | '.join(cells)} |" for cells in lines)]
+    drawn = (" | ".join(cell.replace("|", r"\|") for cell in cells) for cells in lines)
+    return [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|", *(f"| {line} |" for line in drawn)]
 
 
 def lines_of(rows: Iterable[Row], part: str) -> list[Line]:
