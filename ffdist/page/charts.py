@@ -26,8 +26,8 @@ NUMBER = Axis("value", "{:.4g}".format)
 LOSS, SPEED = Axis("loss", "{:.3g}".format), Axis("samples/s", "{:,.0f}".format)
 PARTS = {
     "busy": "computing",
-    "exchange": "adding gradients",
-    "no_gradients": "waiting for gradients",
+    "exchange": "exchanging",
+    "no_gradients": "waiting for others of its stage",
     "no_data": "waiting for data",
     "no_credit": "waiting for room in the next stage",
     "rest": "the rest",

@@ -20,9 +20,14 @@ import torch
 from torch import Tensor
 
 from ffdist.pipeline.block import LearningBlock
+from ffdist.pipeline.bucket import of_block
 from ffdist.pipeline.handover import Handover
 from ffdist.pipeline.stage_group import STATES, StageGroup
 from ffdist.transport.base import Frame
+
+MOST_STATES = 60
+"""The most frames of a batch's states: an edge holds them all, so that nobody waits for room in the middle of one, and
+no edge is deeper than shared memory has slots."""
 
 
 class ByBatch:
@@ -32,6 +37,7 @@ class ByBatch:
         self.group = group
         self.blocks = list(blocks)
         self.handovers = [Handover(block) for block in blocks]
+        self.together = together(len(self.blocks))
         workers = [share.worker for share in group.shares]
         self.before = workers[group.place - 1]
         self.next = workers[(group.place + 1) % len(workers)]
@@ -47,12 +53,16 @@ class ByBatch:
     def take(self, number: int, order: int) -> None:
         """Before block `number` computes anything of a batch."""
         if order - 1 > self.settled:
-            self._take(number, self.before)
+            for numbers in self.together:
+                if numbers[0] == number:
+                    self._take(numbers, self.before)
 
     def give(self, number: int, step: int, order: int) -> None:
         """Called behind the block's update."""
         self.learned = self.seen = order
-        self._post(number, step, [self.next])
+        for numbers in self.together:
+            if numbers[-1] == number:
+                self._post(numbers, step, [self.next])
 
     def settle(self, step: int) -> None:
         """Called at a marker: every worker has all that has been learned."""
@@ -64,11 +74,11 @@ class ByBatch:
         if newest > self.settled:
             holder = group.shares[newest % len(group.shares)].worker
             others = [worker for worker in group.others if worker != self.next]
-            for number in range(len(self.blocks)):
+            for numbers in self.together:
                 if holder != group.worker:
-                    self._take(number, holder)
+                    self._take(numbers, holder)
                 elif others:
-                    self._post(number, step, others, anew=True)
+                    self._post(numbers, step, others, anew=True)
         self.settled = max(frame.fields["seen"] for frame in frames.values())
 
     def count(self, order: int) -> None:
@@ -99,12 +109,27 @@ class ByBatch:
             for _, place, worker in found:
                 block.totals += frames[worker].tensors[block.spec.name][place].to(block.totals.device)
 
-    def _take(self, number: int, worker: int) -> None:
-        frame = self.group.take(STATES, number, [worker])[worker]
+    def _take(self, numbers: range, worker: int) -> None:
+        frame = self.group.take(STATES, numbers[0], [worker])[worker]
         self.group.receive_announcements([frame])
-        self.handovers[number].take(frame.fields["state"], frame.tensors)
+        with self.group.exchanges("take over states"):
+            for place, number in enumerate(numbers):
+                self.handovers[number].take(frame.fields["states"][place], of_block(place, frame))
 
-    def _post(self, number: int, step: int, workers: Sequence[int], *, anew: bool = False) -> None:
-        state, tensors = self.handovers[number].give(anew=anew)
-        fields = {"step": step, "bucket": number, "state": state, **self.group.announcements(step)}
+    def _post(self, numbers: range, step: int, workers: Sequence[int], *, anew: bool = False) -> None:
+        with self.group.exchanges("put states together"):
+            given = [self.handovers[number].give(anew=anew) for number in numbers]
+        fields = {
+            "step": step,
+            "bucket": numbers[0],
+            "states": [state for state, _ in given],
+            **self.group.announcements(step),
+        }
+        tensors = {f"{place} {name}": x for place, (_, found) in enumerate(given) for name, x in found.items()}
         self.group.post(dict.fromkeys(workers, Frame(STATES, fields, tensors)))
+
+
+def together(blocks: int) -> list[range]:
+    """The numbers of consecutive blocks that travel in one frame: one alone, but for very many blocks."""
+    each = -(-blocks // MOST_STATES)
+    return [range(first, min(first + each, blocks)) for first in range(0, blocks, each)]

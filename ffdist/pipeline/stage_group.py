@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from threading import Event
 from typing import Any, Protocol
 
@@ -87,10 +87,19 @@ class StageGroup:
         """True if this is the one that writes what all of them have."""
         return self.place == 0
 
+    @contextmanager
+    def exchanges(self, what: str) -> Iterator[None]:
+        """Around this worker's own part of an exchange, beside sending: it counts as exchanging."""
+        began = time.perf_counter()
+        with self.trace.span(what, "exchange"):
+            yield
+        self.exchanging += time.perf_counter() - began
+
     def post(self, frames: Mapping[int, Frame]) -> None:
         """Send each of the others what is for it; returns when it is on its way."""
         began = time.perf_counter()
-        with self.trace.span("send gradients", "exchange"), self.lent():
+        kind = next((frame.kind.lower() for frame in frames.values()), "nothing")
+        with self.trace.span(f"send {kind}", "exchange"), self.lent():
             for worker, frame in frames.items():
                 self.senders[worker].send(frame)
         now = time.perf_counter()
@@ -106,7 +115,7 @@ class StageGroup:
         """The next frame of each of the others, or of these. Raises StageError where one is at another point."""
         asked = self.others if workers is None else workers
         began = time.perf_counter()
-        with self.trace.span("wait for gradients", "no_gradients"), self.lent():
+        with self.trace.span(f"wait for {kind.lower()}", "no_gradients"), self.lent():
             frames = {worker: self._next(worker, (kind, bucket)) for worker in asked}
         waited = time.perf_counter() - began
         self.waited += waited

@@ -192,7 +192,7 @@ def _stages(records: list[dict[str, Any]]) -> Table:
     speed = f", {speed:,.0f} samples/s" if (speed := last["train"]["samples_per_second"]) else ""
     shares = {"busy": "busy", "no_data": "waits for input", "no_credit": "waits for next"}
     if any("exchange" in stage for stage in last["stages"]):
-        shares |= {"exchange": "adds gradients", "no_gradients": "waits for gradients"}
+        shares |= {"exchange": "exchanges", "no_gradients": "waits for others"}
     hides = ["exchange hidden"] if any("hidden" in stage for stage in last["stages"]) else []
     rows = table(
         "stage",

@@ -15,8 +15,8 @@ from ffdist.events import PulseReported
 MIB = 2**20
 SHARES = {
     "busy": "computes",
-    "exchange": "adds\ngradients",
-    "no_gradients": "waits for\ngradients",
+    "exchange": "exchanges",
+    "no_gradients": "waits for\nothers",
     "no_data": "waits for\ninput",
     "no_credit": "waits for\nnext",
 }

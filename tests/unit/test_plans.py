@@ -7,7 +7,7 @@ import os
 import random
 import signal
 import threading
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -20,8 +20,10 @@ from jobs import QUIET, DigitsJob, cut_power_at, fingerprint, learned
 
 from ffdist.errors import ConfigError, FfdistError, NetworkError, StageError
 from ffdist.events import ProgressMade, RunEvent
+from ffdist.models import mlp
 from ffdist.objectives import SCFF, SFF, Hinton, Local
 from ffdist.pipeline.block import LearningBlock, learn
+from ffdist.pipeline.by_batch import together
 from ffdist.pipeline.flat import ALIGNMENT, FlatParameters, in_memory
 from ffdist.pipeline.plan import build_block
 from ffdist.pipeline.reduce import Reduction, slices_pay
@@ -30,10 +32,13 @@ from ffdist.pipeline.slices import OwnSlice
 from ffdist.pipeline.stage_group import StageGroup
 from ffdist.pipeline.tree import PartialSum, added_up, halves, nodes_of, total
 from ffdist.plan import Plan, PlanStage, Share, spread
+from ffdist.runtime.job import Job
 from ffdist.runtime.planning import saved_plan
+from ffdist.runtime.routes import routes_of
 from ffdist.runtime.run import read_settings, write_settings
 from ffdist.runtime.threads import run_threads
 from ffdist.snapshot import latest
+from ffdist.transport.shared_memory import MAX_DEPTH
 
 LANES = 4
 SMALL: dict[str, Any] = {"samples": 100, "batch_size": 16, "lanes": LANES}
@@ -277,6 +282,28 @@ def test_batches_in_turn_end_behind_the_same_one_when_told_to_stop(workers: int,
     assert manifest.batch, "in the middle of an epoch"
     whole = tmp_path / "whole"
     assert run(make, plan, tmp_path, resume=True) == run(make, "* @ 0", whole)
+
+
+@dataclass(frozen=True)
+class DeepJob(DigitsJob):
+    """A network of more blocks than an edge in shared memory has slots."""
+
+    def __call__(self) -> Job:
+        job = super().__call__()
+        chain = mlp(job.images.shape, job.images.num_classes, (8,) * (MAX_DEPTH + 1))
+        return replace(job, chain=chain)
+
+
+def test_states_of_very_many_blocks_travel_together(tmp_path: Path) -> None:
+    told: dict[str, Any] = {"samples": 24, "batch_size": 8, "lanes": 1}
+    make = DeepJob(epochs=1, settings=told)
+    assert run(make, "* @ 0, 1 by batch", tmp_path / "two") == run(make, "* @ 0", tmp_path / "one")
+    for blocks in (1, 3, MAX_DEPTH, MAX_DEPTH + 1, 1000):
+        parts = together(blocks)
+        assert [number for numbers in parts for number in numbers] == list(range(blocks))
+        plan = Plan.parse("* @ 0-2 by batch", [f"block{i}" for i in range(blocks)])
+        within = [route for route in routes_of(plan, 2) if route.purpose == "gradients"]
+        assert all(len(parts) < route.depth <= MAX_DEPTH for route in within)
 
 
 class Forgetful(torch.optim.SGD):

@@ -210,7 +210,7 @@ def stages(rounds: Rounds, ours: str) -> ResultTable:
     stages = laps[0].details["stages"] if laps else []
     columns = {"stage": "stage", "worker": "worker", "blocks": "blocks", "busy": "busy", "waits for next": "no_credit"}
     if any("exchange" in stage for stage in stages):
-        columns |= {"adds gradients": "exchange", "waits for gradients": "no_gradients"}
+        columns |= {"exchanges": "exchange", "waits for others": "no_gradients"}
     made = ResultTable(
         "stages", "ffdist's stages, ms a batch", columns, dict.fromkeys(TIMES, "ms a batch") | {"hidden": ""}
     )
