@@ -29,7 +29,8 @@ WORKERS = re.compile(r"(\d+)(?:-(\d+))?")
 SHARE = re.compile(r"(\d+)\s*:\s*(\d+)(?:-(\d+))?")
 EVERY_BATCH = range(2**63 - 1)
 """The orders of all batches there may be in a stream."""
-BY_BATCH = re.compile(r"\s+by\s+batch$")
+BY_BATCH = re.compile(r"\s+by\s+batch$", re.IGNORECASE)
+SPELLED = "0, or 0,1 or 0-3; with lanes 0:0,1:1-3; of whole batches '0,1 by batch', which has no lanes"
 MOST = 4096
 """Workers or lanes, at most: more is a slip of the pen."""
 
@@ -242,24 +243,12 @@ class Plan:
     def from_json(cls, value: Any, where: object = None) -> Plan:
         """Raises ConfigError for what `as_json` does not make."""
         try:
-            if value["format"] != FORMAT:
+            only(value, "format", "lanes", "stages")
+            if isinstance(value["format"], bool) or value["format"] != FORMAT:
                 raise ValueError(f"format {value['format']}")
-            stages = [
-                PlanStage(
-                    tuple(str(name) for name in stage["blocks"]),
-                    tuple(
-                        Share(whole(share["worker"]), range(whole(share["lanes"][0]), whole(share["lanes"][1]) + 1))
-                        for share in stage["workers"]
-                    ),
-                    true_or_false(stage.get("by_batch", False)),
-                )
-                for stage in value["stages"]
-            ]
-            plan = cls(whole(value["lanes"]), tuple(stages))
-            if not stages or not all(
-                s.blocks and s.shares and all(map(len, (x.lanes for x in s.shares))) for s in stages
-            ):
-                raise ValueError("a stage without blocks, workers or lanes")
+            plan = cls(whole(value["lanes"]), tuple(stage_from(stage) for stage in filled(value["stages"])))
+            if not plan.lanes or not all(share.lanes for stage in plan.stages for share in stage.shares):
+                raise ValueError("a worker or a plan without lanes")
         except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
             raise ConfigError(
                 "a file is no plan",
@@ -298,6 +287,33 @@ def whole(value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MOST:
         raise ValueError(f"{value!r} is no number of a worker or lane")
     return value
+
+
+def filled(value: Any, many: int | None = None) -> list[Any]:
+    if not isinstance(value, list) or not value or len(value) != (many or len(value)):
+        raise ValueError(f"{value!r} is no list of {many or 'one or more'}")
+    return value
+
+
+def only(value: Any, *keys: str) -> None:
+    if unknown := [key for key in value if key not in keys]:
+        raise ValueError(f"{unknown[0]!r} is none of {', '.join(keys)}")
+
+
+def stage_from(value: Any) -> PlanStage:
+    """Of JSON; raises what `Plan.from_json` catches."""
+    only(value, "blocks", "workers", "by_batch")
+    blocks = filled(value["blocks"])
+    if not all(isinstance(name, str) for name in blocks):
+        raise ValueError(f"{blocks!r} are no names of blocks")
+    shares = tuple(share_from(share) for share in filled(value["workers"]))
+    return PlanStage(tuple(blocks), shares, true_or_false(value.get("by_batch", False)))
+
+
+def share_from(value: Any) -> Share:
+    only(value, "worker", "lanes")
+    first, last = filled(value["lanes"], 2)
+    return Share(whole(value["worker"]), range(whole(first), whole(last) + 1))
 
 
 def true_or_false(value: Any) -> bool:
@@ -349,7 +365,7 @@ def workers_in(text: str, whole_text: str) -> list[int]:
     for word in filter(None, (word.strip() for word in text.split(","))):
         match = WORKERS.fullmatch(word)
         if not match or not int(match[1]) <= int(match[2] or match[1]) <= MOST:
-            raise refused(whole_text, "names no workers", "0, or 0,1 or 0-3; with lanes 0:0,1:1-3", word)
+            raise refused(whole_text, "names no workers", SPELLED, word)
         workers += range(int(match[1]), int(match[2] or match[1]) + 1)
     return workers
 
@@ -379,6 +395,6 @@ def shares_in(text: str, lanes: int, whole_text: str) -> tuple[Share, ...]:
     for word in filter(None, (word.strip() for word in text.split(","))):
         match = SHARE.fullmatch(word)
         if not match or not int(match[2]) <= int(match[3] or match[2]) <= MOST or int(match[1]) > MOST:
-            raise refused(whole_text, "names no worker with its lanes", "WORKER:LANE or WORKER:FIRST-LAST", word)
+            raise refused(whole_text, "names no worker with its lanes", SPELLED, word)
         shares.append(Share(int(match[1]), range(int(match[2]), int(match[3] or match[2]) + 1)))
     return tuple(sorted(shares, key=lambda share: share.lanes[0]))

@@ -249,7 +249,8 @@ def test_plans_by_batch_are_written_and_read() -> None:
         ("* @ 0:0, 1:1 by batch", "names no workers"),
         ("* @ 0, 2 by batch", "leaves workers out"),
         ("* @ by batch", "names no workers"),
-        ("* @ 0, 1 by batches", "names no workers"),
+        ("* @ 0, 1 by batches", r"(?s)names no workers.*0,1 by batch"),
+        ("* @ 0, 1 bybatch", r"(?s)names no workers.*0,1 by batch"),
     ],
 )
 def test_what_is_no_plan_by_batch_is_refused(text: str, match: str) -> None:
@@ -257,7 +258,20 @@ def test_what_is_no_plan_by_batch_is_refused(text: str, match: str) -> None:
         Plan.parse(text, ["conv1", "conv2"])
 
 
-@pytest.mark.parametrize("change", [{"by_batch": 1}, {"by_batch": "yes"}, {"by_batch": None}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"by_batch": 1},
+        {"by_batch": "yes"},
+        {"by_batch": None},
+        {"by_batches": True},
+        {"blocks": "conv1"},
+        {"blocks": [1]},
+        {"workers": {}},
+        {"workers": [{"worker": 0, "lanes": [0, 0, 0]}, {"worker": 1, "lanes": [0, 0]}]},
+        {"workers": [{"worker": 0, "lanes": "00"}, {"worker": 1, "lanes": [0, 0]}]},
+    ],
+)
 def test_a_file_that_is_no_plan_by_batch_is_refused(change: dict[str, Any]) -> None:
     value = Plan.parse("* @ 0, 1 by batch", ["conv1"]).as_json()
     value["stages"][0] |= change
@@ -295,7 +309,7 @@ class DeepJob(DigitsJob):
 
 
 def test_states_of_very_many_blocks_travel_together(tmp_path: Path) -> None:
-    told: dict[str, Any] = {"samples": 24, "batch_size": 8, "lanes": 1}
+    told: dict[str, Any] = {"samples": 16, "batch_size": 8, "lanes": 1}
     make = DeepJob(epochs=1, settings=told)
     assert run(make, "* @ 0, 1 by batch", tmp_path / "two") == run(make, "* @ 0", tmp_path / "one")
     for blocks in (1, 3, MAX_DEPTH, MAX_DEPTH + 1, 1000):
