@@ -4,32 +4,37 @@
     python benchmarks/fuzz.py --inputs 10000 --by hypothesis --record benchmarks/records
     python benchmarks/fuzz.py --inputs 2000 --only "frame from the wire" picture
 
-Each target (`benchmarks/fuzz_targets.py`) runs in a process of its own, and gets inputs that hypothesis makes of whole
-ones (`benchmarks/fuzz_strategies.py`): bytes changed, cut and doubled; of JSON, values of other kinds, huge numbers,
-deep nesting. Where atheris is installed (pip install atheris) it guides what hypothesis draws by what of ffdist each
-input reaches; `--by hypothesis` does without. A finding is an input upon which it raised anything but an error for
-users, computed for over 10 s, did not answer for two minutes, ended the process, took more than 2 GiB (the largest
-pictures that are read take 1.3), or had a pickle read. Findings are kept in --findings, and the exit status is 1. An
-input that has once been one is a test, in tests/unit/test_fuzz.py.
+Each target (`benchmarks/fuzz_targets.py`) runs in a process of its own, with its files in memory, and gets inputs
+that hypothesis makes of whole ones (`benchmarks/fuzz_strategies.py`): bytes changed, cut and doubled; of JSON, values
+of other kinds, huge numbers, deep nesting. Where atheris is installed (pip install atheris) it guides what hypothesis
+draws by what of ffdist each input reaches; `--by hypothesis` does without. A finding is an input upon which it raised
+anything but an error for users, computed for over 10 s, did not answer for two minutes, ended the process, took more
+than 2 GiB (the largest pictures that are read take 1.3), or had a pickle read. Findings are kept in --findings, and
+the exit status is 1. An input that has once been one is a test, in tests/unit/test_fuzz.py.
 """
 
 from __future__ import annotations
 
 import json
+import mmap
 import multiprocessing
+import multiprocessing.connection
 import os
 import random
 import resource
+import shutil
 import signal
+import struct
 import sys
+import tempfile
 import time
 import warnings
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import redirect_stderr, redirect_stdout, suppress
 from dataclasses import asdict, dataclass, field
+from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -45,7 +50,7 @@ with suppress(ImportError):
         atheris.instrument_imports(include=["ffdist"]).__enter__()  # pyright: ignore[reportAttributeAccessIssue]
 
 from benchmarks.fuzz_strategies import inputs_of
-from benchmarks.fuzz_targets import TARGETS, Target
+from benchmarks.fuzz_targets import TARGETS, Target, scratch
 from benchmarks.report import report
 from ffdist.bench.harness.result import BenchResult
 from ffdist.bench.harness.table import ResultTable
@@ -60,6 +65,12 @@ DRAWN = 1 << 13
 """Bytes from which an input is drawn, where they are atheris's."""
 STEP = 100
 """Inputs between two looks at how far it is."""
+MEMORY = Path("/dev/shm")
+"""Where the files are that readers are given, where there is such a folder: on a disk, one that is written anew for
+each input takes longer than most readers do."""
+OUTCOME, AT_WORK = "outcome.json", "at-work"
+LARGEST, LENGTH = 1 << 23, struct.Struct("<q")
+"""Bytes of an input that are kept of it while it is at work, and their number in front of them."""
 
 
 class Slow(BaseException):
@@ -83,6 +94,29 @@ class FuzzOutcome:
     """By which the process has grown."""
     guided: bool = False
     """Whether coverage has."""
+    over: bool = False
+    """Whether all inputs were tried."""
+
+
+class AtWork:
+    """The input at work, in a file that is still there when the process ends by it: a file opened and cut for each
+    input would take more time than most of the readers do."""
+
+    def __init__(self, path: Path) -> None:
+        path.write_bytes(bytes(LARGEST))
+        self.file = path.open("r+b")
+        self.memory = mmap.mmap(self.file.fileno(), LARGEST)
+
+    def show(self, data: bytes) -> None:
+        shown = data[: LARGEST - LENGTH.size]
+        self.memory[: LENGTH.size + len(shown)] = LENGTH.pack(len(shown)) + shown
+
+
+def shown(path: Path) -> bytes:
+    """The input that a process which has ended had at work; b"" for one that came to none."""
+    data = path.read_bytes() if path.exists() else bytes(LENGTH.size)
+    (length,) = LENGTH.unpack_from(data)
+    return data[LENGTH.size :][:length]
 
 
 class TargetTrial:
@@ -91,6 +125,7 @@ class TargetTrial:
     def __init__(self, target: Target, findings: Path) -> None:
         self.target = target
         self.kept = findings
+        self.at_work = AtWork(findings / AT_WORK)
         self.outcome = FuzzOutcome(target.name)
         self.seen: set[str] = set()
         sys.addaudithook(self.on_audit_event)
@@ -102,7 +137,7 @@ class TargetTrial:
     def use(self, data: bytes) -> None:
         outcome, self.unpickled = self.outcome, False
         outcome.inputs += 1
-        (self.kept / "at-work").write_bytes(data)  # there when the process ends by it
+        self.at_work.show(data)
         began = time.perf_counter()
         signal.setitimer(signal.ITIMER_PROF, SECONDS)
         signal.setitimer(signal.ITIMER_REAL, ANSWER)
@@ -143,7 +178,7 @@ def too_slow(*_: object) -> None:
     raise Slow
 
 
-def fuzz_target(name: str, inputs: int, seed: int, by: By, findings: Path, to: Path) -> None:
+def fuzz_target(name: str, inputs: int, seed: int, by: By, findings: Path) -> None:
     """A target's process."""
     target = next(each for each in TARGETS if each.name == name)
     warnings.simplefilter("ignore")
@@ -161,8 +196,9 @@ def fuzz_target(name: str, inputs: int, seed: int, by: By, findings: Path, to: P
             trial.outcome.memory_mib = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024
             if trial.outcome.memory_mib > ROOM >> 20 and "memory" not in trial.seen:
                 trial.find("memory", f"{trial.outcome.memory_mib} MiB", b"")
-            to.write_text(json.dumps(asdict(trial.outcome)))
-            return trial.outcome.inputs >= inputs
+            trial.outcome.over = trial.outcome.inputs >= inputs
+            (findings / OUTCOME).write_text(json.dumps(asdict(trial.outcome)))
+            return trial.outcome.over
 
         made = inputs_of(seeds)
         if by == "coverage" and "atheris" in sys.modules:
@@ -221,8 +257,7 @@ def main(
     """inputs: of each target. only: names of targets. by: who draws them; coverage
     where atheris is installed, else hypothesis. jobs: targets at a time. record: the folder for records."""
     wanted = [target for target in TARGETS if not only or target.name in only]
-    with ThreadPoolExecutor(jobs) as pool:
-        outcomes = [*pool.map(lambda target: tried(target, inputs, seed, by, findings), wanted)]
+    outcomes = tried(wanted, jobs, inputs, seed, by, findings)
     columns = {
         "target": "side",
         "seed": "seed",
@@ -258,21 +293,46 @@ def main(
     sys.exit(any(outcome.findings for outcome in outcomes))
 
 
-def tried(target: Target, inputs: int, seed: int, by: By, findings: Path) -> FuzzOutcome:
-    """In a process of its own, begun again behind an input that ends it."""
-    folder = (findings / "".join(c if c.isalnum() else "-" for c in target.name)).absolute()
-    folder.mkdir(parents=True, exist_ok=True)
-    outcome_file = folder / "outcome.json"
-    outcome_file.unlink(missing_ok=True)
-    process = multiprocessing.get_context("spawn").Process(
-        target=fuzz_target, args=(target.name, inputs, seed, by, folder, outcome_file)
-    )
-    process.start()
-    process.join()
+def try_all(names: list[str], jobs: int, inputs: int, seed: int, by: By, findings: Path, room: str) -> None:
+    """Each target in a process forked off this one, which has imported, and instrumented, all that they need."""
+    tempfile.tempdir = room
+    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
+        scratch()
+    waiting, at_work = list(names), dict[int, BaseProcess]()
+    while waiting or at_work:
+        while waiting and len(at_work) < jobs:
+            arguments = (waiting[0], inputs, seed, by, folder_of(findings, waiting.pop(0)))
+            process = multiprocessing.get_context("fork").Process(target=fuzz_target, args=arguments)
+            process.start()
+            at_work[process.sentinel] = process
+        for sentinel in multiprocessing.connection.wait([*at_work]):
+            at_work.pop(cast(int, sentinel)).join()
+
+
+def folder_of(findings: Path, name: str) -> Path:
+    """Where a target's findings are kept."""
+    return (findings / "".join(c if c.isalnum() else "-" for c in name)).absolute()
+
+
+def tried(targets: list[Target], jobs: int, inputs: int, seed: int, by: By, findings: Path) -> list[FuzzOutcome]:
+    """The targets' outcomes."""
+    for target in targets:
+        shutil.rmtree(folder_of(findings, target.name), ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix="ffdist-fuzz-", dir=MEMORY if MEMORY.is_dir() else None) as room:
+        arguments = ([target.name for target in targets], jobs, inputs, seed, by, findings, room)
+        process = multiprocessing.get_context("spawn").Process(target=try_all, args=arguments)
+        process.start()
+        process.join()
+    return [outcome_of(target, folder_of(findings, target.name)) for target in targets]
+
+
+def outcome_of(target: Target, folder: Path) -> FuzzOutcome:
+    """The outcome as its process has left it. One that says nothing of its end was ended by the input at work."""
+    outcome_file = folder / OUTCOME
     outcome = FuzzOutcome(**json.loads(outcome_file.read_text())) if outcome_file.exists() else FuzzOutcome(target.name)
-    if process.exitcode:
-        (folder / "ended").write_bytes((folder / "at-work").read_bytes() if (folder / "at-work").exists() else b"")
-        outcome.findings.append(f"the process ended with {process.exitcode} ({folder / 'ended'})")
+    if not outcome.over:
+        (folder / "ended").write_bytes(shown(folder / AT_WORK))
+        outcome.findings.append(f"the process ended ({folder / 'ended'})")
     return outcome
 
 

@@ -36,7 +36,7 @@ from ffdist.digests import DIGEST, of_json
 from ffdist.page.server import PageServer
 from ffdist.pipeline.message import EndOfSplit, EvalBatch, Snapshot, TrainBatch, from_frame, to_frame
 from ffdist.plan import Plan, read_plan
-from ffdist.report.log import read_run_log
+from ffdist.report.log import PULSES, RUN_LOG, read_pulses, read_run_log
 from ffdist.runtime.data_facts import CHECK, FACTS, DataFacts, read_facts
 from ffdist.runtime.nonfinite import KEPT, kept_batches
 from ffdist.runtime.record import ENVIRONMENT, read_starts
@@ -179,8 +179,9 @@ def use_logs(data: bytes) -> object:
     run = in_copy("logs")
     written(run / ENVIRONMENT, data)
     written(run / KEPT / "batch-000000001-block-000-x.json", data)
-    written(run / "metrics.jsonl", data)
-    for use in (read_starts, kept_batches):
+    written(run / RUN_LOG, data)
+    written(run / PULSES, data)
+    for use in (read_starts, kept_batches, read_pulses):
         try:
             use(run)
         except ffdist.FfdistError:
@@ -361,7 +362,7 @@ def plans() -> list[bytes]:
 def lines() -> list[bytes]:
     run = scratch() / "run"
     kept = json.dumps({"batch": 1, "samples": [1, 2]}).encode() + b"\n"
-    return [(run / "metrics.jsonl").read_bytes(), (run / ENVIRONMENT).read_bytes(), kept]
+    return [(run / RUN_LOG).read_bytes(), (run / ENVIRONMENT).read_bytes(), kept]
 
 
 TARGETS = [
