@@ -13,8 +13,7 @@ the first block's weights last, and the next batch could not begin before.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -22,6 +21,8 @@ from torch import Tensor
 from ffdist.pipeline.block import LearningBlock
 from ffdist.pipeline.bucket import of_block
 from ffdist.pipeline.handover import Handover
+from ffdist.pipeline.reduce import Reduction
+from ffdist.pipeline.sharing import check_replicas
 from ffdist.pipeline.stage_group import STATES, StageGroup
 from ffdist.transport.base import Frame
 
@@ -31,10 +32,11 @@ no edge is deeper than shared memory has slots."""
 
 
 class ByBatch:
-    """One worker's view of the round."""
+    """See `Sharing`."""
 
     def __init__(self, group: StageGroup, blocks: Sequence[LearningBlock]) -> None:
         self.group = group
+        self.reduces_with: StageGroup | None = None
         self.blocks = list(blocks)
         self.handovers = [Handover(block) for block in blocks]
         self.together = together(len(self.blocks))
@@ -50,26 +52,27 @@ class ByBatch:
         self.counted: list[tuple[int, list[Tensor]]] = []
         """The order of each evaluated batch, and what its blocks have counted in it."""
 
+    def __str__(self) -> str:
+        return "every lane of batches in turn"
+
     def take(self, number: int, order: int) -> None:
-        """Before block `number` computes anything of a batch."""
+        """The block's state, from the worker of the batch before."""
         if order - 1 > self.settled:
             for numbers in self.together:
                 if numbers[0] == number:
                     self._take(numbers, self.before)
 
     def give(self, number: int, step: int, order: int) -> None:
-        """Called behind the block's update."""
+        """To the worker of the next batch."""
         self.learned = self.seen = order
         for numbers in self.together:
             if numbers[-1] == number:
                 self._post(numbers, step, [self.next])
 
     def settle(self, step: int) -> None:
-        """Called at a marker: every worker has all that has been learned."""
+        """From the worker of the last batch that was learned, to all."""
         group = self.group
-        progress = {"learned": self.learned, "seen": self.seen}
-        frames = group.gather("Progress", {**progress, **group.announcements(step)}, {})
-        group.receive_announcements(frames.values())
+        frames = group.gather("Progress", step, {}, learned=self.learned, seen=self.seen)
         newest = max(frame.fields["learned"] for frame in frames.values())
         if newest > self.settled:
             holder = group.shares[newest % len(group.shares)].worker
@@ -82,24 +85,21 @@ class ByBatch:
         self.settled = max(frame.fields["seen"] for frame in frames.values())
 
     def count(self, order: int) -> None:
-        """Called behind a message of evaluation: keep what it has added to the blocks' totals."""
+        """Kept by batch, as totals add up in the order of batches."""
         self.seen = order
         self.counted.append((order, [block.totals.clone() for block in self.blocks]))
         for block in self.blocks:
             block.totals.zero_()
 
-    def share_counts(self, step: int) -> None:
-        """Add up what all have counted in evaluation, in the order of batches: to the bits of one worker."""
-        group = self.group
+    def share_totals(self, step: int) -> None:
+        """Add up what all have counted in evaluation, in the order of batches."""
         counted, self.counted = self.counted, []
         own = {
             block.spec.name: torch.stack([totals[number] for _, totals in counted])
             for number, block in enumerate(self.blocks)
             if counted
         }
-        fields: dict[str, Any] = {"orders": [order for order, _ in counted], **group.announcements(step)}
-        frames = group.gather("Totals", fields, own)
-        group.receive_announcements(frames.values())
+        frames = self.group.gather("Totals", step, own, orders=[order for order, _ in counted])
         found = sorted(
             (order, place, worker)
             for worker, frame in frames.items()
@@ -108,6 +108,11 @@ class ByBatch:
         for block in self.blocks:
             for _, place, worker in found:
                 block.totals += frames[worker].tensors[block.spec.name][place].to(block.totals.device)
+
+    def blocks_to_save(self, reductions: Sequence[Reduction], step: int) -> Iterator[list[LearningBlock]]:
+        """All, on the first worker: behind `settle` each has the whole of them."""
+        check_replicas(self.group, self.blocks, step)
+        yield self.blocks if self.group.leads else []
 
     def _take(self, numbers: range, worker: int) -> None:
         frame = self.group.take(STATES, numbers[0], [worker])[worker]

@@ -1,11 +1,11 @@
-"""The exchange between workers of a stage at markers: counts, digests, and their parts of the optimiser's state."""
+"""What the workers of a stage share: every batch, by its lanes (`by_lane.py`), or the batches (`by_batch.py`)."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from typing import Protocol
 
 import torch
 
@@ -13,25 +13,47 @@ from ffdist.errors import StageError
 from ffdist.pipeline.block import LearningBlock
 from ffdist.pipeline.reduce import Reduction
 from ffdist.pipeline.stage_group import StageGroup
-from ffdist.transport.base import Frame
 
 
-def share_totals(group: StageGroup, blocks: Sequence[LearningBlock], step: int) -> None:
-    """Take every lane's totals from the worker that has it: what is counted is the same on all."""
-    tensors = {block.spec.name: block.totals.clone() for block in blocks}  # what was sent may not change
-    frames = group.gather("Totals", group.announcements(step), tensors)
-    group.receive_announcements(frames.values())
-    for share in group.shares:
-        rows = slice(share.lanes.start, share.lanes.stop)
-        for block in blocks:
-            block.totals[rows] = frames[share.worker].tensors[block.spec.name][rows].to(block.totals.device)
+class Sharing(Protocol):
+    """One worker's view of how its stage's batches are shared. A block is named by its number in the stage."""
+
+    reduces_with: StageGroup | None
+    """The workers with which each block's gradients are added up; None: all of a batch is computed here."""
+
+    def take(self, number: int, order: int) -> None:
+        """Called before block `number` computes anything of batch `order`: what others have taught it comes in."""
+        ...
+
+    def give(self, number: int, step: int, order: int) -> None:
+        """Called behind the block's update."""
+        ...
+
+    def count(self, order: int) -> None:
+        """Called behind a message of evaluation, which has added to the blocks' totals."""
+        ...
+
+    def settle(self, step: int) -> None:
+        """Called at a marker: afterwards every worker has all that has been learned."""
+        ...
+
+    def share_totals(self, step: int) -> None:
+        """Every block's totals become those of all workers, to the bits of one that computes alone."""
+        ...
+
+    def blocks_to_save(self, reductions: Sequence[Reduction], step: int) -> Iterator[list[LearningBlock]]:
+        """Blocks that this worker writes, whole while the iterator stands at them; none where another does.
+
+        Raises StageError where the workers do not hold the same.
+        """
+        ...
 
 
 def check_replicas(group: StageGroup, blocks: Sequence[LearningBlock], step: int, sliced: Collection[str] = ()) -> None:
     """Raises StageError where the workers do not hold the same. sliced: the names of blocks of whose moments each has
     a slice."""
     mine = {block.spec.name: digest_of(block, moments=block.spec.name not in sliced) for block in blocks}
-    frames = group.gather("Digests", {"of": mine}, {})
+    frames = group.gather("Digests", step, {}, of=mine)
     for worker, frame in frames.items():
         theirs = frame.fields["of"]
         if differ := [name for name in mine if theirs[name] != mine[name]]:
@@ -55,20 +77,3 @@ def digest_of(block: LearningBlock, *, moments: bool = True) -> str:
         digest.update(name.encode())
         digest.update(tensors[name].detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
-
-
-@contextmanager
-def gathered(group: StageGroup, reduction: Reduction) -> Iterator[bool]:
-    """A context in which the worker that leads the others has all of the block, the optimiser's state too; whether this
-    is it."""
-    own, moments = reduction.own, []
-    if own and not group.leads:
-        group.post({group.shares[0].worker: Frame("Moments", {}, own.moments())})
-    if own and group.leads:
-        frames = group.take("Moments")
-        moments = [own.moments(), *(frames[share.worker].tensors for share in group.shares[1:])]
-    if not group.leads:
-        yield False
-        return
-    with reduction.whole(moments):
-        yield True

@@ -17,6 +17,7 @@ from ffdist.pipeline.background_snapshot import BackgroundSnapshot, Files
 from ffdist.pipeline.block import LearningBlock
 from ffdist.pipeline.bucket import Bucket, in_buckets
 from ffdist.pipeline.by_batch import ByBatch
+from ffdist.pipeline.by_lane import ByLane
 from ffdist.pipeline.clock import HostClock, HostLead
 from ffdist.pipeline.fusion import next_tensors
 from ffdist.pipeline.memory import Memory
@@ -34,7 +35,7 @@ from ffdist.pipeline.message import (
 )
 from ffdist.pipeline.profile import TorchProfile
 from ffdist.pipeline.reduce import Reduction, slices_pay
-from ffdist.pipeline.sharing import check_replicas, gathered, share_totals
+from ffdist.pipeline.sharing import Sharing
 from ffdist.pipeline.stage_group import StageGroup
 from ffdist.pipeline.synced import SideBySideLanes
 from ffdist.pipeline.trace import Trace
@@ -68,22 +69,22 @@ class Stage:
         """The checks of those blocks that have something to learn."""
         self.group = group
         self.turn = turn
-        self.by_batch = ByBatch(group, self.blocks) if group and group.by_batch else None
-        """Where the stage's workers compute whole batches in turn."""
-        sharing = None if self.by_batch else group
-        """The workers with which each batch is shared."""
         training = blocks[0].config.settings.training
         of = training.lanes or 1
         self.lanes = range(of) if lanes is None else lanes
+        self.sharing: Sharing = (
+            ByBatch(group, blocks) if group and group.by_batch else ByLane(group, blocks, self.lanes)
+        )
         dtype = torch.bfloat16 if training.exchange_dtype == "bf16" else None
-        sliced = sharing is not None and slices_pay(len(sharing.shares), blocks[0].config.settings.plan.exchange)
+        others = self.sharing.reduces_with
+        sliced = others is not None and slices_pay(len(others.shares), blocks[0].config.settings.plan.exchange)
         self.reductions = [
-            Reduction(block, self.lanes, of, sharing, dtype=dtype, sliced=sliced) for block in self.blocks if of > 1
+            Reduction(block, self.lanes, of, others, dtype=dtype, sliced=sliced) for block in self.blocks if of > 1
         ]
         """The reduction of each block, where a batch has several lanes."""
-        self.buckets = in_buckets(self.reductions, sharing)
+        self.buckets = in_buckets(self.reductions, others)
         self.side_by_side = (
-            SideBySideLanes(self.lanes, of, sharing, self.device) if training.sync_norms and of > 1 else None
+            SideBySideLanes(self.lanes, of, others, self.device) if training.sync_norms and of > 1 else None
         )
         self.bucket_of = [bucket for bucket in self.buckets for _ in bucket.reductions]
         """By the blocks' numbers here."""
@@ -106,9 +107,8 @@ class Stage:
         self.memory = Memory(self.device)
 
     def __str__(self) -> str:
-        lanes = f", lanes {self.lanes.start}-{self.lanes.stop - 1}" if self.group else ""
-        lanes = ", every lane of batches in turn" if self.by_batch else lanes
-        return f"stage {self.index} ({', '.join(block.spec.name for block in self.blocks)}{lanes})"
+        names = [block.spec.name for block in self.blocks]
+        return f"stage {self.index} ({', '.join([*names, str(self.sharing)] if self.group else names)})"
 
     def run(self, inbox: Iterable[Message], outbox: Outbox) -> None:
         """Work until `Stop`. The stage's whole life."""
@@ -153,8 +153,7 @@ class Stage:
                 outbox.send(self.evaluate(message))
             case _:
                 self.settle()
-                if self.by_batch:
-                    self.by_batch.settle(self.step)
+                self.sharing.settle(self.step)
                 self.send_written(outbox, waiting=True)
                 self.handle_marker(message, outbox)
 
@@ -192,8 +191,8 @@ class Stage:
         for number, (block, local) in enumerate(self.computed(batch, y, outbox)):
             with self.at(block, "learn", f"batch {batch.step}"):
                 block.update(local, y, batch.step, share=batch.share, complete=batch.complete)
-            if batch.complete and self.by_batch:
-                self.by_batch.give(number, batch.step, batch.order)
+            if batch.complete:
+                self.sharing.give(number, batch.step, batch.order)
 
     def train_lanes(self, batch: TrainBatch, outbox: Outbox) -> None:
         """The same where a batch has several lanes: a block takes its step when all of them have been computed, here or
@@ -269,13 +268,12 @@ class Stage:
             bucket.post(batch.step)
             if bucket.group is None:
                 bucket.finish()
-            if self.by_batch:
-                self.by_batch.give(number, batch.step, batch.order)
+            self.sharing.give(number, batch.step, batch.order)
 
     def begin_batch(self, number: int, batch: TrainBatch) -> None:
         """Before a block computes anything of a batch: take what others have learned in the one before."""
-        if self.by_batch and not batch.part:
-            self.by_batch.take(number, batch.order)
+        if not batch.part:
+            self.sharing.take(number, batch.order)
 
     def computed(self, batch: TrainBatch, y: Tensor, outbox: Outbox) -> Iterator[tuple[LearningBlock, Local]]:
         """Each block with what it makes of the one before; it learns while the iterator stands, and then the next
@@ -341,12 +339,11 @@ class Stage:
             if local.scores is not None:
                 scores.append(local.scores[None])
                 scored.append(block.spec.name)
-        if self.by_batch:
-            self.by_batch.count(batch.order)
+        self.sharing.count(batch.order)
         return replace(batch, x=x, features=features, scores=torch.cat(scores) if scores else None, scored=scored)
 
     def end_split(self, marker: EndOfSplit) -> EndOfSplit:
-        self.share_totals()
+        self.sharing.share_totals(self.step)
         marker.blocks += [block.take_metrics(marker.split) for block in self.blocks]
         return marker
 
@@ -378,24 +375,10 @@ class Stage:
         for block in self.blocks:
             block.check_finite(self.step)
             block.check_weights(self.step)
-        self.share_totals()
-        if self.group:
-            sliced = [reduction.block.spec.name for reduction in self.reductions if reduction.own]
-            check_replicas(self.group, self.blocks, self.step, sliced)
-        if self.group is None or self.by_batch:
-            leads = self.group is None or self.group.leads
-            self.behind.begin(marker, self.write(self.blocks, marker) if leads else {})
-            return marker
-        for reduction in self.reductions:
-            with gathered(self.group, reduction) as whole:
-                self.behind.begin(marker, self.write([reduction.block], marker) if whole else {})
+        self.sharing.share_totals(self.step)
+        for blocks in self.sharing.blocks_to_save(self.reductions, self.step):
+            self.behind.begin(marker, self.write(blocks, marker) if blocks else {})
         return marker
-
-    def share_totals(self) -> None:
-        if self.by_batch:
-            self.by_batch.share_counts(self.step)
-        elif self.group:
-            share_totals(self.group, self.blocks, self.step)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

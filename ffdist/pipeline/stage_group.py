@@ -141,11 +141,13 @@ class StageGroup:
             early[key] = frame
         return early.pop(wanted)
 
-    def gather(self, kind: str, fields: dict[str, Any], tensors: dict[str, Tensor]) -> dict[int, Frame]:
-        """Gather what each worker has, this one's too."""
-        mine = Frame(kind, fields, tensors)
+    def gather(self, kind: str, step: int, tensors: dict[str, Tensor], **fields: Any) -> dict[int, Frame]:
+        """Gather what each worker has, this one's too, and what each announces."""
+        mine = Frame(kind, {**fields, **self.announcements(step)}, tensors)
         self.post_all(mine)
-        return {self.worker: mine, **self.take(kind)}
+        frames = {self.worker: mine, **self.take(kind)}
+        self.receive_announcements(frames.values())
+        return frames
 
     def announcements(self, step: int) -> dict[str, int | None]:
         """The announcements of this worker to the others, sent with any exchange."""
