@@ -77,7 +77,7 @@ class PlanStage:
         return next(share.lanes for share in self.shares if share.worker == worker)
 
     def orders_of(self, worker: int, batches: range = EVERY_BATCH) -> range:
-        """Of the orders of `batches`, those in which it has a part."""
+        """The orders, of those of `batches`, in which a worker has a part."""
         return batches[self.workers.index(worker) if self.by_batch else 0 :: self.batch_stride]
 
     @property

@@ -100,7 +100,7 @@ OURS_ALONE = frozenset(
         "compile",
         "tf32",
         "block_rates",
-        *(name for name, group in GROUP_OF.items() if group in ("run", "ray")),
+        *(name for name, group in GROUP_OF.items() if group in ("run", "ray", "watch") and name != "trace"),
     }
 )
 """Settings of a training run that a comparison has no use for, or that the baselines have not."""

@@ -61,7 +61,7 @@ class Prepare:
     cache: Path | None = None
     """Where downloads are kept. Default: $FFDIST_CACHE, else ffdist in $XDG_CACHE_HOME, else in ~/.cache."""
     download: bool = True
-    """Fetch a data set known by name that is not there."""
+    """Download a data set known by name that is not there."""
     size: str | None = None
     """Side to which pictures are scaled and cut, or HEIGHTxWIDTH. Needed where they differ."""
     mode: Literal["keep", "rgb", "grey"] = "keep"
@@ -97,9 +97,9 @@ class Prepare:
     """Share of each class for a validation split of its own, where the source has none. Default: 0: training holds out
     its own."""
     seed: int = 0
-    """Seed of that choice."""
+    """Seed by which held-out samples are drawn."""
     workers: int | None = None
-    """Decoding threads. Default: one a core."""
+    """Threads that decode pictures. Default: one a core."""
     json: Flag = False
     """Print one JSON object."""
 
@@ -203,29 +203,29 @@ class Show:
     """Write a contact sheet of training pictures as a network gets them: plain, then several draws of each."""
 
     data: Annotated[str, Positional]
-    """As `ffdist train --data` takes it."""
+    """Data set, as `ffdist train --data` takes it."""
     augment: tuple[str, ...] = ()
     """Transforms, as `ffdist train --augment` takes them."""
     preprocess: tuple[str, ...] = ()
-    """As `ffdist train --preprocess` takes them."""
+    """Steps that give pictures their size, as `ffdist train --preprocess` takes them."""
     image_size: int | None = None
     """Resize pictures to this height and width."""
     mean: tuple[float, ...] = ()
-    """As `ffdist train --mean` takes it."""
+    """Mean of pixels, as `ffdist train --mean` takes it."""
     std: tuple[float, ...] = ()
-    """As `ffdist train --std` takes it."""
+    """Standard deviation of pixels, as `ffdist train --std` takes it."""
     data_args: tuple[str, ...] = ()
-    """How data are prepared on the way, as `ffdist train --data-args` takes it."""
+    """How to prepare data that are not prepared yet, as `ffdist train --data-args` takes it."""
     data_root: Path | None = None
-    """As `ffdist train --data-root` takes it."""
+    """Folder of known data sets, as `ffdist train --data-root` takes it."""
     out: Path = Path("sheet.png")
     """New picture file."""
     pictures: int = 8
-    """Rows: pictures, of as many classes as may be."""
+    """Pictures, a row each, of as many classes as there are."""
     draws: int = 4
-    """Columns: draws of each."""
+    """Draws of each picture, a column each."""
     seed: int = 0
-    """The seed of the draws: those of a run with this seed."""
+    """Seed of the draws, which are those of a run with this seed."""
 
     def run(self) -> None:
         from ffdist.data.sheet import sheet
@@ -267,7 +267,7 @@ class Cache:
     """List the cache for data: data sets prepared on the way to a run, and downloads; or remove some."""
 
     remove: tuple[str, ...] = ()
-    """Names of what is to go; it is prepared or fetched again when it is needed."""
+    """Names of what to remove; it is prepared or downloaded again when it is needed."""
     unused_days: float | None = None
     """Remove the prepared data sets that were not used for so many days; 0: all of them."""
     json: Flag = False

@@ -34,16 +34,16 @@ class Eval:
     """Which snapshot: final, last, best (where the run has marked one), or the step of one.
     final: what the run ended with, the best where it may stop early, else the last."""
     batch_size: int | None = None
-    """Samples a batch. Default: the run's own, which gives training's numbers bit for bit."""
+    """Samples in a batch. Default: the run's own, which gives training's numbers bit for bit."""
     confusion: Flag = False
     """Print the confusion matrix too: true classes down, predicted ones across."""
     predictor: Literal["mean", "last", "weighted", "fusion"] = "mean"
-    """Whose confusion it is."""
+    """Predictor whose confusion matrix is printed."""
     views: tuple[Literal["flip", "shift"], ...] = ()
     """Measure by averaged scores of several views, too. flip: mirrored; shift: by a pixel, both ways along the
     diagonal. What comes of it stands apart."""
     trust: Flag = False
-    """Run code that the run's settings name: of runs of others'. Code with which this user began a run may."""
+    """Run code that the run's settings name, though others began it. Code with which this user began a run may."""
     json: Flag = False
     """Print one JSON object, accuracies as fractions; with --confusion, its counts in it."""
 

@@ -33,9 +33,9 @@ class Export:
     """Which snapshot: final, last, best (where the run has marked one), or the step of one.
     final: what the run ended with, the best where it may stop early, else the last."""
     predictor: str = "mean"
-    """Whose scores the program gives: mean, last, weighted, fusion, or a block's name."""
+    """Predictor whose scores the program gives: mean, last, weighted, fusion, or a block's name."""
     trust: Flag = False
-    """Run code that the run's settings name: of runs of others'. Code with which this user began a run may."""
+    """Run code that the run's settings name, though others began it. Code with which this user began a run may."""
     json: Flag = False
     """Print one JSON object: the file, and what it says of itself."""
 

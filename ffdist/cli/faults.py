@@ -37,7 +37,7 @@ class Faults:
     record: Path | None = None
     """Write a record (JSON, Markdown) into this directory."""
     folder: Path | None = None
-    """Where the two runs go, and stay. Default: a temporary folder, which goes behind a run that ended well."""
+    """Folder of the two runs, which are kept. Default: a temporary folder, which goes behind a run that ended well."""
 
 
 @dataclass(frozen=True)
@@ -45,13 +45,13 @@ class Soak:
     """Train for long, and see whether memory, descriptors, threads and speed stay what they are."""
 
     minutes: float = 30.0
-    """How long."""
+    """Minutes to train."""
     stages: int = 2
     """The stages of the pipeline, a process each."""
     queue: int = 2
     """Messages that an edge holds."""
     batch_size: int = 64
-    """Samples."""
+    """Samples in a batch."""
     json: bool = False
     """Print the result as JSON, and no table."""
     record: Path | None = None

@@ -26,7 +26,7 @@ MORE = """\
 What was measured is kept in the cache: $FFDIST_CACHE, else ffdist in $XDG_CACHE_HOME, else in ~/.cache."""
 STRANGE = frozenset(name for name, group in GROUP_OF.items() if group in ("plan", "run", "ray") and name != "queue")
 """Settings of a run that a plan does not depend on, or that it replaces."""
-HIDDEN = STRANGE | {name for name, group in GROUP_OF.items() if group == "scheduler"} | {"epochs", "early_stop"}
+HIDDEN = STRANGE | {"epochs", "early_stop"} | {n for n, group in GROUP_OF.items() if group in ("scheduler", "watch")}
 """Those, and what of a run changes no block's time."""
 
 
@@ -40,28 +40,28 @@ class PlanCommand:
     config: Path | None = None
     """TOML file of settings, laid over the preset."""
     devices: int | None = None
-    """How many there are, a worker each. Default: this host's GPUs, else cores."""
+    """Number of devices, each with a worker. Default: this host's GPUs, else cores."""
     link: str | None = None
-    """What joins them, e.g. 1gbit or 25gbit,50us. A rate, and a latency where it is known. Default: this host's own,
-    measured."""
+    """Link between the devices, e.g. 1gbit or 25gbit,50us. A rate, and a latency where it is known. Default: this
+    host's own, measured."""
     memory_limit: str | None = None
-    """The most that a worker may hold, e.g. 8GiB. Weights, gradients, moments, one block's graph, and queues."""
+    """Memory that a worker may hold, e.g. 8GiB. Weights, gradients, moments, one block's graph, and queues."""
     speeds: str | None = None
-    """The devices' speeds against the one here, e.g. 1,1,0.5."""
+    """Speed of each device, as a share of the one here, e.g. 1,1,0.5."""
     lanes: str = "auto"
     """Lanes of a batch, or auto. They are a part of what is learned: a stage has a worker a lane at most. auto: as many
     as are fastest."""
     plan: str | None = None
     """A plan to price, as text or file, e.g. 'conv1 @ 0 | conv2 @ 0:0,1:1-3 | conv3 @ 1'."""
     simulate: str | None = None
-    """Numbers of devices to simulate, e.g. 8,32,128,512. Each with a batch's worth of samples; beside DDP by a ring and
-    1F1B, with a plot."""
+    """Numbers of devices to simulate, e.g. 8,32,128,512. Each device has as many samples as a batch here; beside DDP by
+    a ring and 1F1B, with a plot."""
     plot: Path | None = Path("simulated.svg")
-    """Where the plot goes; none for none. A number is added to a name that is taken."""
+    """File of the plot of --simulate; none: no plot. A number is added to a name that is taken."""
     fresh: Flag = False
-    """Measure anew what was measured before."""
+    """Measure blocks and links again, though they were measured before."""
     json: Flag = False
-    """Print JSON. A run takes it as its plan."""
+    """Print one JSON object. `ffdist train --plan FILE` takes it as its plan."""
     settings: Settings = field(default_factory=Settings)
 
 

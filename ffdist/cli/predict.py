@@ -34,13 +34,13 @@ class Predict:
     """Which snapshot: final, last, best (where the run has marked one), or the step of one.
     final: what the run ended with, the best where it may stop early, else the last."""
     predictor: str = "mean"
-    """Whose scores decide: mean, last, weighted, fusion, or a block's name."""
+    """Predictor that decides: mean, last, weighted, fusion, or a block's name."""
     top_k: int | None = None
-    """The most likely classes to show. Default: 1; all with --json."""
+    """Number of most likely classes to show. Default: 1; all with --json."""
     batch_size: int = 64
     """Pictures at once."""
     trust: Flag = False
-    """Run code that the run's settings name: of runs of others'. Code with which this user began a run may."""
+    """Run code that the run's settings name, though others began it. Code with which this user began a run may."""
     json: Flag = False
     """Print one JSON object for each picture, with the scores of all classes."""
 

@@ -42,7 +42,7 @@ class Report:
     data: str | None = None
     """Another data set to measure on, of the same shape and classes. Default: the run's own."""
     pictures: int = 10
-    """Test pictures with class activation maps, of each class in turn; and mistakes."""
+    """Number of test pictures with class activation maps, of each class in turn, and of mistakes."""
     no_pictures: Flag = False
     """Measure nothing on the data: a page without confusion matrix, mistakes and maps."""
     cam: Flag = False
@@ -52,7 +52,7 @@ class Report:
     to: Path | None = None
     """Folder for the figures. Default: the run directory."""
     trust: Flag = False
-    """Run code that the run's settings name: of runs of others'. Code with which this user began a run may."""
+    """Run code that the run's settings name, though others began it. Code with which this user began a run may."""
     json: Flag = False
     """Print one JSON object a run: settings, starts, epochs, test, figures."""
 

@@ -49,21 +49,22 @@ class Train:
     config: Path | None = None
     """TOML file of settings, laid over the preset."""
     resume: Path | None = None
-    """Go on from a run's last snapshot. The run is in this folder. With its settings; stages and other ways of running
+    """Go on from the last snapshot of the run in this folder. With its settings; stages and other ways of running
     may differ. More epochs than before go on at the learning rate that the longer schedule has there."""
     replay: Path | None = None
     """Learn one batch of a run again, by itself. Says what each block made of it. In this process, from the last
     snapshot before it; the run is left as it is. Without --batch the last of those that brought a block to NaN."""
     batch: int | None = None
-    """Which batch --replay learns, from 1."""
+    """The batch that --replay learns, counted from 1."""
     trust: Flag = False
-    """Run code that the run's settings name. Of runs of others'; code with which this user began a run may."""
+    """Run code that the run's settings name. Needed where others began it; code with which this user began a run
+    may."""
     print_config: Flag = False
     """Print what would run, as a TOML file, and stop. Needs no data. With --json as one JSON object."""
     dry_run: Flag = False
     """Measure the blocks, print the stages, and stop."""
     json: Flag = False
-    """Print what came of it as one JSON object."""
+    """Print the result as one JSON object."""
     settings: Settings = field(default_factory=Settings)
 
 

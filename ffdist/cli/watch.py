@@ -21,8 +21,8 @@ from ffdist.runtime.interrupts import handle_signals, unwind
 
 @dataclass(frozen=True)
 class WatchCommand:
-    """The page of a run, or of a folder of runs, live in a browser, during a run and after it, until Ctrl-C. It reads
-    alone."""
+    """The page of a run, or of a folder of runs, live in a browser, during a run and after it, until Ctrl-C. It only
+    reads."""
 
     run: Annotated[Path, Positional]
     """Run directory, or a folder of such."""

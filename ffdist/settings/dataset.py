@@ -22,39 +22,42 @@ class DatasetSettings(SettingsGroup):
     group: ClassVar[str] = "dataset"
 
     data: str = option("digits", free=True)
-    """"digits", a known name, or where the data lie. A name of `ffdist datasets` is fetched on first use. A folder of
-    pictures, a table, or what else `ffdist data prepare` takes, is prepared on the way, and again when it has changed.
-    The cache is $FFDIST_CACHE, else ffdist in $XDG_CACHE_HOME, else in ~/.cache."""
+    """"digits", a name of `ffdist datasets`, or a path. A name of `ffdist datasets` is fetched on first use. A folder
+    of pictures, a table, or what else `ffdist data prepare` takes, is prepared on the way, and again when it has
+    changed. The cache is $FFDIST_CACHE, else ffdist in $XDG_CACHE_HOME, else in ~/.cache."""
     data_args: tuple[str, ...] = option((), free=True, rare=True)
-    """How a source is prepared on the way, e.g. mode=rgb. The options of `ffdist data prepare`, several told apart by
-    spaces: label_column=class test_fraction=0.1 ignore=a,b."""
+    """How to prepare data that are not prepared yet, e.g. mode=rgb. The options of `ffdist data prepare`, several
+    separated by spaces: label_column=class test_fraction=0.1 ignore=a,b."""
     data_root: Path | None = option(None, free=True, rare=True)
-    """Where known data sets lie as torchvision keeps them. What is not there is fetched to it. Default: the cache."""
+    """Folder of known data sets, as torchvision keeps them. What is not there is downloaded to it. Default: the
+    cache."""
     download: bool = option(True, free=True, rare=True)
-    """Fetch a known data set that is not there."""
+    """Download a known data set that is not there."""
     samples: int | None = option(None, least=1, rare=True)
-    """Take this many training samples only. They are drawn by class and by the seed; the share held out for validation
+    """Train on this many samples only. They are drawn by class and by the seed; the share held out for validation
     is part of them."""
     image_size: int | None = option(None, least=1, most=4096)
     """Resize pictures to this height and width."""
     validation: float | None = option(None, least=0, below=1)
-    """Share of the samples held out, 0 for none. It is drawn from the training samples, by class and by the seed.
-    Default: own split, else 0.2. The own is the data's validation split."""
+    """Share of samples held out for validation, 0: none. Training samples are, drawn by class and by the seed. Default:
+    own split, else 0.2. The own is the data's validation split."""
     augment: tuple[str, ...] = ()
-    """Random changes; see `ffdist transforms`. They are done in order, drawn anew for each visit to a training picture.
-    Options stand behind a name: crop padding=4 mode=reflect flip, or as "crop(padding=4,mode=reflect)" flip; a
-    user's own are file.py:Class or module:Class, as torchvision.transforms.v2:GaussianBlur kernel_size=3 is."""
+    """Random changes; see `ffdist transforms`. They change training pictures, in order, drawn anew each time a
+    picture is used. Options stand behind a name: crop padding=4 mode=reflect flip, or as "crop(padding=4,mode=reflect)"
+    flip; a user's own are file.py:Class or module:Class, as torchvision.transforms.v2:GaussianBlur kernel_size=3 is."""
     preprocess: tuple[str, ...] = option((), rare=True)
-    """What gives every picture its size. E.g. resize side=40 center-crop; in evaluation and prediction, too. While
-    learning, resized-crop and random-crop of augment take its place. Without it, pictures are scaled to image_size."""
+    """Steps that give every picture its size, e.g. resize side=40 center-crop. Done in training, evaluation and
+    prediction; in training, resized-crop and random-crop of augment take their place. Without it, pictures are scaled
+    to image_size."""
     mean: tuple[float, ...] = option((), rare=True)
-    """What is subtracted from pixels in 0..1. One, or one a channel; with std. Without it, the data's own mean."""
+    """Mean that is subtracted from pixels in 0..1. One number, or one a channel; with std. Default: the data's own."""
     std: tuple[float, ...] = option((), rare=True)
-    """What they are divided by then. One, or one a channel; with mean. Without it, the data's own deviation."""
+    """Standard deviation that pixels are then divided by. One number, or one a channel; with mean. Default: the data's
+    own."""
 
     loader_workers: int = option(0, least=0, most=1024, free=True)
-    """Threads that read, decode and change pictures. Of the first stage; no number of them changes a bit. 0: one, as
-    1 is; more pay for encoded data. A torch Dataset that draws at random itself, and transforms that are classes of
+    """Threads that read, decode and change pictures. The first stage has them; their number changes no result. 0: one,
+    as 1 is; more pay for encoded data. A torch Dataset that draws at random itself, and transforms that are classes of
     callables, as torchvision's, have as many processes."""
     shuffle_shards: int | None = option(None, least=0, rare=True)
     """Shards whose samples are mixed at a time. Shards come in an order drawn from seed and epoch, so that only so many

@@ -16,20 +16,24 @@ class NetworkSettings(SettingsGroup):
     group: ClassVar[str] = "network"
 
     model: str = "cnnb"
-    """A name of `ffdist models`, or file.py:function. Or module:function; it returns a Chain or an nn.Sequential."""
+    """A name of `ffdist models`, or file.py:function. Or module:function; it returns a Chain or an
+    nn.Sequential."""
     model_args: tuple[str, ...] = ()
-    """Its options, e.g. widths=32,64,128. Several are told apart by spaces; `ffdist models NAME` lists them."""
+    """The network's options, e.g. widths=32,64,128. Several are separated by spaces; `ffdist models NAME` lists
+    them."""
     pretrained: str | None = None
     """Weights to start from: a state file, or "imagenet". The latter are torchvision's for resnet18, mobilenet-v3-small
     and vit with the options they have there; classifiers are left out. Files are .safetensors or .pth."""
     blocks: tuple[int, ...] = option((), rare=True)
-    """Children that make each block, e.g. 2 1. They follow in a row; each block has one loss. Default: one each."""
+    """Layers in each block, e.g. 2 1. Layers are the children of the network's nn.Sequential, taken in order; each
+    block has one loss. Default: one each."""
     modules: tuple[int, ...] = option(())
-    """Modules that learn apart: K, or blocks in each. Of one number, consecutive blocks are joined to K, so that the
-    slowest is as fast as can be by measured time, and the run keeps the counts; of several, e.g. 2 3, these. A gradient
-    crosses all layers of its module and of the head there (--dry-run counts them); 1 is backpropagation."""
+    """Join blocks into K modules, or as many in each. A module learns by one loss. One number, e.g. 2: consecutive
+    blocks are joined into so many modules, so that the slowest is as fast as can be by measured time; the run keeps the
+    counts. Several, e.g. 2 3: blocks in each module. A gradient crosses all layers of its module and of its head
+    (--dry-run counts them); 1 is backpropagation."""
     dirac: bool = option(False, rare=True)
-    """Convolutions begin by passing their inputs on, as far as there are outputs. (Dirac's initialisation.)"""
+    """Start convolutions as the identity, as far as there are outputs. (Dirac initialisation.)"""
 
     def check(self) -> None:
         object.__setattr__(self, "modules", as_counts(self.modules))

@@ -23,26 +23,27 @@ class OptimSettings(SettingsGroup):
     heads and classifiers; `muon_rest` for all else. A class, as torch.optim:NAdam or file.py:Class, is a
     torch.optim.Optimizer, and gets lr and, where it takes one, weight_decay."""
     optimizer_args: tuple[str, ...] = option((), rare=True)
-    """A class's options, e.g. betas=0.9,0.99. Several are told apart by spaces."""
+    """Options of an optimiser class, e.g. betas=0.9,0.99. Several are separated by spaces."""
     lr: float = option(2e-3, above=0)
     """Learning rate of every block."""
     weight_decay: float = option(1e-5, least=0)
     """Weight decay of every block."""
     block_rates: tuple[float, ...] = option((), rare=True)
-    """Factor of each block's rates, e.g. 1 1 0.5. One for every block; it multiplies lr, bias_lr and head_lr."""
+    """Factor on each block's learning rates, e.g. 1 1 0.5. One for every block; it multiplies lr, bias_lr and
+    head_lr."""
     betas: tuple[float, ...] = option((0.9, 0.999), rare=True)
-    """adam, adamw: decay of the averages of gradients and of their squares."""
+    """adam, adamw: decay of the moving averages of gradients and of their squares."""
     eps: float = option(1e-8, above=0, rare=True)
-    """adam, adamw: what is added to the root of the squares' average."""
+    """adam, adamw: number that is added to the denominator."""
     momentum: float = option(0.9, least=0, below=1)
-    """Momentum of sgd, beside muon too."""
+    """Momentum of sgd, and of the sgd beside muon."""
     nesterov: bool = False
-    """Nesterov's form of momentum, for sgd and muon."""
+    """Nesterov momentum, for sgd and muon."""
     bias_lr: float | None = option(None, above=0, rare=True)
-    """Rate of biases and norms' parameters. Default: lr."""
+    """Learning rate of biases and of norms' parameters. Default: lr."""
     head_lr: float | None = option(None, above=0, rare=True)
-    """Rate of what the rule adds to a block. Of a twin's classifier, too; with muon, of their linear layers.
-    Default: lr."""
+    """Learning rate of heads, which the rule adds to blocks. Under backprop, of the classifier; with muon, of their
+    linear layers. Default: lr."""
     muon_rest: Literal["sgd", "adamw"] = option("sgd", rare=True)
     """muon: the optimiser of all but filters and matrices. Its rates are head_lr and bias_lr, lr for what is left."""
     muon_momentum: float = option(0.95, least=0, below=1, rare=True)
@@ -50,11 +51,11 @@ class OptimSettings(SettingsGroup):
     unit_filters: bool = option(False, rare=True)
     """muon: scale filters to norm sqrt(outputs). Before each step; matrices, too; for layers with a norm behind."""
     ns_steps: int = option(5, least=1, most=99, rare=True)
-    """muon: steps of Newton and Schulz's iteration."""
+    """muon: steps of the Newton-Schulz iteration."""
     clip: float | None = option(None, above=0, rare=True)
-    """Largest norm of a block's gradient. A larger one is scaled down."""
+    """Largest norm of a block's gradient; a larger one is scaled down. Each block is clipped by itself."""
     no_decay: tuple[Literal["bias", "norm"], ...] = option((), rare=True)
-    """What weight decay spares: biases, norms' parameters. By default nothing, as in the papers and their authors'
+    """Parameters that weight decay spares: bias, norm. By default nothing, as in the papers and their authors'
     code."""
     ema: float | None = option(None, least=0, below=1, rare=True)
     """Decay of a moving average of weights, e.g. 0.999. Validation, test, eval and export then go by it."""

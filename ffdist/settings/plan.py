@@ -25,31 +25,30 @@ class PlanSettings(SettingsGroup):
     group: ClassVar[str] = "plan"
 
     stages: int | None = option(None, least=1, free=True)
-    """Pipeline stages. A process each, or what the launcher makes of them. Default: torchrun's ranks; else one a GPU;
-    else 2, or 1 with 1 block or core."""
+    """Pipeline stages. A process each, a thread or a Ray actor by --launcher. Default: torchrun's ranks; else one a
+    GPU; else 2, or 1 with 1 block or core."""
     plan: str | None = option(None, free=True)
     """Who computes what: a text, a file, or auto. A text such as 'conv1 @ 0 | conv2 @ 0:0, 1:1-3 | conv3 @ 1'
     has blocks, workers, and their lanes of a batch; '* @ 0, 1 by batch': workers that take whole batches in turn; auto:
     the fastest that `ffdist plan` finds. Default: stages."""
     replicas: int | None = option(None, least=1, free=True)
-    """Workers that have the whole network each. And a part of each batch: data parallelism. In place of stages."""
+    """Data parallelism: workers with the whole network. Each has a part of each batch. In place of stages."""
     devices: int | None = option(None, least=1, free=True)
-    """Workers for which the fastest plan is searched. In place of stages."""
+    """Search the fastest plan for so many workers. In place of stages."""
     cut: tuple[int, ...] = option((), free=True)
-    """Blocks in each stage, e.g. 1 2. Default: by time. It is measured before the run."""
+    """Blocks in each stage, e.g. 1 2. Default: by measured time."""
     queue: int = option(2, least=1, free=True, rare=True)
-    """Batches between two stages, at most."""
+    """Batches that may wait between two stages."""
     transport: Transport = option("auto", free=True)
-    """Between stages. How activations travel. auto: NCCL between GPUs (XCCL between Intel's), shared memory within a
+    """How activations travel. auto: NCCL between GPUs (XCCL between Intel's), shared memory within a
     host, gloo across hosts. object-store: Ray's, for clusters whose nodes reach one another by Ray's own ports
     alone."""
     exchange: Literal["auto", "slices", "whole"] = option("auto", free=True, rare=True)
-    """How workers of a stage share its update. slices: each adds up and updates a part of the weights, keeps the
-    optimiser's state of that part alone, and hands it on; whole: each takes all gradients and updates all. auto: slices
-    for more than 2 workers."""
+    """How workers that share a stage exchange its gradients. slices: each adds up and updates a part of the weights,
+    keeps the optimiser's state of that part alone, and hands it on; whole: each takes all gradients and updates all.
+    auto: slices for more than 2 workers."""
     launcher: Literal["processes", "threads", "ray"] = option("processes", free=True)
-    """What runs them. Under torchrun its ranks do. A process each, a thread each in this one, or a Ray actor
-    each."""
+    """What runs the stages. Processes, threads of this process, or actors of Ray; under torchrun they are its ranks."""
 
     @property
     def is_shared(self) -> bool:

@@ -15,13 +15,13 @@ class RaySettings(SettingsGroup):
     group: ClassVar[str] = "ray"
 
     address: str | None = option(None, free=True)
-    """The cluster, "auto" or host:port. Default: RAY_ADDRESS, else a Ray of this host alone, for this run."""
+    """Address of the cluster: auto, or host:port. Default: RAY_ADDRESS, else a Ray of this host alone, for this run."""
     placement: Literal["pack", "spread"] = option("pack", free=True, rare=True)
-    """Stages on few nodes, or on many. pack: on as few as will hold them."""
+    """Put stages on few nodes (pack), or on many (spread). pack: on as few as will hold them."""
     cpus_per_stage: float = option(1.0, least=0.01, free=True, rare=True)
     """CPUs reserved for a stage."""
     gpus_per_stage: float | None = option(None, least=0, free=True, rare=True)
     """GPUs reserved for a stage. A fraction shares one. Default: 1 on GPUs, and with auto where there are enough;
     else 0."""
     placement_timeout: float = option(120.0, least=0, most=10**6, free=True, rare=True)
-    """Seconds the cluster may take to make room."""
+    """Seconds to wait for room in the cluster."""

@@ -15,11 +15,12 @@ class RuleSettings(SettingsGroup):
     group: ClassVar[str] = "rule"
 
     objective: str = "sff"
-    """A name of `ffdist rules`, or file.py:Class. Or module:Class; "backprop" is the twin with one global loss."""
+    """A name of `ffdist rules`, or file.py:Class. Or module:Class; "backprop" trains the same network by one
+    global loss."""
     objective_args: tuple[str, ...] = ()
-    """Its options, e.g. kernel=5. Several are told apart by spaces; `ffdist rules NAME` lists them."""
+    """The rule's options, e.g. kernel=5. Several are separated by spaces; `ffdist rules NAME` lists them."""
     label_smoothing: float = option(0.0, least=0, below=1)
     """Share of the target spread over all classes. For rules with a cross-entropy over their scores."""
     fusion: bool = False
-    """A linear classifier on all blocks' features, too. It learns as one more block behind the last; a cut counts
+    """A linear classifier on all blocks' features, too. It learns as one more block behind the last; --cut counts
     it."""

@@ -19,19 +19,19 @@ class RunSettings(SettingsGroup):
     out: Path | None = option(None, free=True)
     """Run directory. Default: a new one below runs/."""
     keep: int = option(2, least=1, free=True, rare=True)
-    """Snapshots kept."""
+    """How many of the newest snapshots to keep."""
     keep_best: Literal["mean", "last", "weighted"] | None = option(None, free=True, alone="mean")
-    """Keep the best epoch's, too. By this predictor's validation accuracy, the mean of blocks' where none is named;
-    `--snapshot best` of eval, predict, export and report reads it."""
+    """Keep the best snapshot, too. The best epoch's, by this predictor's validation accuracy, the mean of blocks' where
+    none is named; `--snapshot best` of eval, predict, export and report reads it."""
     snapshot_every: int | None = option(None, least=1, free=True)
     """Batches between snapshots within an epoch. Each epoch's end makes one in any case. Written while the stages
     learn on: each holds a copy of its blocks and moments meanwhile."""
     max_restarts: int = option(3, least=0, free=True, rare=True)
-    """How often in a row a run that lost a stage goes on, from its last snapshot. A new snapshot begins the count
+    """Restarts in a row after a worker is lost. Each goes on from the last snapshot; a new snapshot begins the count
     anew."""
     timeout: float = option(120.0, least=0.1, most=10**6, free=True, rare=True)
-    """Seconds without a sign of life until a worker is hung. One that lives may take ten times as long for a step, but
-    for threads."""
+    """Seconds without a sign of life before a worker counts as hung. One that lives may take ten times as long for a
+    step, but for threads."""
 
     def check(self) -> None:
         if isinstance(self.timeout, timedelta):  # as Python has it

@@ -19,29 +19,29 @@ class SchedulerSettings(SettingsGroup):
     schedule: Literal[
         "constant", "cosine", "linear", "linear-late", "one-cycle", "triangular", "milestones", "plateau"
     ] = "cosine"
-    """Its course. cosine or linear to `end`, linear to 0 over the second half (linear-late), up
-    and down again by cosines (one-cycle) or straight (triangular), multiplied by `factor` at each of `milestones`, or
-    per block where its validation loss stays (plateau). one-cycle and triangular rise over 0.3 of the run unless a
-    warm-up is told."""
+    """Its course. cosine or linear to `end`, linear to 0 over the second half
+    (linear-late), up and down again by cosines (one-cycle) or straight (triangular), multiplied by `factor` at each of
+    `milestones`, or per block where its validation loss stays (plateau). one-cycle and triangular rise over 0.3 of the
+    run unless a warm-up is told."""
     warmup: float = option(0.0, least=0, below=1)
-    """Share of the run over which it rises. It begins at `start`, a share of the rate."""
+    """Warm-up, as a share of the run. The rate rises from `start`, a share of it."""
     warmup_epochs: float | None = option(None, above=0, rare=True)
-    """The warm-up in epochs. In place of warmup."""
+    """Warm-up in epochs. In place of warmup."""
     warmup_steps: int | None = option(None, least=1, rare=True)
-    """The warm-up in batches. In place of warmup."""
+    """Warm-up in batches. In place of warmup."""
     milestones: tuple[float, ...] = option((), rare=True)
-    """milestones: epochs behind which it falls, e.g. 30 60. Each time by `factor`."""
+    """milestones: epochs after which the rate falls, e.g. 30 60. Each time by `factor`."""
     start: float = option(0.0, least=0, most=1, rare=True)
-    """Where warm-up begins, as a share of lr."""
+    """Learning rate at the start of the warm-up, as a share of lr."""
     end: float = option(0.0, least=0, most=1, rare=True)
-    """Where it ends, as a share of lr. For cosine, linear, one-cycle and triangular."""
+    """Learning rate at the end of the run, as a share of lr. For cosine, linear, one-cycle and triangular."""
     patience: int = option(10, least=0, rare=True)
-    """plateau: epochs without a lower loss. Then the rate falls. It is the block's own validation loss."""
+    """plateau: epochs without a lower validation loss before the rate falls. Each block goes by its own loss."""
     factor: float = option(0.1, above=0, below=1, rare=True)
-    """plateau and milestones: what a rate is multiplied by. Under plateau it is the block's whose loss stays."""
+    """plateau and milestones: factor by which the rate falls. Under plateau, the rate of the block whose loss stays."""
     windows: tuple[str, ...] = option((), rare=True)
-    """Epochs each block learns in, e.g. 0:11 11:16. From and to, in epochs done before: 0:11 are epochs 1 to 11, 11:16
-    are 12 to 16; a block at rest only passes on. One for every block."""
+    """Epochs in which each block learns, e.g. 0:11 11:16. From and to, in epochs done before: 0:11 are epochs 1 to 11,
+    11:16 are 12 to 16; a block at rest only passes on. One for every block."""
 
     def check(self) -> None:
         object.__setattr__(self, "windows", as_texts(self.windows))

@@ -18,28 +18,28 @@ class TrainingSettings(SettingsGroup):
     epochs: int = option(12, least=1, free=True)
     """Passes over the training samples."""
     batch_size: int = option(128, least=1)
-    """Samples a batch."""
+    """Samples in a batch, over all workers together."""
     microbatches: int = option(1, least=1, rare=True)
-    """Parts in which a batch goes down the pipeline. Less memory a stage; gradients add up over them, and batch norm
-    sees a part (as each rank's does under data parallelism)."""
+    """Parts in which a batch goes down the pipeline. More parts take less memory a stage; gradients add up over them,
+    and batch norm sees a part (as each rank's does under data parallelism)."""
     lanes: int | None = option(None, least=1)
     """Parts of a batch that different workers may compute. Each goes down in as many microbatches; their gradients add
     up in a fixed tree, so that no plan changes a bit. Default: 1, or what the plan needs."""
     exchange_dtype: Literal["fp32", "bf16"] = option("fp32", rare=True)
-    """To what the lanes' gradients are rounded. bf16 halves what workers of a stage exchange. It is rounded wherever
-    they are added up, so that no plan changes a bit; one lane is not."""
+    """Type to which lanes' gradients are rounded before they are added up. bf16 halves what workers of a stage
+    exchange. They are rounded under every plan, so that no plan changes a bit; those of one lane are not."""
     sync_norms: bool = option(False, rare=True)
-    """Batch norm by the statistics of all lanes. Else each microbatch has its own. Workers that share a block wait for
-    one another at each of its norms. With 1 microbatch a lane."""
+    """Batch norm by the statistics of all lanes, as SyncBatchNorm. Else each microbatch has its own. Workers that share
+    a block wait for one another at each of its norms. With 1 microbatch a lane."""
     early_stop: int | None = option(None, least=1, free=True)
-    """End after so many epochs without a better one, with the best. By validation accuracy (of --keep-best's predictor,
+    """End after N epochs without a better one. By validation accuracy (of --keep-best's predictor,
     or the mean), looked at one epoch behind; the best epoch's snapshot is kept, tested, and what `eval` takes."""
     on_nan: Literal["stop", "skip"] = option("stop", free=True, rare=True)
-    """NaN or infinity in a block's loss, output or gradients. stop: the run ends, and says block, batch and epoch.
-    skip: the block takes no step in that batch, the same under any plan; 21 batches in a row end the run. RUN/nonfinite
-    keeps the samples' numbers; --replay learns the batch alone. fp16 skips by itself."""
+    """What to do about NaN or infinity: stop or skip. In a block's loss, output or gradients. stop: the run ends, and
+    says block, batch and epoch. skip: the block takes no step in that batch, the same under any plan; 21 batches in a
+    row end the run. RUN/nonfinite keeps the samples' numbers; --replay learns the batch alone. fp16 skips by itself."""
     seed: int = 0
-    """Seed of weights, order, augmentation and splits."""
+    """Seed of weights, order, augmentation and splits. The order is that of the samples."""
 
     def check(self) -> None:
         super().check()
