@@ -301,7 +301,7 @@ def only(value: Any, *keys: str) -> None:
 
 
 def stage_from(value: Any) -> PlanStage:
-    """Of JSON; raises what `Plan.from_json` catches."""
+    """A stage of its JSON. Raises what `Plan.from_json` catches."""
     only(value, "blocks", "workers", "by_batch")
     blocks = filled(value["blocks"])
     if not all(isinstance(name, str) for name in blocks):

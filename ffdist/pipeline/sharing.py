@@ -1,4 +1,5 @@
-"""What the workers of a stage share: every batch, by its lanes (`by_lane.py`), or the batches (`by_batch.py`)."""
+"""The two things that workers of a stage may share: every batch, by its lanes (`by_lane.py`), or the batches
+(`by_batch.py`)."""
 
 from __future__ import annotations
 

@@ -4,15 +4,26 @@ from __future__ import annotations
 
 import re
 import shlex
+from contextlib import suppress
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from ffdist import Pipeline
-from ffdist.cli import COMMANDS
+from ffdist.cli import COMMANDS, main
 from ffdist.cli.bench import parse as parse_bench
+from ffdist.cli.data import COMMANDS as DATA
+from ffdist.cli.doctor import Doctor
+from ffdist.cli.evaluate import Eval
+from ffdist.cli.export import Export
+from ffdist.cli.parsing import parsed_values
+from ffdist.cli.plan import parse as parse_plan
+from ffdist.cli.predict import Predict
+from ffdist.cli.report import Report
 from ffdist.cli.train import parse as parse_train
+from ffdist.cli.watch import WatchCommand
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = [
@@ -41,35 +52,74 @@ def test_a_documents_links_lead_to_files_and_headings_that_are_there(document: P
         assert not anchor or anchor in anchors(file), target
 
 
+STARTS = re.compile(r"^(?:docker run .*?ffdist:\w+ |torchrun .*-m ffdist )", re.MULTILINE)
+"""The beginnings of commands that are ours behind them."""
+
+
 def commands() -> list[tuple[str, list[str]]]:
-    """Each line of a document that is a command of ours, without comments, and what stands for more."""
+    """The words of each command of ours in a document, in a line of its own or in its text, without comments, and what
+    stands for more."""
     found = []
     for document in DOCUMENTS:
-        for line in re.findall(r"^ {4}((?:ffdist) .+)$", document.read_text().replace("\\\n", " "), re.MULTILINE):
+        text = document.read_text().replace("\\\n", " ")
+        lines = [STARTS.sub("ffdist ", line) for line in re.findall(r"^ {4}(\S.+)$", text, re.MULTILINE)]
+        within = re.findall(r"(?<!`)`(ffdist [a-z][^`]*)`(?!`)", text.replace("\n", " "))
+        for line in [*(line for line in lines if line.startswith("ffdist ")), *within]:
             for part in re.split(r"; |&&", line.partition(" # ")[0]):
-                words = shlex.split(part.partition(" > ")[0].strip())
+                words = list(takewhile(lambda word: word not in (">", "|"), shlex.split(part)))
                 found.append((document.name, [word for word in words if word not in ("...", "…")]))
     return found
 
 
+KINDS = {"eval": Eval, "predict": Predict, "report": Report, "watch": WatchCommand, "export": Export, "doctor": Doctor}
+SHOWN = ("rules", "models", "transforms", "presets", "datasets", "settings", "completion")
+
+
 @pytest.mark.parametrize(("document", "words"), commands(), ids=lambda each: each if isinstance(each, str) else None)
-def test_a_documented_command_is_one(document: str, words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_documented_command_is_one(document: str, words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     program, command, *args = words
     assert program == "ffdist"
-    assert command in COMMANDS
-    if any("[" in word for word in args):  # what may be left out stands in brackets
+    assert command in (*COMMANDS, "COMMAND", "help")
+    if any("[" in word or re.fullmatch(r"[A-Z]+", word) for word in args):  # what may be left out; what stands for more
         return
-    if command == "train" and "--resume" not in args and "--config" not in args and "--plan" not in args:
+    if "--help" in args:
+        with suppress(SystemExit):
+            main([command, *args])
+        assert capsys.readouterr().out.startswith("usage: ")
+        return
+    run_or_read(command, args)
+
+
+def run_or_read(command: str, args: list[str]) -> None:
+    """Run what only shows something; read all else. Raises UsageError and ConfigError."""
+    if command == "train" and not {"--resume", "--config", "--plan", "--replay"} & set(args):
         parse_train(args)
-    if command == "bench":
+    elif command == "bench" and args and args[0] not in ("faults", "soak"):
         parse_bench(args)
+    elif command == "plan":
+        parse_plan(args)
+    elif command == "data" and args:
+        parsed_values(DATA[args[0]], args[1:], "ffdist data")
+    elif command in KINDS and args:
+        parsed_values(KINDS[command], args, command)
+    elif command in SHOWN and args:
+        main([command, *args])
 
 
-HOWTOS = sorted((ROOT / "docs/howto").glob("*.md"))
-CODE = {path.stem: re.findall(r"^```python\n(.*?)^```", path.read_text(), re.MULTILINE | re.DOTALL) for path in HOWTOS}
+CODE = {
+    path.stem if path.parent != ROOT and path.name != "README.md" else str(path.relative_to(ROOT)): re.findall(
+        r"^```python\n(.*?)^```", path.read_text(), re.MULTILINE | re.DOTALL
+    )
+    for path in DOCUMENTS
+}
 
 
-@pytest.mark.parametrize("name", ["own_network", "own_data"])
+def test_every_block_of_code_is_run_by_one_of_the_tests_below() -> None:
+    run = {"README.md": 1, "own_network": 2, "own_data": 1, "own_rule": 1, "watching": 1}
+    assert {name: len(blocks) for name, blocks in CODE.items() if blocks} == run
+
+
+@pytest.mark.parametrize("name", ["own_network", "own_data", "README.md"])
 def test_the_code_of_a_howto_trains(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     made: dict[str, Any] = {}
