@@ -26,7 +26,7 @@ from benchmarks.report import report
 from ffdist.bench.harness.result import BenchResult
 from ffdist.bench.harness.summary import Summary, ratios
 from ffdist.bench.harness.table import ResultTable, spread_of
-from ffdist.bench.harness.team import PoolMember, WorkerPool
+from ffdist.bench.harness.worker_pool import PoolMember, WorkerPool
 from ffdist.bench.step import OneStep
 from ffdist.models import load_model
 from ffdist.objectives import SFF
@@ -133,13 +133,13 @@ COLUMNS = {
 
 def compare(made: ResultTable, model: str, change: str, rounds: int) -> None:
     with ExitStack() as ends:
-        teams = [
+        pools = [
             ends.enter_context(WorkerPool(model, TrainerMain(model, without), 1, keep_memory=keep))
             for without, keep in ((None, True), (change, CHANGES[change].keep_memory))
         ]
-        steps = max(2, round(1 / teams[0].ask(2)))
-        teams[1].ask(2)
-        turns = [[team.ask(steps) for team in teams] for _ in range(rounds)]
+        steps = max(2, round(1 / pools[0].ask(2)))
+        pools[1].ask(2)
+        turns = [[pool.ask(steps) for pool in pools] for _ in range(rounds)]
     gain = ratios([b for _, b in turns], [a for a, _ in turns])
     with_it, without = (Summary.of([1e3 * seconds for seconds in side]) for side in zip(*turns, strict=True))
     made.add(side="with", network=model, change=change, step=with_it)

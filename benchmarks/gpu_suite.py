@@ -93,7 +93,7 @@ def out_of_place(name: str, args: argparse.Namespace) -> str | None:
 
 
 def measure(name: str, args: argparse.Namespace, file: Path, deadline: float) -> None:
-    """The life of a part's process."""
+    """The main function of a part's process."""
     quick = {"batch": 32, "rounds": 1, "seconds": 0.05} if args.quick else {}
     here = device.CPU if args.device == "cpu" else device.all_seen()[0]
     suite = Suite(here, args.quick, data=args.data, **quick)

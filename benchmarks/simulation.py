@@ -96,8 +96,8 @@ def measured(case: Case, settings: BenchSettings, rounds: int, samples: int | No
             hosts.limit(case.by)
             planned, place = planned.changed(transport="gloo"), hosts.place
         side = open_pipeline(ends, planned, workers, place=place)
-        rates = [side.lap().rate for _ in range(rounds)]
-        side.team.finish()
+        rates = [side.measure().rate for _ in range(rounds)]
+        side.pool.finish()
         return rates
 
 

@@ -26,8 +26,8 @@ from ffdist.bench.harness.record import write_record
 from ffdist.bench.harness.result import BenchResult
 from ffdist.bench.harness.summary import Summary, ratios
 from ffdist.bench.harness.table import SIDES, ResultTable
-from ffdist.bench.harness.team import PoolMember, WorkerMain
 from ffdist.bench.harness.window import Window, WindowRate
+from ffdist.bench.harness.worker_pool import PoolMember, WorkerMain
 from ffdist.bench.pipeline_side import PipelineMain
 from ffdist.bench.settings import BenchSettings
 from ffdist.cli.parsing import parsed
@@ -54,7 +54,7 @@ class HostMember(PoolMember):
         self.world = world
         self.meeting_store = store
         self.orders = iter(orders)
-        self.laps = list[WindowRate]()
+        self.measured = list[WindowRate]()
 
     def store(self) -> dist.Store:
         return self.meeting_store
@@ -64,7 +64,7 @@ class HostMember(PoolMember):
 
     def answer(self, value: Any) -> None:
         if isinstance(value, WindowRate):
-            self.laps.append(value)
+            self.measured.append(value)
 
 
 @dataclass
@@ -75,7 +75,7 @@ class Turns:
     count: int = 0
 
     def take(self, main: WorkerMain, *orders: Any, reported_by: int) -> list[WindowRate]:
-        """Live once. Returns, on every host, the laps that rank `reported_by` answered."""
+        """Live once. Returns, on every host, what rank `reported_by` measured."""
         self.count += 1
         store, world = dist.PrefixStore(f"turn/{self.count}", self.meeting.store), self.meeting.world
         member = HostMember(world, store, orders)
@@ -83,8 +83,8 @@ class Turns:
         if dist.is_initialized():
             dist.destroy_process_group()
         if world.rank == reported_by:
-            store.set("laps", json.dumps(member.laps))
-        return [WindowRate(*lap) for lap in json.loads(store.get("laps"))]
+            store.set("measured", json.dumps(member.measured))
+        return [WindowRate(*each) for each in json.loads(store.get("measured"))]
 
 
 def main() -> None:
@@ -97,14 +97,14 @@ def main() -> None:
     ours = PipelineMain(settings.job(world.size))
 
     names = family(settings.compare.against[0])
-    laps = turns.take(theirs, KeepOrder(names), *(RunOrder(name, trial) for name in names), reported_by=0)
-    variants = {name: lap.rate for name, lap in zip(names, laps, strict=True)}
+    measured = turns.take(theirs, KeepOrder(names), *(RunOrder(name, trial) for name in names), reported_by=0)
+    variants = {name: each.rate for name, each in zip(names, measured, strict=True)}
     best = max(variants, key=lambda name: variants[name])
     rates: dict[str, list[float]] = {"ours": [], best: []}
     for _ in range(settings.compare.rounds):
-        rates["ours"] += [lap.rate for lap in turns.take(ours, window, reported_by=world.size - 1)]
+        rates["ours"] += [each.rate for each in turns.take(ours, window, reported_by=world.size - 1)]
         rates[best] += [
-            lap.rate for lap in turns.take(theirs, KeepOrder((best,)), RunOrder(best, window), reported_by=0)
+            each.rate for each in turns.take(theirs, KeepOrder((best,)), RunOrder(best, window), reported_by=0)
         ]
     agree(turns.meeting.store, world, "end", lambda: report(settings, world, variants, rates), START_TIMEOUT)
 

@@ -94,9 +94,9 @@ def launched(job: Job, observer: Observer) -> Result:
             return run_threads(job, observer)
         case "processes":
             check_sendable(job)
-            run, life = job.settings.run, StageMain(GivenJob(job))
+            run, main = job.settings.run, StageMain(GivenJob(job))
             return run_processes(
-                life, job.workers, observer, run=job.run, max_restarts=run.max_restarts, timeout=run.timeout
+                main, job.workers, observer, run=job.run, max_restarts=run.max_restarts, timeout=run.timeout
             )
         case "ray":
             check_sendable(job)

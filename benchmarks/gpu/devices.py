@@ -18,8 +18,8 @@ from ffdist.baselines.base import BaselineConfig, RankPlace
 from ffdist.baselines.known import BASELINES
 from ffdist.bench.harness.resumed import Resumed
 from ffdist.bench.harness.rounds import PoolSide, Unwatched, calibrated, take_turns
-from ffdist.bench.harness.team import PoolMember, WorkerPool, join
 from ffdist.bench.harness.window import Mark, Window, WindowRate, mark
+from ffdist.bench.harness.worker_pool import PoolMember, WorkerPool, join
 from ffdist.device import collective, forget_peak, group_backend, peak_bytes, queues, seen, synchronize
 from ffdist.errors import StageError
 from ffdist.models import Chain
@@ -54,8 +54,8 @@ def together(suite: Suite, chain: Chain, cut: list[int]) -> list[dict[str, Any]]
     sides, refused = list[PoolSide](), dict[str, str]()
     with ExitStack() as ends:
         for name, main in mains.items():
-            team = ends.enter_context(WorkerPool(name, main, len(cut)))
-            side = PoolSide(name, team, Window(3, 3, 2 * QUEUE * len(cut) if name == "ours" else 0))
+            pool = ends.enter_context(WorkerPool(name, main, len(cut)))
+            side = PoolSide(name, pool, Window(3, 3, 2 * QUEUE * len(cut) if name == "ours" else 0))
             try:
                 sides.append(calibrated(side, suite.seconds))
             except StageError as error:
@@ -63,7 +63,7 @@ def together(suite: Suite, chain: Chain, cut: list[int]) -> list[dict[str, Any]]
                     raise
                 refused[name] = str(error)
         rounds = take_turns(sides, Unwatched(), suite.rounds)
-        peaks = {side.name: side.team.finish() for side in sides}
+        peaks = {side.name: side.pool.finish() for side in sides}
     blocks = {"ours": " ".join(map(str, cut))}
     return [
         *(

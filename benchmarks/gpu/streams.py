@@ -93,7 +93,7 @@ class StreamPipeline:
         for thread in self.threads:
             thread.join()
 
-    def lap(self) -> WindowRate:
+    def measure(self) -> WindowRate:
         """From the first batch's start to the last's end. Raises what a stage raised."""
         return timed(self.window, self._flow, self.suite.batch)
 

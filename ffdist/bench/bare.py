@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from ffdist.bench.harness.team import PoolMember, WorkerPool
+from ffdist.bench.harness.worker_pool import PoolMember, WorkerPool
 from ffdist.bench.settings import BenchSettings
 from ffdist.bench.step import OneStep, both_sides
 from ffdist.pipeline.plan import partition, split_by_stage
@@ -94,9 +94,9 @@ def steps(settings: BenchSettings, rounds: int) -> StepTimes:
     """In turns of about a second; each in a process of its own, as it would be in training: within one they would take
     the caches from each other, and which gets what memory would be a matter of chance."""
     with ExitStack() as ends:
-        teams = [ends.enter_context(WorkerPool(side, StepsMain(settings, side), 1)) for side in ("ff", "bp", "bare")]
-        count = max(2, round(1 / max(sum(team.ask(2)) for team in teams)))
-        turns = [[team.ask(count) for team in teams] for _ in range(rounds)]
+        pools = [ends.enter_context(WorkerPool(side, StepsMain(settings, side), 1)) for side in ("ff", "bp", "bare")]
+        count = max(2, round(1 / max(sum(pool.ask(2)) for pool in pools)))
+        turns = [[pool.ask(count) for pool in pools] for _ in range(rounds)]
     ff, bp, bare = ([median(times) for times in zip(*side, strict=True)] for side in zip(*turns, strict=True))
     return StepTimes(sum(ff), sum(bp), bare)
 

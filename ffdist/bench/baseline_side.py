@@ -13,8 +13,8 @@ from torch import Tensor
 
 from ffdist.baselines import BASELINES, BaselineConfig, Learner, RankPlace
 from ffdist.bench.harness.meter import MemoryUse, Meter
-from ffdist.bench.harness.team import PoolMember, join
 from ffdist.bench.harness.window import Window, WindowRate, endless, timed
+from ffdist.bench.harness.worker_pool import PoolMember, join
 from ffdist.device import synchronize
 from ffdist.errors import FfdistError
 from ffdist.runtime.job import Job
@@ -58,7 +58,7 @@ class BaselineRank(NamedTuple):
 
 @dataclass(frozen=True)
 class BaselineMain:
-    """One rank's life among those that train together."""
+    """One rank among those that train together."""
 
     make_job: MakeJob
     compiled: bool = False

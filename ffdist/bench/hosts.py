@@ -14,7 +14,7 @@ from string import ascii_lowercase
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from ffdist.bench.harness.team import PoolMember
+from ffdist.bench.harness.worker_pool import PoolMember
 from ffdist.errors import ConfigError, FfdistError
 from ffdist.runtime.child import ProcessStart
 
@@ -93,13 +93,13 @@ class Hosts:
                 command(f"tc -n {name} qdisc add dev {link} root tbf burst {burst} latency 50ms rate", rate)
 
     def place(self, main: Callable[..., Any]) -> Callable[..., Any]:
-        """The same life, with ranks on the hosts in turn."""
+        """The same main function, with ranks on the hosts in turn."""
         return OnHost(main, tuple(self.names), tuple(self.links))
 
 
 @dataclass(frozen=True)
 class OnHost:
-    """A life that first moves its process to its host's namespace."""
+    """A main function that first moves its process to its host's namespace."""
 
     main: Callable[..., Any]
     """A member of a `WorkerPool`, or a stage's process."""

@@ -18,8 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ffdist.bench.harness.team import PoolMember
 from ffdist.bench.harness.window import WindowRate, endless
+from ffdist.bench.harness.worker_pool import PoolMember
 from ffdist.bench.victims import processor_seconds
 from ffdist.data import Images, Loader
 from ffdist.data.augment import margin
@@ -42,7 +42,7 @@ class LoaderMain:
     make_job: MakeJob
 
     def __call__(self, member: PoolMember) -> None:
-        answer_laps(member, endless(self.make_job().loaders().train))
+        answer_windows(member, endless(self.make_job().loaders().train))
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class BatchPathMain:
 
     def __call__(self, member: PoolMember) -> None:
         loader = self.make_job().loaders().train
-        answer_laps(member, WAYS[self.way](loader, set(self.make_job().settings.dataset.augment)))
+        answer_windows(member, WAYS[self.way](loader, set(self.make_job().settings.dataset.augment)))
 
 
 @dataclass(frozen=True)
@@ -76,11 +76,13 @@ class FolderMain:
         if not any(self.folder.iterdir()):
             write_files(loader, self.folder)
         changed = twin_transforms(job.images, job.settings.dataset.augment, tensors=self.tensors)
-        answer_laps(member, folder_batches(self.folder, changed, loader.batch_size, self.workers, tensors=self.tensors))
+        answer_windows(
+            member, folder_batches(self.folder, changed, loader.batch_size, self.workers, tensors=self.tensors)
+        )
 
 
-def answer_laps(member: PoolMember, batches: Batches) -> None:
-    """A lap for each order: its samples, seconds, and the seconds of computing of this process and its children."""
+def answer_windows(member: PoolMember, batches: Batches) -> None:
+    """A window for each order: its samples, seconds, and the seconds of computing of this process and its children."""
     with closing(batches):
         while (window := member.next_order()) is not None:
             for _ in range(window.warmup):

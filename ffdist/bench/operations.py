@@ -82,7 +82,7 @@ def kind_of(operation: str) -> str:
 
 def steps_of(settings: BenchSettings) -> SideSteps:
     """In a process of its own, of as many threads as are told."""
-    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else the profiler writes of its own life
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else the profiler writes of itself
     compare = settings.compare
     work = partial(taken, warmup=compare.warmup_batches, rounds=compare.rounds)
     return in_a_process(settings, work, compiled=compare.compiled)

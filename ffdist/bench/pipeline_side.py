@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from ffdist.bench.harness.meter import MemoryUse, Meter
-from ffdist.bench.harness.team import PoolMember
 from ffdist.bench.harness.window import Mark, Window, WindowRate, endless, mark
+from ffdist.bench.harness.worker_pool import PoolMember
 from ffdist.data import Loader
 from ffdist.events import EpochEnded, ProgressMade, RunEvent, RunStarted
 from ffdist.pipeline.source import Loaders
@@ -29,7 +29,7 @@ that dies ends the comparison at once."""
 
 @dataclass(frozen=True)
 class PipelineMain:
-    """One stage's life: `Rank`, as every launcher runs it. Only the loader is paced, and the sink's reports are timed.
+    """One stage: `Rank`, as every launcher runs it. Only the loader is paced, and the sink's reports are timed.
 
     The first answer says that the stages are ready; each order is a `Window`, answered with a `WindowRate` by the last
     rank.

@@ -11,8 +11,8 @@ from ffdist.baselines.known import is_serial
 from ffdist.bench.baseline_side import BaselineMain, KeepOrder, RunOrder
 from ffdist.bench.harness.rounds import PoolSide, calibrated
 from ffdist.bench.harness.summary import Summary
-from ffdist.bench.harness.team import WorkerMain, WorkerPool
 from ffdist.bench.harness.window import Window, WindowRate
+from ffdist.bench.harness.worker_pool import WorkerMain, WorkerPool
 from ffdist.bench.pipeline_side import PipelineMain
 from ffdist.bench.settings import BenchSettings
 from ffdist.errors import ConfigError
@@ -24,8 +24,8 @@ class BaselineSide(PoolSide):
 
     variant: str
 
-    def lap(self) -> WindowRate:
-        return self.team.ask(RunOrder(self.variant, self.window))
+    def measure(self) -> WindowRate:
+        return self.pool.ask(RunOrder(self.variant, self.window))
 
 
 Placing = Callable[[WorkerMain], WorkerMain]
@@ -46,12 +46,12 @@ def open_pipeline(
     place: Placing = here,
 ) -> PoolSide:
     """ffdist with so many stages, started and ready."""
-    team = ends.enter_context(WorkerPool(name, place(PipelineMain(settings.job(stages, compiled=compiled))), stages))
-    assert team.recv() == "ready"
+    pool = ends.enter_context(WorkerPool(name, place(PipelineMain(settings.job(stages, compiled=compiled))), stages))
+    assert pool.recv() == "ready"
     # what the edges hold may not drain within a window
     tail = (settings.train.plan.queue + 1) * (stages - 1)
     return calibrated(
-        PoolSide(name, team, Window(max(settings.compare.warmup_batches, tail), 3, tail)),
+        PoolSide(name, pool, Window(max(settings.compare.warmup_batches, tail), 3, tail)),
         settings.compare.window_seconds,
     )
 
@@ -92,9 +92,9 @@ def open_variants(
     size = 1 if is_serial(variants[0]) else settings.compare.devices
     threads = settings.threads * (settings.compare.devices if variants == ("bp-threads",) else 1)
     job = settings.changed(threads=threads).job(1)
-    team = ends.enter_context(WorkerPool(variants[0], place(BaselineMain(job, compiled)), size))
-    refused = team.ask(KeepOrder(variants))
-    sides = [BaselineSide(v, team, Window(settings.compare.warmup_batches, 3), v) for v in variants if v not in refused]
+    pool = ends.enter_context(WorkerPool(variants[0], place(BaselineMain(job, compiled)), size))
+    refused = pool.ask(KeepOrder(variants))
+    sides = [BaselineSide(v, pool, Window(settings.compare.warmup_batches, 3), v) for v in variants if v not in refused]
     if not sides:
         raise ConfigError("no such baseline fits this network", where="--against", got="\n".join(refused.values()))
     return sides, refused
@@ -109,10 +109,10 @@ def qualify(
     rates: dict[str, list[float]] = {side.name: [] for side in sides}
     for _ in range(settings.compare.qualifying):
         for side in sides:
-            rates[side.name].append(side.lap().rate)
+            rates[side.name].append(side.measure().rate)
     results = {name: Summary.of(values) for name, values in rates.items()}
     best = max(sides, key=lambda side: results[side.name].median)
     if not keep:
-        best.team.ask(KeepOrder((best.variant,)))
+        best.pool.ask(KeepOrder((best.variant,)))
     calibrated(best, settings.compare.window_seconds)
     return Family(best, results, refused)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ffdist.baselines.twin import BackpropRule, twin
-from ffdist.bench.harness.team import PoolMember, WorkerPool
+from ffdist.bench.harness.worker_pool import PoolMember, WorkerPool
 from ffdist.bench.settings import BenchSettings
 from ffdist.models import Chain
 from ffdist.objectives import Objective
@@ -40,8 +40,8 @@ def in_a_process(
     settings: BenchSettings, work: Callable[[Job, BlockConfig], Found], *, compiled: bool = False
 ) -> Found:
     """Run the work in a process of its own, with so many threads, and return its value. work: picklable."""
-    with WorkerPool("alone", MeasuredAlone(settings, work, compiled), 1) as team:
-        return team.finish()[0]
+    with WorkerPool("alone", MeasuredAlone(settings, work, compiled), 1) as pool:
+        return pool.finish()[0]
 
 
 def both_sides(job: Job) -> dict[str, tuple[Chain, Objective]]:

@@ -18,8 +18,8 @@ import torch.distributed as dist
 from ffdist.baselines.known import family
 from ffdist.bench.baseline_side import BaselineRank
 from ffdist.bench.harness.result import Progress
-from ffdist.bench.harness.team import PoolMember, WorkerPool
 from ffdist.bench.harness.window import endless
+from ffdist.bench.harness.worker_pool import PoolMember, WorkerPool
 from ffdist.bench.settings import BenchSettings
 from ffdist.bench.whole_runs import whole_rank
 from ffdist.device import synchronize
@@ -78,8 +78,8 @@ def trace_ours(settings: BenchSettings) -> Traced:
             samples=samples,
             epochs=ceil(wanted / samples),
         )
-        team = ends.enter_context(WorkerPool("ours", TracedStage(SettingsJob(train, Path(folder), stages)), stages))
-        team.finish()
+        pool = ends.enter_context(WorkerPool("ours", TracedStage(SettingsJob(train, Path(folder), stages)), stages))
+        pool.finish()
         events = json.loads((Path(folder) / TRACE).read_text())["traceEvents"]
     return traced("ours", spans_of(events), "forward")
 
@@ -100,8 +100,8 @@ def trace_1f1b(settings: BenchSettings) -> Traced:
     for variant in family("1f1b"):
         with ExitStack() as ends:
             size = settings.compare.devices
-            team = ends.enter_context(WorkerPool(variant, TracedBaselineMain(settings.job(1), variant), size))
-            words = team.finish()
+            pool = ends.enter_context(WorkerPool(variant, TracedBaselineMain(settings.job(1), variant), size))
+            words = pool.finish()
         if isinstance(words[0], str):
             refused[variant] = words[0]
             continue

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ffdist.baselines.base import Replica
 from ffdist.bench.baseline_side import BaselineRank
-from ffdist.bench.harness.team import PoolMember
+from ffdist.bench.harness.worker_pool import PoolMember
 from ffdist.errors import ConfigError, setting
 from ffdist.events import EpochEnded, Observer, RunEvent, RunStarted
 from ffdist.pipeline.block import to_device

@@ -159,8 +159,8 @@ def launch(make: SettingsJob, out: Path) -> Result:
             return run_threads(make(), observer)
         if settings.plan.launcher == "ray":
             return settings_on_ray(make, out, observer)
-        run, life = settings.run, StageMain(make)
-        return run_processes(life, make.workers, observer, run=out, max_restarts=run.max_restarts, timeout=run.timeout)
+        run, main = settings.run, StageMain(make)
+        return run_processes(main, make.workers, observer, run=out, max_restarts=run.max_restarts, timeout=run.timeout)
     except (StageError, TransportError) as error:
         raise resumed_text(error, out) from error
     finally:

@@ -38,7 +38,7 @@ Order = tuple[Any, ...]
 
 
 def main(line: Connection) -> None:
-    """Its life: whether it can read is said once, and then for each order the error, or None and the samples."""
+    """Its main loop: whether it can read is said once, and then for each order the error, or None and the samples."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # whoever has started it decides
     for stream in (sys.stdout, sys.stderr):  # what several print at a time comes out in whole lines

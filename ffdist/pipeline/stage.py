@@ -111,7 +111,7 @@ class Stage:
         return f"stage {self.index} ({', '.join([*names, str(self.sharing)] if self.group else names)})"
 
     def run(self, inbox: Iterable[Message], outbox: Outbox) -> None:
-        """Work until `Stop`. The stage's whole life."""
+        """Work until `Stop`.."""
         outbox = self.turn.lent_while_sending(outbox) if self.turn else outbox
         outbox = self.trace.sending(outbox)
         if self.group:

@@ -35,7 +35,7 @@ def passed_whole(kind: Kind, count: int) -> bool:
 
 @dataclass(frozen=True)
 class ChainMain:
-    """The life of one process of the chain."""
+    """What one process of the chain does."""
 
     kind: Kind
 

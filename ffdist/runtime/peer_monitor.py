@@ -66,8 +66,8 @@ class PeerMonitor:
         self.over = threading.Event()
 
     def begin(self) -> None:
-        for name, life in (("alive", self._say), ("others", self._look)):
-            threading.Thread(target=life, name=f"ffdist {name}", daemon=True).start()
+        for name, work in (("alive", self._say), ("others", self._look)):
+            threading.Thread(target=work, name=f"ffdist {name}", daemon=True).start()
 
     def end(self) -> None:
         self.over.set()

@@ -1,4 +1,4 @@
-"""The life of one stage: agree on the plan, build the blocks, run the loop."""
+"""One stage from start to end: agree on the plan, build the blocks, run the loop."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ class ActorGroup:
     """Whether every stage has had its place, and was told to run."""
 
     def attempt(self, number: int, observer: Observer) -> Result:
-        """One life of the pipeline. Raises AttemptLost where another may help, else what stopped it."""
+        """One attempt of the pipeline. Raises AttemptLost where another may help, else what stopped it."""
         self._gather(number)
         observer(StagesPlaced(number, [site._asdict() for site in self.actor_infos]))
         self.is_placed = True

@@ -1,4 +1,4 @@
-"""A worker's life in a process of its own: the one entry of every launcher."""
+"""What a worker does in a process of its own: the one entry of every launcher."""
 
 from __future__ import annotations
 

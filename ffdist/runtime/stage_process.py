@@ -58,7 +58,7 @@ def leave_at_once(status: int) -> NoReturn:
 
 @dataclass(frozen=True)
 class StageMain:
-    """The life of a process that trains its stage of a job."""
+    """The main function of a process that trains its stage of a job."""
 
     make_job: MakeJob
 

@@ -147,7 +147,7 @@ class Worker:
             thread.join(GRACE)
 
     def _stage(self, index: int, ends: ExitStack) -> Callable[[], None]:
-        """A stage's life, ready to begin."""
+        """A stage's whole work, ready to begin."""
         job, world, manifest = self.job, self.world, self.start.manifest
         mine = self.plan.stages[index]
         lanes, group = mine.lanes_of(self.me), self._stage_group(index)
@@ -212,7 +212,7 @@ class Worker:
             scores.drain(source.at.step)
 
     def _collector(self) -> Callable[[], None]:
-        """The sink's life, where it takes what several workers send."""
+        """The sink's work, where it takes what several workers send."""
         last = self.plan.stages[-1]
         mine = self._mine("sink")
         self.froms |= {route.name: FromEdge(self.ways.receivers[route.name]) for route in mine}

@@ -150,7 +150,7 @@ def _end_with_parent() -> None:
 
 
 def _run(rank: int, port: int, plan: _Plan, cluster: str | None) -> Samples:
-    """The life of one of the two processes; rank 1 receives, and its elapsed seconds count."""
+    """The main function of one of the two processes; rank 1 receives, and its elapsed seconds count."""
     os.environ.setdefault("GLOO_SOCKET_IFNAME", LOOPBACK)
     torch.set_num_threads(1)
     if cluster:

@@ -15,7 +15,7 @@ from ffdist.baselines import BASELINES, BaselineConfig, RankPlace, family
 from ffdist.baselines.base import Replica, WholeNetwork, cross_entropy
 from ffdist.baselines.fully_sharded import SHARDS_ON_CPUS
 from ffdist.baselines.pipeline_parallel import WAITS_FOR_ALL
-from ffdist.bench.harness.team import PoolMember, WorkerPool, join
+from ffdist.bench.harness.worker_pool import PoolMember, WorkerPool, join
 from ffdist.errors import ConfigError, NetworkError
 from ffdist.models import cnnb, mlp
 from ffdist.settings import Settings
@@ -83,16 +83,16 @@ def learned(name: str, place: RankPlace) -> Learned:
 
 
 @pytest.fixture(scope="module")
-def team() -> Iterator[WorkerPool]:
+def pool() -> Iterator[WorkerPool]:
     """Two ranks, for all tests here: a process that imports torch costs seconds."""
     with WorkerPool("baselines", learn, 2) as made:
         yield made
 
 
-def told(team: WorkerPool, order: str) -> list[Any]:
+def told(pool: WorkerPool, order: str) -> list[Any]:
     """Both ranks' answers, in the order of ranks."""
-    team.send(order)
-    answers = dict(team.recv() for _ in range(2))
+    pool.send(order)
+    answers = dict(pool.recv() for _ in range(2))
     return [answers[rank] for rank in range(2)]
 
 
@@ -148,12 +148,12 @@ def test_the_classifier_has_the_heads_rate_and_averaged_weights_are_evaluated() 
 
 @pytest.mark.distributed
 def test_every_baseline_of_two_ranks_learns_what_one_device_learns(
-    team: WorkerPool, expected: list[torch.Tensor]
+    pool: WorkerPool, expected: list[torch.Tensor]
 ) -> None:
     elsewhere = ("bp", "fsdp") if WAITS_FOR_ALL else ("bp", "fsdp", *ON_GPUS)
     names = [name for name in BASELINES if not name.startswith(elsewhere) and name != "ddp-powersgd"]
     for name in names:
-        answers = told(team, name)
+        answers = told(pool, name)
         assert not any(a.refused for a in answers), (name, answers)
         for answer in answers:
             assert_among(answer.weights, expected, 5e-3 if "bf16" in name else 1e-5)
@@ -162,9 +162,9 @@ def test_every_baseline_of_two_ranks_learns_what_one_device_learns(
 
 @pytest.mark.distributed
 def test_powersgd_learns_alike_on_all_ranks_and_not_what_one_device_learns(
-    team: WorkerPool, expected: list[torch.Tensor]
+    pool: WorkerPool, expected: list[torch.Tensor]
 ) -> None:
-    one, other = told(team, "ddp-powersgd")
+    one, other = told(pool, "ddp-powersgd")
     assert one.weights == other.weights
     assert_among(one.weights, expected, 2e-2)  # of three batches, only the last one's gradients are compressed
     with pytest.raises(AssertionError):
@@ -173,11 +173,11 @@ def test_powersgd_learns_alike_on_all_ranks_and_not_what_one_device_learns(
 
 @pytest.mark.distributed
 @pytest.mark.skipif(not SHARDS_ON_CPUS, reason="this torch shards on GPUs alone")
-def test_fully_sharded_learns_what_one_device_learns(team: WorkerPool) -> None:
+def test_fully_sharded_learns_what_one_device_learns(pool: WorkerPool) -> None:
     whole = WholeNetwork(CHAIN, ADAMW)
     expected = bare_loop(whole, torch.optim.AdamW(whole.parameters(), lr=1e-2, weight_decay=1e-5))
     for name in family("fsdp"):
-        for answer in told(team, name):
+        for answer in told(pool, name):
             # Adam's first steps are of one length: a gradient near 0 that is rounded to the other sign goes astray
             assert_among(answer.weights, expected, *((4e-3, 0.75) if "bf16" in name else (1e-4, 1.0)))
 
@@ -199,8 +199,8 @@ def moved(place: RankPlace) -> list[bool]:
 
 @pytest.mark.distributed
 @pytest.mark.skipif(not SHARDS_ON_CPUS, reason="this torch shards on GPUs alone")
-def test_fully_sharded_takes_batch_norm_in_bfloat16(team: WorkerPool) -> None:
-    assert told(team, MOVED) == [[True] * len(family("fsdp"))] * 2
+def test_fully_sharded_takes_batch_norm_in_bfloat16(pool: WorkerPool) -> None:
+    assert told(pool, MOVED) == [[True] * len(family("fsdp"))] * 2
 
 
 @pytest.mark.skipif(SHARDS_ON_CPUS, reason="this torch shards on CPUs, too")

@@ -20,8 +20,8 @@ from stages import command
 
 from ffdist.bench import loaders
 from ffdist.bench.harness.probe import Probe
-from ffdist.bench.harness.team import PoolMember, WorkerPool, join
 from ffdist.bench.harness.window import Window
+from ffdist.bench.harness.worker_pool import PoolMember, WorkerPool, join
 from ffdist.bench.hosts import Hosts, why_not
 from ffdist.bench.settings import BenchSettings
 from ffdist.bench.suites.accuracy import check
@@ -187,8 +187,8 @@ def meet_elsewhere(member: PoolMember) -> tuple[str, float]:
 def test_two_hosts_are_networks_apart_that_reach_each_other_and_leave_nothing() -> None:
     with Hosts() as hosts:
         hosts.limit("1gbit")
-        with WorkerPool("hosts", hosts.place(meet_elsewhere), 2) as team:
-            (here, total), (there, _) = team.finish()
+        with WorkerPool("hosts", hosts.place(meet_elsewhere), 2) as pool:
+            (here, total), (there, _) = pool.finish()
         hosts.limit("unlimited")
     assert len({here, there, os.readlink("/proc/self/ns/net")}) == 3
     assert total == 2
@@ -200,8 +200,8 @@ def tell_cores(member: PoolMember) -> list[int]:
 
 
 def test_each_member_of_a_side_has_cores_of_its_own() -> None:
-    with WorkerPool("cores", tell_cores, 2) as team:
-        one, other = team.finish()
+    with WorkerPool("cores", tell_cores, 2) as pool:
+        one, other = pool.finish()
     shared = set(one) & set(other)
     assert not shared if len(os.sched_getaffinity(0)) > 1 else shared
     assert len(one) == len(other)
@@ -227,25 +227,25 @@ def fail_on_order(member: PoolMember) -> None:
 
 def test_a_member_that_fails_ends_the_comparison_with_its_own_words() -> None:
     with (
-        WorkerPool("clumsy", fail_on_order, 2) as team,
+        WorkerPool("clumsy", fail_on_order, 2) as pool,
         pytest.raises(StageError, match=r"(?s)clumsy.*ValueError: told 7"),
     ):
-        team.ask(7)
+        pool.ask(7)
 
 
 COMPARING = """
 import time
-from ffdist.bench.harness.team import WorkerPool
+from ffdist.bench.harness.worker_pool import WorkerPool
 
-def life(member):
+def main(member):
     member.answer("here")
     time.sleep(600)  # a long round
 
 if __name__ == "__main__":
-    with WorkerPool("stuck", life, 2) as team:
-        team.recv(), team.recv()
-        print(*(process.pid for process in team.processes), flush=True)
-        team.recv()
+    with WorkerPool("stuck", main, 2) as pool:
+        pool.recv(), pool.recv()
+        print(*(process.pid for process in pool.processes), flush=True)
+        pool.recv()
 """
 MEASURING = """
 import multiprocessing, threading, time
@@ -314,14 +314,14 @@ def test_loaders_of_pixels_are_compared_with_whole_batches_of_torch(tmp_path: Pa
     settings = BenchSettings().changed(model="mlp", data="digits", augment=["flip"], batch_size=8)
     found = loader_mains(settings, tmp_path)
     assert list(found) == ["loader", "torch, gather", "torch, masks"]
-    for life in found.values():
+    for run_side in found.values():
         here, there = multiprocessing.Pipe()
         for order in (Window(1, 3), Window(0, 200), None):
             here.send(order)
-        life(PoolMember(World(0, 1, 0), "", there))
-        laps = [here.recv()[1] for _ in range(2)]
-        assert [lap.samples for lap in laps] == [24, 1600]
-        assert min(lap.seconds for lap in laps) > 0 <= laps[0].details["computing"]
+        run_side(PoolMember(World(0, 1, 0), "", there))
+        measured = [here.recv()[1] for _ in range(2)]
+        assert [window.samples for window in measured] == [24, 1600]
+        assert min(window.seconds for window in measured) > 0 <= measured[0].details["computing"]
 
 
 @pytest.mark.parametrize("way", ["gathered", "masked"])

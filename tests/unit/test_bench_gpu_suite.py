@@ -194,7 +194,7 @@ def test_stages_by_streams_end_with_the_error_of_one_of_them(broken: int) -> Non
     chain = Chain(names, input_shape=(8,), num_classes=2)
     line = StreamPipeline(cpu, chain, [1, 1, 1], *cpu.batch_of(chain))
     with pytest.raises(NetworkError, match="too many"), line:
-        line.lap()
+        line.measure()
     assert not any(thread.is_alive() for thread in line.threads)
 
 

@@ -47,7 +47,7 @@ class Machine:
 
 
 class Worker:
-    """A side whose laps are known."""
+    """A side whose rates are known."""
 
     def __init__(self, name: str, log: list[str], *rates: int) -> None:
         self.name = name
@@ -55,7 +55,7 @@ class Worker:
         self.rates = list(rates)
         self.window = Window(1, 1)
 
-    def lap(self) -> WindowRate:
+    def measure(self) -> WindowRate:
         self.log.append(self.name)
         return WindowRate(self.rates.pop(0), 1.0, {})
 

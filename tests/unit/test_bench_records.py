@@ -44,21 +44,23 @@ def rounds() -> Rounds:
         "hidden": 0.75,
     }
 
-    def laps(ours: int, theirs: int) -> dict[str, WindowRate]:
+    def measured(ours: int, theirs: int) -> dict[str, WindowRate]:
         return {
             "ours": WindowRate(ours, 1.0, {"stages": [stage], "batches": 10}),
             "ddp-views": WindowRate(theirs, 1.0, {}),
         }
 
-    tried = [Round(laps(*each), 1.9, passed) for *each, passed in ((400, 200, True), (9, 9, False), (300, 200, True))]
+    tried = [
+        Round(measured(*each), 1.9, passed) for *each, passed in ((400, 200, True), (9, 9, False), (300, 200, True))
+    ]
     return Rounds(2, ["ours", "ddp-views"], 1.8, tried, [1.9] * 4, 1e4)
 
 
 @pytest.mark.parametrize(("no_data", "share"), [(7.0, 0.5), (6.0, 0.0)])
 def test_a_stage_waits_for_data_in_its_own_rounds_alone(no_data: float, share: float) -> None:
     """Of eight seconds two are a round's: 20 batches of 16, of which 10 took one."""
-    lap = WindowRate(160, 1.0, {"stages": [{"seconds": 8.0, "no_data": no_data}], "batches": 20})
-    of = Rounds(1, [TRAINING], 1.8, [Round({TRAINING: lap}, 1.9, True)], [1.9], 1e4)
+    window = WindowRate(160, 1.0, {"stages": [{"seconds": 8.0, "no_data": no_data}], "batches": 20})
+    of = Rounds(1, [TRAINING], 1.8, [Round({TRAINING: window}, 1.9, True)], [1.9], 1e4)
     assert waiting(of, 16) == pytest.approx(share)
 
 

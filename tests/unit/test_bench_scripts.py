@@ -23,7 +23,7 @@ from ffdist.bench.floor import Floor
 from ffdist.bench.harness.record import read
 from ffdist.bench.harness.result import BenchResult
 from ffdist.bench.harness.table import ResultTable, Value
-from ffdist.bench.harness.team import PoolMember
+from ffdist.bench.harness.worker_pool import PoolMember
 from ffdist.bench.settings import BenchSettings
 from ffdist.models import cnnb
 from ffdist.objectives import SFF

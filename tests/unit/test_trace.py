@@ -125,12 +125,12 @@ def test_a_clock_of_another_host_is_found_as_exactly_as_is_said(ahead: int, monk
 
     monkeypatch.setattr(time, "perf_counter_ns", here)
 
-    def life(rank: int) -> None:
+    def work(rank: int) -> None:
         found[rank] = common_clock(store, World(rank, 2, rank), timedelta(seconds=10))
 
-    other = threading.Thread(target=life, args=(1,), name="other")
+    other = threading.Thread(target=work, args=(1,), name="other")
     other.start()
-    life(0)
+    work(0)
     other.join()
     assert found[0] == ClockOffset(0, 0)
     if not ahead:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import torch
 
-from ffdist.bench.harness.team import PoolMember, WorkerPool
+from ffdist.bench.harness.worker_pool import PoolMember, WorkerPool
 
 SECONDS = 0.12
 SHARE = 0.9

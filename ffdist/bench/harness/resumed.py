@@ -115,8 +115,8 @@ def write(file: Path, record: Record) -> None:
     partial.rename(file)
 
 
-def complete(file: Path, life: Callable[[Path, float], None], deadline: float) -> Record:
-    """Run `life(file, deadline)`, which fills the file, in a process of its own; return the record.
+def complete(file: Path, main: Callable[[Path, float], None], deadline: float) -> Record:
+    """Run `main(file, deadline)`, which fills the file, in a process of its own; return the record.
 
     What has failed or was left out before is tried again. Work that kills the process has failed, and another process
     goes on with the next. All ends `LAST_LINE` seconds behind the deadline, at the latest.
@@ -126,7 +126,7 @@ def complete(file: Path, life: Callable[[Path, float], None], deadline: float) -
         return record
     write(file, record | {"failed": {}, "left_out": None, "running": None})
     while (left := deadline - time.monotonic()) > 0:
-        process = multiprocessing.get_context("spawn").Process(target=_bounded, args=(life, file, deadline))
+        process = multiprocessing.get_context("spawn").Process(target=_bounded, args=(main, file, deadline))
         process.start()
         process.join(left + LAST_LINE + 5)
         if process.is_alive():
@@ -145,7 +145,7 @@ def complete(file: Path, life: Callable[[Path, float], None], deadline: float) -
     return record
 
 
-def _bounded(life: Callable[[Path, float], None], file: Path, deadline: float) -> None:
+def _bounded(main: Callable[[Path, float], None], file: Path, deadline: float) -> None:
     """A process that hangs says where, and ends."""
     faulthandler.dump_traceback_later(max(1.0, deadline + LAST_LINE - time.monotonic()), exit=True)
-    life(file, deadline)
+    main(file, deadline)

@@ -11,8 +11,8 @@ import torch
 
 from ffdist.bench.harness.summary import Summary, ratios
 from ffdist.bench.harness.table import ResultTable
-from ffdist.bench.harness.team import WorkerPool
 from ffdist.bench.harness.window import Window, WindowRate, timed
+from ffdist.bench.harness.worker_pool import WorkerPool
 from ffdist.device import synchronize
 
 MAX_TRIES_PER_ROUND = 4
@@ -26,7 +26,7 @@ class Side(Protocol):
 
     name: str
 
-    def lap(self) -> WindowRate:
+    def measure(self) -> WindowRate:
         """Work for one window."""
         ...
 
@@ -41,11 +41,11 @@ AnySide = TypeVar("AnySide", bound=WindowedSide)
 
 
 def calibrated(side: AnySide, seconds: float) -> AnySide:
-    """The same side with a window of about so many seconds, from two short laps of which the first only warms up."""
+    """The same side with a window of about so many seconds, from two short windows of which the first only warms up."""
     side.window = side.window._replace(batches=3)
-    side.lap()
-    lap = side.lap()
-    side.window = side.window._replace(batches=max(3, round(seconds / (lap.seconds / 3))))
+    side.measure()
+    window = side.measure()
+    side.window = side.window._replace(batches=max(3, round(seconds / (window.seconds / 3))))
     return side
 
 
@@ -54,11 +54,11 @@ class PoolSide:
     """Processes that answer each window with a `WindowRate`."""
 
     name: str
-    team: WorkerPool
+    pool: WorkerPool
     window: Window
 
-    def lap(self) -> WindowRate:
-        return self.team.ask(self.window)
+    def measure(self) -> WindowRate:
+        return self.pool.ask(self.window)
 
 
 @dataclass
@@ -71,7 +71,7 @@ class StepSide:
     device: torch.device
     window: Window = field(default_factory=lambda: Window(1, 3))
 
-    def lap(self) -> WindowRate:
+    def measure(self) -> WindowRate:
         return timed(self.window, self._steps, self.samples)
 
     def _steps(self, count: int) -> None:
@@ -110,7 +110,7 @@ class Unwatched:
 class Round(NamedTuple):
     """The results of all sides in one round."""
 
-    laps: dict[str, WindowRate]
+    measured: dict[str, WindowRate]
     probe: float
     """The lower of those before and after."""
     passed: bool
@@ -144,12 +144,12 @@ class Rounds:
         return len(self.tried) - len(self.passed)
 
     @property
-    def laps(self) -> dict[str, list[WindowRate]]:
+    def measured(self) -> dict[str, list[WindowRate]]:
         """The rates of the rounds that count, side by side."""
-        return {name: [each.laps[name] for each in self.passed or self.tried] for name in self.names}
+        return {name: [each.measured[name] for each in self.passed or self.tried] for name in self.names}
 
     def rates(self, name: str) -> list[float]:
-        return [lap.rate for lap in self.laps[name]]
+        return [window.rate for window in self.measured[name]]
 
     def rate(self, name: str) -> Summary:
         """Samples a second."""
@@ -178,13 +178,13 @@ class Rounds:
         return notes
 
     def table(self, **of: str | int) -> ResultTable:
-        """Every lap, of discarded rounds, too, for the record alone. of: what these rounds are of."""
+        """Every window, of discarded rounds, too, for the record alone. of: what these rounds are of."""
         made = ResultTable("rounds", "", {}, {"throughput": "samples/s", "probe": "cores"})
         for number, each in enumerate(self.tried):
             place = {**of, "round": number, "passed": each.passed}
             made.add(**place, probe=each.probe)
-            for name, lap in each.laps.items():
-                made.add(**place, side=name, throughput=lap.rate)
+            for name, window in each.measured.items():
+                made.add(**place, side=name, throughput=window.rate)
         return made
 
 
@@ -203,13 +203,13 @@ def take_turns(
     rounds = Rounds(wanted, [side.name for side in sides], probe.least, probes=[probe.measure()])
     for number in range(max_tries * wanted):
         order = sides if number % 2 == 0 else list(reversed(sides))
-        laps = {side.name: side.lap() for side in order}
+        measured = {side.name: side.measure() for side in order}
         rounds.probes.append(probe.measure())
         lower = min(rounds.probes[-2:])
-        rounds.tried.append(Round(laps, lower, lower >= probe.least))
+        rounds.tried.append(Round(measured, lower, lower >= probe.least))
         progress(
             f"round {number + 1}: probe {lower:.2f}{'' if rounds.tried[-1].passed else ', discarded'}; "
-            + ", ".join(f"{name} {lap.rate:,.0f}" for name, lap in laps.items())
+            + ", ".join(f"{name} {window.rate:,.0f}" for name, window in measured.items())
         )
         if len(rounds.passed) == wanted or (number + 1 >= FEWEST and time.monotonic() > ends):
             break

@@ -17,8 +17,8 @@ from ffdist.bench.best import with_plan
 from ffdist.bench.harness.probe import Probe
 from ffdist.bench.harness.result import BenchResult, Progress
 from ffdist.bench.harness.rounds import MAX_TRIES_PER_ROUND, take_turns
-from ffdist.bench.harness.team import WorkerMain, WorkerPool
 from ffdist.bench.harness.window import WindowRate
+from ffdist.bench.harness.worker_pool import WorkerMain, WorkerPool
 from ffdist.bench.hosts import Hosts
 from ffdist.bench.recipes import SIDES, Recipe, recipes_of, scheduled
 from ffdist.bench.settings import BenchSettings
@@ -30,7 +30,7 @@ from ffdist.runtime.start import SettingsJob
 
 @dataclass
 class AccuracySide:
-    """A side of the comparison, whose every lap is a whole run with another seed."""
+    """A side of the comparison, whose every window is a whole run with another seed."""
 
     name: str
     size: int
@@ -40,22 +40,22 @@ class AccuracySide:
     """Samples of an epoch, those for validation included."""
     progress: Progress
     recipe: Recipe
-    laps: int = 0
+    num_runs: int = 0
 
-    def lap(self) -> WindowRate:
-        epochs = self.run(self.laps)
-        self.laps += 1
+    def measure(self) -> WindowRate:
+        epochs = self.run(self.num_runs)
+        self.num_runs += 1
         return WindowRate(len(epochs) * self.samples, epochs[-1].seconds, {"epochs": epochs})
 
     def run(self, number: int) -> list[Epoch]:
         """Epoch by epoch, until the target or the last; with the seed and that number."""
         epochs: list[Epoch] = []
         job = whole_job(self.settings, self.recipe, self.settings.train.training.seed + number)
-        with WorkerPool(self.name, self.make_main(job), self.size) as team:
+        with WorkerPool(self.name, self.make_main(job), self.size) as pool:
             while len(epochs) < self.recipe.epochs and not (
                 epochs and epochs[-1].accuracy >= self.settings.compare.target
             ):
-                epochs.append(team.recv())
+                epochs.append(pool.recv())
                 at = f"{epochs[-1].accuracy:.2%} after {epochs[-1].seconds:,.1f} s"
                 self.progress(f"{self.name}, epoch {len(epochs)}: {at}")
         return epochs
@@ -94,7 +94,7 @@ def accuracy(settings: BenchSettings, progress: Progress) -> BenchResult:
             side.recipe = fastest(tried[name])
         probe = ends.enter_context(Probe(settings.compare.devices))
         rounds = take_turns(sides, probe, settings.compare.rounds, progress, max_tries=MAX_TRIES_PER_ROUND)
-    runs = {name: [lap.details["epochs"] for lap in laps] for name, laps in rounds.laps.items()}
+    runs = {name: [window.details["epochs"] for window in measured] for name, measured in rounds.measured.items()}
     return result_of(settings, AccuracyRuns(variant, chance, tried, runs, rounds.discarded, rounds.trusted))
 
 

@@ -16,8 +16,8 @@ from ffdist.bench.harness.probe import Probe
 from ffdist.bench.harness.result import BenchResult, Plot, Progress
 from ffdist.bench.harness.rounds import PoolSide, Rounds, calibrated, take_turns
 from ffdist.bench.harness.table import ResultTable
-from ffdist.bench.harness.team import WorkerMain, WorkerPool
 from ffdist.bench.harness.window import Window
+from ffdist.bench.harness.worker_pool import WorkerMain, WorkerPool
 from ffdist.bench.loaders import SIMPLE, WAYS, BatchPathMain, FolderMain, LoaderMain
 from ffdist.bench.settings import BenchSettings
 from ffdist.bench.sides import open_pipeline
@@ -58,17 +58,17 @@ def loader(settings: BenchSettings, progress: Progress) -> BenchResult:
         probe = ends.enter_context(Probe(settings.compare.devices))
         sides: list[PoolSide] = []
         folder = Path(ends.enter_context(TemporaryDirectory(prefix="ffdist-bench-")))
-        for name, life in loader_mains(settings, folder).items():
+        for name, main in loader_mains(settings, folder).items():
             progress(f"starting {name}")
-            team = ends.enter_context(WorkerPool(name, life, 1, parents=isinstance(life, FolderMain)))
-            side = PoolSide(name, team, Window(settings.compare.warmup_batches, 3))
+            pool = ends.enter_context(WorkerPool(name, main, 1, parents=isinstance(main, FolderMain)))
+            side = PoolSide(name, pool, Window(settings.compare.warmup_batches, 3))
             sides.append(calibrated(side, settings.compare.window_seconds))
         sides.append(open_pipeline(ends, settings, settings.num_stages, TRAINING))
         rounds = take_turns(
             sides, probe, settings.compare.rounds, progress, max_tries=MAX_TRIES_PER_ROUND, seconds=TURNS
         )
         for side in sides:
-            side.team.finish()  # a DataLoader that is killed leaves its semaphores behind
+            side.pool.finish()  # a DataLoader that is killed leaves its semaphores behind
     return found_out(settings, [side.name for side in sides if side.name != TRAINING], rounds)
 
 
@@ -117,7 +117,11 @@ def found_out(settings: BenchSettings, names: list[str], rounds: Rounds) -> Benc
 
 def a_core(rounds: Rounds, name: str) -> float | None:
     """Samples for each second of computing."""
-    cores = [lap.samples / lap.details["computing"] for lap in rounds.laps[name] if lap.details.get("computing")]
+    cores = [
+        window.samples / window.details["computing"]
+        for window in rounds.measured[name]
+        if window.details.get("computing")
+    ]
     return median(cores) if cores else None
 
 
@@ -137,8 +141,8 @@ def waiting(rounds: Rounds, batch_size: int) -> float:
     A stage's seconds go from round to round; between its own the other sides have their turns, and it is given nothing.
     """
     shares = []
-    for lap in rounds.laps[TRAINING]:
-        stage = lap.details["stages"][0]
-        own = lap.details["batches"] * batch_size / lap.rate
+    for window in rounds.measured[TRAINING]:
+        stage = window.details["stages"][0]
+        own = window.details["batches"] * batch_size / window.rate
         shares.append(max(0.0, stage["no_data"] - (stage["seconds"] - own)) / own)
     return median(shares)

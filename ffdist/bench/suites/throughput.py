@@ -38,7 +38,7 @@ def throughput(settings: BenchSettings, progress: Progress) -> BenchResult:
             families[name] = fastest(ends, settings, name)
         sides = [ours, *serial, *(family.side for family in families.values())]
         rounds = take_turns(sides, probe, settings.compare.rounds, progress)
-        ours.team.finish()
+        ours.pool.finish()
     notes += rounds.notes()
     if settings.compare.memory_limit is not None:
         notes.append(memory_note(settings, progress))
@@ -97,10 +97,10 @@ def fastest(ends: ExitStack, settings: BenchSettings, name: str) -> Family:
 
 def faster(plain: PoolSide, compiled: PoolSide, settings: BenchSettings) -> tuple[PoolSide, list[float]]:
     """The better by the medians of short rounds, and these; the other is let go."""
-    turns = [(plain.lap().rate, compiled.lap().rate) for _ in range(settings.compare.qualifying)]
+    turns = [(plain.measure().rate, compiled.measure().rate) for _ in range(settings.compare.qualifying)]
     rates = [median(values) for values in zip(*turns, strict=True)]
     best, other = (plain, compiled) if rates[0] >= rates[1] else (compiled, plain)
-    other.team.finish()
+    other.pool.finish()
     return best, rates
 
 
@@ -206,8 +206,8 @@ def qualified(item: tuple[str, Family]) -> ResultTable:
 
 def stages(rounds: Rounds, ours: str) -> ResultTable:
     """Where the stages' time went: medians over the rounds that count, warm-up and tail included."""
-    laps = rounds.laps[ours]
-    stages = laps[0].details["stages"] if laps else []
+    measured = rounds.measured[ours]
+    stages = measured[0].details["stages"] if measured else []
     columns = {"stage": "stage", "worker": "worker", "blocks": "blocks", "busy": "busy", "waits for next": "no_credit"}
     if any("exchange" in stage for stage in stages):
         columns |= {"exchanges": "exchange", "waits for others": "no_gradients"}
@@ -216,11 +216,13 @@ def stages(rounds: Rounds, ours: str) -> ResultTable:
     )
     for index, stage in enumerate(stages):
         times = {
-            key: median(1e3 * lap.details["stages"][index][key] / lap.details["batches"] for lap in laps)
+            key: median(1e3 * window.details["stages"][index][key] / window.details["batches"] for window in measured)
             for key in TIMES
             if key in stage
         }
-        if hidden := [each for lap in laps if (each := lap.details["stages"][index].get("hidden")) is not None]:
+        if hidden := [
+            each for window in measured if (each := window.details["stages"][index].get("hidden")) is not None
+        ]:
             times["hidden"] = median(hidden)
             columns["exchange hidden"] = "hidden:.0%"
         made.add(side=ours, stage=stage["stage"], worker=stage["worker"], blocks=" ".join(stage["blocks"]), **times)

@@ -79,7 +79,7 @@ WorkerMain = Callable[[PoolMember], Any]
 
 
 class WorkerPool:
-    """`size` processes with one life. An order goes to all of them, and those who should answer do.
+    """`size` processes with one main function. An order goes to all of them, and those who should answer do.
 
     keep_memory: as training has it; without, only to see what that brings. parents: whether members start processes of
     their own.
