@@ -72,7 +72,8 @@ def at_level(race: AccuracyRuns, level: float) -> tuple[Summary, Summary, Summar
     return Summary.of(ours), Summary.of(theirs), ratios(theirs, ours)
 
 
-def result_of(settings: BenchSettings, race: AccuracyRuns) -> BenchResult:
+def result_of(settings: BenchSettings, race: AccuracyRuns, sittings: Sequence[str] = ()) -> BenchResult:
+    """sittings: notes on when the trainings were made."""
     variant, runs = race.variant, race.runs
     reached = {name: all(run[-1].accuracy >= settings.compare.target for run in of) for name, of in runs.items()}
     ours, theirs, ratio = at_level(race, settings.compare.target)
@@ -85,8 +86,11 @@ def result_of(settings: BenchSettings, race: AccuracyRuns) -> BenchResult:
         notes.append(f"ours by the plan {settings.plan_text}")
     if settings.compare.link:
         notes.append(f"hosts are network namespaces of one machine, their link limited to {settings.compare.link}")
+    notes += sittings
     if not race.trusted:
         notes.append("NOT RELIABLE: the cores were never free together; the figures are of discarded runs")
+    elif (pairs := len(runs[variant])) < settings.compare.rounds:
+        notes.append(f"only {pairs} of {settings.compare.rounds} pairs wanted passed the probe")
     title = f"{settings.subject}, {settings.compare.devices} devices, batch {settings.batch_size}"
     summary: dict[str, Any] = {
         **settings.facts,

@@ -115,21 +115,29 @@ def check(suite: SuiteName, settings: BenchSettings) -> None:
     from ffdist.bench.suites.throughput import SERIAL
     from ffdist.runtime.opened import open_dataset
 
-    named = [name for name in ("lrs", "lengths", "recipes", "link") if getattr(settings.compare, name)]
-    if suite not in ("accuracy", "all") and named:
-        raise ConfigError(
-            "only accuracy tries recipes beforehand" if named != ["link"] else "only accuracy has hosts of one rate",
-            where=setting(f"compare.{named[0]}"),
-            expected="ffdist bench accuracy",
-            got=f"ffdist bench {suite}",
-            remedy=f"one rate for both sides: {setting('optim.lr')}"
-            if named != ["link"]
-            else f"ffdist bench bandwidth {setting('compare.rates', settings.compare.link)}",
-        )
+    if suite not in ("accuracy", "all"):
+        check_no_accuracy(suite, settings)
     for name in settings.compare.against:
         if name != SERIAL:
             family(name)
     open_dataset(settings.train.changed(image_size=settings.size).dataset)
+
+
+def check_no_accuracy(suite: SuiteName, settings: BenchSettings) -> None:
+    """Raises ConfigError for what time to accuracy alone has."""
+    trial = ("only accuracy tries recipes beforehand", f"one rate for both sides: {setting('optim.lr')}")
+    link = f"ffdist bench bandwidth {setting('compare.rates', settings.compare.link)}"
+    told = {
+        "lrs": trial,
+        "lengths": trial,
+        "recipes": trial,
+        "finished": ("only accuracy has trainings to keep", f"leave {setting('compare.finished')} out"),
+        "link": ("only accuracy has hosts of one rate", link),
+    }
+    for name, (what, remedy) in told.items():
+        if getattr(settings.compare, name):
+            where, got = setting(f"compare.{name}"), f"ffdist bench {suite}"
+            raise ConfigError(what, where=where, expected="ffdist bench accuracy", got=got, remedy=remedy)
 
 
 def show(result: BenchResult, *, as_json: bool) -> None:

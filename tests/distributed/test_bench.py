@@ -24,6 +24,7 @@ from ffdist.bench.harness.window import Window
 from ffdist.bench.harness.worker_pool import PoolMember, WorkerPool, join
 from ffdist.bench.hosts import Hosts, why_not
 from ffdist.bench.settings import BenchSettings
+from ffdist.bench.sittings import TRAININGS
 from ffdist.bench.suites.accuracy import check
 from ffdist.bench.suites.depth import deepened, threads_memory
 from ffdist.bench.suites.loader import loader_mains
@@ -119,24 +120,11 @@ def test_time_to_accuracy_goes_by_the_recipe_that_was_fastest_for_each_side(
         "ffdist.bench.suites.accuracy.MAX_TRIES_PER_ROUND", 1
     )  # one pair of runs is told, whoever else computes
     (tmp_path / "recipes.toml").write_text(RECIPES)
-    main(
-        [
-            "bench",
-            "accuracy",
-            *SMALL,
-            "--against",
-            "ddp-bucket-25",
-            "--target",
-            "0.5",
-            "--lengths",
-            "3",
-            "--recipes",
-            str(tmp_path / "recipes.toml"),
-            "--record",
-            str(tmp_path),
-        ]
-    )
-    found = json.loads(capsys.readouterr().out)
+    options = ["--against", "ddp-bucket-25", "--target", "0.5", "--lengths", "3", "--record", str(tmp_path)]
+    kept = ["--recipes", str(tmp_path / "recipes.toml"), "--finished", str(tmp_path / "kept")]
+    main(["bench", "accuracy", *SMALL, *options, *kept])
+    told = capsys.readouterr().out
+    found = json.loads(told)
     smoothed = {"optimizer": "sgd", "lr": 5e-2, "head_lr": 2e-2, "ema": 0.5, "label_smoothing": 0.1, "epochs": 3}
     assert found["recipes"] == {"ours": {"lr": 1e-2, "epochs": 3}, "ddp-bucket-25": smoothed}
     assert found["reached"] == {"ours": True, "ddp-bucket-25": True}
@@ -145,6 +133,10 @@ def test_time_to_accuracy_goes_by_the_recipe_that_was_fastest_for_each_side(
     rows = [row for row in json.loads(path.read_text())["rows"] if row["part"] == "tried"]
     assert len([row for row in rows if row["metric"] == "time"]) == 1  # who has no choice is not tried
     assert {row["epochs_at_most"] for row in rows} == {3}
+    lines = (tmp_path / "kept" / TRAININGS).read_bytes()
+    main(["bench", "accuracy", *SMALL, *options, *kept])
+    assert capsys.readouterr().out == told, "seconds, too: nothing was run again"
+    assert (tmp_path / "kept" / TRAININGS).read_bytes() == lines
 
 
 @pytest.mark.parametrize(

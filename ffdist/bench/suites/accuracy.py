@@ -6,9 +6,10 @@ more. Between two ends the accuracy counts as rising in a straight line, and ste
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import cache
 from math import inf, isnan, nan
 from statistics import median
 
@@ -16,86 +17,128 @@ from ffdist.bench.accuracy_found import VALIDATION, AccuracyRuns, RecipeTrial, f
 from ffdist.bench.best import with_plan
 from ffdist.bench.harness.probe import Probe
 from ffdist.bench.harness.result import BenchResult, Progress
-from ffdist.bench.harness.rounds import MAX_TRIES_PER_ROUND, take_turns
-from ffdist.bench.harness.window import WindowRate
+from ffdist.bench.harness.rounds import MAX_TRIES_PER_ROUND, Machine
 from ffdist.bench.harness.worker_pool import WorkerMain, WorkerPool
 from ffdist.bench.hosts import Hosts
 from ffdist.bench.recipes import SIDES, Recipe, recipes_of, scheduled
 from ffdist.bench.settings import BenchSettings
-from ffdist.bench.sides import here, open_baseline
+from ffdist.bench.sides import Placing, here, open_baseline
+from ffdist.bench.sittings import Found, Sittings, Training, with_found
 from ffdist.bench.whole_runs import BaselineRun, Epoch, PipelineRun
 from ffdist.errors import ConfigError, setting
 from ffdist.runtime.start import SettingsJob
 
+TRIAL_SEEDS = 10**6
+"""Added to the seed for what is tried beforehand, and above the number of any round."""
+
 
 @dataclass
 class AccuracySide:
-    """A side of the comparison, whose every window is a whole run with another seed."""
+    """A side of the comparison, whose every training has another seed."""
 
     name: str
     size: int
     make_main: Callable[[SettingsJob], WorkerMain]
     settings: BenchSettings
-    samples: int
-    """Samples of an epoch, those for validation included."""
+    probe: Callable[[], Machine]
+    """Opened by the first training that is run."""
+    sittings: Sittings
     progress: Progress
     recipe: Recipe
-    num_runs: int = 0
 
-    def measure(self) -> WindowRate:
-        epochs = self.run(self.num_runs)
-        self.num_runs += 1
-        return WindowRate(len(epochs) * self.samples, epochs[-1].seconds, {"epochs": epochs})
+    def train(self, number: int) -> Training:
+        """With the seed and that number, now or in an earlier sitting."""
+        seed = self.settings.train.training.seed + number
+        return self.sittings.take(self.name, self.recipe, seed, lambda: self.run(seed))
 
-    def run(self, number: int) -> list[Epoch]:
-        """Epoch by epoch, until the target or the last; with the seed and that number."""
-        epochs: list[Epoch] = []
-        job = whole_job(self.settings, self.recipe, self.settings.train.training.seed + number)
+    def run(self, seed: int) -> Training:
+        """Epoch by epoch, until the target or the last."""
+        probe, epochs = self.probe(), list[Epoch]()
+        before = probe.measure()
+        job = whole_job(self.settings, self.recipe, seed)
         with WorkerPool(self.name, self.make_main(job), self.size) as pool:
             while len(epochs) < self.recipe.epochs and not (
                 epochs and epochs[-1].accuracy >= self.settings.compare.target
             ):
                 epochs.append(pool.recv())
                 at = f"{epochs[-1].accuracy:.2%} after {epochs[-1].seconds:,.1f} s"
-                self.progress(f"{self.name}, epoch {len(epochs)}: {at}")
-        return epochs
+                self.progress(f"{self.name}, seed {seed}, epoch {len(epochs)}: {at}")
+        lower = min(before, probe.measure())
+        return Training(epochs, lower, lower >= probe.least)
 
 
 def accuracy(settings: BenchSettings, progress: Progress) -> BenchResult:
     """Seconds from the first batch to the target, read off between ends of epochs; seed + i in round i, in turns.
 
     ffdist's accuracy is that of its last block; the mean of blocks is in the record. Start-up does not count on either
-    side, validation does on both. Each side goes by the recipe that was fastest for it on other seeds.
+    side, validation does on both. Each side goes by the recipe that was fastest for it on other seeds. With a folder
+    for finished trainings the comparison may be stopped at any time: told again, it goes on behind the last of them.
     """
     check(settings)
-    settings = with_plan(settings, progress, link=settings.compare.link)
     with ExitStack() as ends:
-        place = here
-        if settings.compare.link:
-            hosts = ends.enter_context(Hosts())
-            hosts.limit(settings.compare.link)
-            place = hosts.place
-        against = settings.compare.against[0]
-        progress(f"qualifying {against}")
-        with ExitStack() as its:
-            variant = open_baseline(its, settings, against, place=place).side.variant
+        sittings = ends.enter_context(Sittings(settings, progress))
+        found = sittings.found(lambda: find_out(settings, progress))
+        settings = with_found(settings, found)
+        place = ends.enter_context(placed(settings))
         images = settings.job(1)().images
         chance = 1 / len(images.classes)
         mains: dict[str, tuple[int, Callable[[SettingsJob], WorkerMain]]] = {
             "ours": (settings.num_stages, lambda job: place(PipelineRun(job))),
-            variant: (settings.compare.devices, lambda job: place(BaselineRun(replace(job, workers=1), variant))),
+            found.variant: (
+                settings.compare.devices,
+                lambda job: place(BaselineRun(replace(job, workers=1), found.variant)),
+            ),
         }
+        probe = cache(lambda: ends.enter_context(Probe(settings.compare.devices)))
         sides, tried = list[AccuracySide](), dict[str, list[RecipeTrial]]()
         for name, (size, main) in mains.items():
             recipes = recipes_of("ours" if name == "ours" else "baseline", settings)
-            side = AccuracySide(name, size, main, settings, len(images.train), progress, recipes[0])
+            side = AccuracySide(name, size, main, settings, probe, sittings, progress, recipes[0])
             sides.append(side)
             tried[name] = try_recipes(side, recipes, chance)
             side.recipe = fastest(tried[name])
-        probe = ends.enter_context(Probe(settings.compare.devices))
-        rounds = take_turns(sides, probe, settings.compare.rounds, progress, max_tries=MAX_TRIES_PER_ROUND)
-    runs = {name: [window.details["epochs"] for window in measured] for name, measured in rounds.measured.items()}
-    return result_of(settings, AccuracyRuns(variant, chance, tried, runs, rounds.discarded, rounds.trusted))
+        rounds = take_rounds(sides, settings.compare.rounds, progress)
+    free = [each for each in rounds if all(training.free for training in each.values())]
+    runs = {side.name: [each[side.name].epochs for each in free or rounds] for side in sides}
+    race = AccuracyRuns(found.variant, chance, tried, runs, len(rounds) - len(free), bool(free))
+    return result_of(settings, race, sittings.notes)
+
+
+@contextmanager
+def placed(settings: BenchSettings) -> Iterator[Placing]:
+    """Where the sides' processes live: here, or on two hosts whose link is limited."""
+    if not settings.compare.link:
+        yield here
+        return
+    with Hosts() as hosts:
+        hosts.limit(settings.compare.link)
+        yield hosts.place
+
+
+def find_out(settings: BenchSettings, progress: Progress) -> Found:
+    """The plan, the blocks of modules, and which of the baseline's variants is fastest."""
+    settings = with_plan(settings, progress, link=settings.compare.link)
+    against = settings.compare.against[0]
+    progress(f"qualifying {against}")
+    with placed(settings) as place, ExitStack() as its:
+        variant = open_baseline(its, settings, against, place=place).side.variant
+    train = settings.train_settings(1)
+    return Found(variant, settings.train.plan.plan, settings.train.training.lanes, train.network.blocks)
+
+
+def take_rounds(sides: Sequence[AccuracySide], wanted: int, progress: Progress) -> list[dict[str, Training]]:
+    """A B, B A, A B, ... until in so many rounds the machine was free, or `MAX_TRIES_PER_ROUND` times as many were
+    tried."""
+    rounds = list[dict[str, Training]]()
+    for number in range(MAX_TRIES_PER_ROUND * wanted):
+        rounds.append({side.name: side.train(number) for side in (sides if number % 2 == 0 else reversed(sides))})
+        lower = min(training.probe for training in rounds[-1].values())
+        free = all(training.free for training in rounds[-1].values())
+        progress(f"round {number + 1}: probe {lower:.2f}{'' if free else ', discarded'}")
+        wanted -= free
+        if not wanted:
+            break
+    return rounds
 
 
 def check(settings: BenchSettings) -> None:
@@ -119,7 +162,7 @@ def try_recipes(side: AccuracySide, recipes: Sequence[Recipe], chance: float) ->
     for recipe in recipes:
         side.progress(f"{side.name} with {recipe}")
         side.recipe = recipe
-        runs = [side.run(MAX_TRIES_PER_ROUND * compare.rounds + number) for number in range(compare.qualifying)]
+        runs = [side.train(TRIAL_SEEDS + number).epochs for number in range(compare.qualifying)]
         seconds = [reached_after(epochs, compare.target, chance) for epochs in runs]
         middle = median(inf if isnan(s) else s for s in seconds)
         trials.append(RecipeTrial(recipe, middle, median(epochs[-1].accuracy for epochs in runs)))
