@@ -56,12 +56,13 @@ def test_a_sitting_goes_on_behind_the_last_training_that_was_kept_whole(tmp_path
 
 def test_trainings_of_another_comparison_are_not_gone_on_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sitting(tmp_path, 1)
-    for other, named in (
+    others: list[tuple[dict[str, Any], str]] = [
         ({"target": 0.7}, "compare.target(.|\n)*expected: 0.75\n *got: 0.7"),
         ({"weight_decay": 0.5}, "train.optim.weight_decay"),
         ({"seed": 3}, "train.training.seed"),
         ({"link": "1gbit"}, "compare.link"),
-    ):
+    ]
+    for other, named in others:
         with pytest.raises(ConfigError, match=named):
             sitting(tmp_path, 1, **other)
     for name, facts in (("code", lambda: "0" * 64), ("machine", lambda: {"name": "another"})):
