@@ -47,7 +47,7 @@ class Training(NamedTuple):
 
 @dataclass(frozen=True)
 class Found:
-    """What a comparison finds out before its first training, once for all of its sittings."""
+    """The findings of a comparison before its first training, once for all of its sittings."""
 
     variant: str
     """The baseline that was fastest."""
@@ -97,7 +97,7 @@ class Sittings:
                 self.progress(f"{kept}: the same command goes on from there")
 
     def found(self, find: Callable[[], Found]) -> Found:
-        """What an earlier sitting found, or `find` does now."""
+        """The findings of an earlier sitting, or those that `find` makes now."""
         path = self.folder and self.folder / COMPARISON
         facts = identity(self.settings)
         if path is None or not path.exists():

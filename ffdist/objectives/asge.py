@@ -25,6 +25,8 @@ class ASGE(Competitive):
     drawn from N(0, 1) / sqrt(K) (the "random synaptic feedback"), and the loss is the cross-entropy over them. What
     goes on is dropout(x) divided by its root mean square. There is no batch norm.
 
+    A gradient crosses R, which is frozen, and the block's own layers, and nothing before.
+
     The paper predicts by linear layers on the pooled features of blocks 2 .. L, summed ("fusion"). Such a layer is in
     each block here (`readout="linear"`), learns from its own block's detached features alone, and gives the block's
     scores, so that their mean over the blocks is the prediction; `features` offers the same to one joint layer.

@@ -32,6 +32,8 @@ class CwC(Competitive):
     learn in, is `--windows`: theirs are 0:11 0:16 0:21 0:25 on CIFAR-10. Our own choice: past its window a block is
     as in evaluation, its batch norm's statistics at rest, too.
 
+    A gradient crosses the block's own layers, and nothing before.
+
     In CIFAR-100 the first blocks compete for its 20 super-classes (the authors' code takes label // 5; we take the
     official ones); they give no scores.
     """
@@ -95,8 +97,9 @@ class CwCMod(Competitive):
     """CwC for any network, as the SFF paper modifies it (arXiv 2501.03176, section 5).
 
     Goodness and loss are CwC's, from each block's own output; a norm is between blocks. Instead of ILT there is a
-    schedule of reduction on plateau a block. Our own choice: the norm has no scale and shift, since no loss would train
-    them.
+    schedule of reduction on plateau a block. A gradient crosses the block's own layers, and nothing before.
+
+    Our own choice: the norm has no scale and shift, since no loss would train them.
     """
 
     def head(self, spec: BlockSpec) -> nn.Module:

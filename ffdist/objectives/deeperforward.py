@@ -23,6 +23,8 @@ class DeeperForward(Competitive):
     goes on is y with each class's group of channels normalised to mean 0 and variance 1, `group_norm(y, K)`: the
     goodness is taken out of it exactly. The picture is normalised in the same way, as one group [code].
 
+    A gradient crosses the block's own layers, and nothing before.
+
     Our own choices: the blocks are those of any network given (the paper's has 17 convolutions with residuals between
     them); for tokens, a group is a class's features over all tokens.
     """

@@ -24,6 +24,8 @@ class Hinton(LabelledInput):
     Hard negatives (`predict=linear hard=yes`) draw the wrong label in proportion to the softmax of the blocks' mean
     scores when they last learned from the picture, the true one left out.
 
+    A gradient crosses the block's own layers, and nothing before.
+
     Our own choices: the pictures have mean 0 and variance 1 here, so the pixel that is on has `strength` and the
     others 0, in every channel; the linear readouts are one a block, and their mean predicts. Convolutions are refused:
     a filter that scans the picture cannot see the label in its corner.

@@ -24,6 +24,8 @@ class HintonUnsupervised(UnlabelledInput):
     from the normalised activities of the positives without touching them and gives the block's scores; the first of
     several blocks has none.
 
+    A gradient crosses the block's own layers, and nothing before.
+
     Our own choices: x2 is the sample some random places further in the batch; `blurs`; the paper's one linear layer on
     the last blocks' activities is one a block, and their mean predicts.
     """

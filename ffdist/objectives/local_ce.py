@@ -15,6 +15,8 @@ from ffdist.objectives.form import form, pointwise
 class LocalCE(Competitive):
     """Cross-entropy of a linear classifier a block on the mean over space (or tokens) of its output: g = W mean(y) + b.
 
+    A gradient crosses that layer and the block's own, and nothing before.
+
     The block's output goes on as it is. What a rule adds beyond greedy supervised learning shows against this one. The
     linear layer is applied at each position before the mean, which is the same and keeps the layout of gradients.
     """

@@ -19,6 +19,8 @@ class MonoForward(Competitive):
     A learned matrix M [K, n] projects all n activities of a block to a goodness a class, g = a M^T; the loss is the
     cross-entropy over g; the activities go on as they are.
 
+    A gradient crosses M and the block's own layers, and nothing before.
+
     Our own choice: `limit`, since M of a large picture's first block would have more numbers than the whole network.
     """
 

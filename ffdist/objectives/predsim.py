@@ -23,6 +23,8 @@ class PredSim(Competitive):
     deviations of the channels over space [code]. conv is a 3x3 convolution without bias (a linear layer, for vectors),
     W starts at zero [code]. The output goes on as it is.
 
+    A gradient crosses one layer of the head, W or conv, and the block's own, and nothing before.
+
     Our own choice: for tokens, conv is a linear layer at each token, and S compares standard deviations over tokens.
     """
 

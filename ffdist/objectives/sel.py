@@ -61,6 +61,8 @@ class SELFourier(LabelledInput):
     every place: (1 - weight) * x + weight * cos(2 pi (ky r / H + kx c / W)). Goodness, loss and prediction as in
     `hinton`, over layers 2 .. L. Neutral pictures bear the mean of all waves.
 
+    A gradient crosses the block's own layers, and nothing before.
+
     The waves of the first ten classes are those of the published pictures. Our own choices: the formula of mixing
     (not published; weight 0.35 is); waves of mean 0 and variance 1, as our pictures are; for more classes, and where a
     picture is too small to tell a wave from a slower one, further pairs (ky, kx) in order of frequency.
@@ -119,6 +121,8 @@ class SELMorphological(LabelledInput):
 
     A class is an operator and a structuring element: (1 - weight) * x + weight * T_k(x). There is no pattern beside
     the picture that a block could learn to read without looking at the picture. Neutral pictures are as they are.
+
+    A gradient crosses the block's own layers, and nothing before.
 
     The paper's operators are not published; ours are dilation, erosion, gradient, top hat and bottom hat (in turn from
     class to class) by flat columns, rows and squares of 3, 5, 7, 9 pixels (another after every fifth class).

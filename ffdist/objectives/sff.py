@@ -22,6 +22,8 @@ class SFF(Competitive):
     log-sum-exp margin -E[g_true - log sum_j exp g_j] (equation of section 4.2), which is the cross-entropy over g. The
     next block gets norm(y), detached; the auxiliary output goes nowhere.
 
+    A gradient crosses the auxiliary convolution, that norm and the block's own layers, and nothing before.
+
     Our own choices: the norm is over all of a sample's features with a per-channel scale and shift
     (`GroupNorm(1, C)`, which has exactly the parameters the paper counts), and the goodness is read behind it, so that
     the block's own loss trains that scale and shift. For tokens, which the paper has not, norm and auxiliary layer are

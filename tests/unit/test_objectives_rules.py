@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import is_dataclass
 
 import pytest
@@ -456,3 +457,9 @@ def test_every_rule_is_a_frozen_dataclass_that_the_package_names() -> None:
         assert cls.__name__ in objectives.__all__
         assert is_dataclass(cls)
         assert hash(cls()) == hash(cls())
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_every_rule_says_which_layers_a_gradient_crosses(name: str) -> None:
+    said = " ".join((OBJECTIVES[name].__doc__ or "").split())
+    assert re.search(r"gradient crosses .*nothing before", said), said
