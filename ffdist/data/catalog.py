@@ -32,6 +32,7 @@ from ffdist.data.sources.known import known_name
 from ffdist.data.sources.listing import is_junk, shown
 from ffdist.data.watch import AGAIN
 from ffdist.errors import ConfigError, DataError, setting
+from ffdist.notes import note
 from ffdist.regular import open_regular
 from ffdist.remote import RemoteFolder
 from ffdist.renamed import renamed_arguments
@@ -79,6 +80,8 @@ def open_data(
         images = digits() if folder is None else open_folder(folder)
         return resized(replace(images, source=settled_source(name)), image_size)
     source = source_of(name)
+    if os.path.lexists(kept := Path("data", name, MANIFEST)):
+        note(f"{name} is taken as it is here, and not as it was prepared: {setting('dataset.data', kept.parent)}")
     sized = chosen
     if source not in KNOWN or KNOWN[source].shape is None:
         sized = chosen if chosen.size or image_size is None else replace(chosen, size=str(image_size))
@@ -105,10 +108,15 @@ def resized(images: Images, size: int | None) -> Images:
 
 
 def folder_of(name_or_folder: str | Path) -> Path | None:
-    """The prepared folder of a data set, as told or in data/; None for what is embedded, not prepared, or not there."""
-    if str(name_or_folder) == "digits":
+    """The prepared folder of a data set, as told or in data/; None for what is embedded, not prepared, or not there.
+
+    A path that is there is meant itself: a source may have changed since it was prepared into data/ under its name.
+    """
+    name = str(name_or_folder)
+    if name == "digits":
         return None
-    places = (Path(name_or_folder), Path("data", name_or_folder))
+    itself = os.path.exists(name) and name not in KNOWN
+    places = (Path(name),) if itself else (Path(name), Path("data", name))
     return next((path for path in places if os.path.lexists(path / MANIFEST)), None)
 
 

@@ -335,3 +335,18 @@ def test_a_pool_works_in_order_and_never_far_ahead() -> None:
     for taken, result in enumerate(results):
         assert result == taken * taken
         assert drawn <= taken + 1 + 5
+
+
+def test_a_folder_here_is_taken_and_not_what_was_prepared_of_it_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It may have changed since; what is nowhere here is looked for in data/."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FFDIST_CACHE", str(tmp_path / "cache"))
+    prepare(tree(tmp_path / "pets"), tmp_path / "data/pets")
+    (tmp_path / "pets/ant/000.png").unlink()
+    assert [len(open_data(name, test_fraction=0).train) for name in ("pets", "pets/")] == [29, 29]
+    assert 'pets is taken as it is here, and not as it was prepared: data="data/pets"' in capsys.readouterr().err
+    assert len(open_data("data/pets").train) + len(open_data("data/pets").test or ()) == 30
+    (tmp_path / "pets").rename(tmp_path / "elsewhere")
+    assert open_data("pets").name == "pets"
