@@ -60,28 +60,26 @@ class ByBatch:
         if order - 1 > self.settled:
             for numbers in self.together:
                 if numbers[0] == number:
-                    self._take(numbers, self.before)
+                    self._take(numbers)
 
     def give(self, number: int, step: int, order: int) -> None:
         """To the worker of the next batch."""
         self.learned = self.seen = order
         for numbers in self.together:
             if numbers[-1] == number:
-                self._post(numbers, step, [self.next])
+                self._post(numbers, step)
 
     def settle(self, step: int) -> None:
         """From the worker of the last batch that was learned, to all."""
         group = self.group
         frames = group.gather("Progress", step, {}, learned=self.learned, seen=self.seen)
         newest = max(frame.fields["learned"] for frame in frames.values())
-        if newest > self.settled:
-            holder = group.shares[newest % len(group.shares)].worker
-            others = [worker for worker in group.others if worker != self.next]
-            for numbers in self.together:
-                if holder != group.worker:
-                    self._take(numbers, holder)
-                elif others:
-                    self._post(numbers, step, others, anew=True)
+        if newest > self.settled:  # round from who has learned it last: its next has that on the way already
+            behind = (group.place - newest) % len(group.shares)
+            for numbers in self.together if behind else ():
+                self._take(numbers)
+                if behind < len(group.shares) - 1:
+                    self._post(numbers, step)
         self.settled = max(frame.fields["seen"] for frame in frames.values())
 
     def count(self, order: int) -> None:
@@ -114,16 +112,16 @@ class ByBatch:
         check_replicas(self.group, self.blocks, step)
         yield self.blocks if self.group.leads else []
 
-    def _take(self, numbers: range, worker: int) -> None:
-        frame = self.group.take(STATES, numbers[0], [worker])[worker]
+    def _take(self, numbers: range) -> None:
+        frame = self.group.take(STATES, numbers[0], [self.before])[self.before]
         self.group.receive_announcements([frame])
         with self.group.exchanges("take over states"):
             for place, number in enumerate(numbers):
                 self.handovers[number].take(frame.fields["states"][place], of_block(place, frame))
 
-    def _post(self, numbers: range, step: int, workers: Sequence[int], *, anew: bool = False) -> None:
+    def _post(self, numbers: range, step: int) -> None:
         with self.group.exchanges("put states together"):
-            given = [self.handovers[number].give(anew=anew) for number in numbers]
+            given = [self.handovers[number].give() for number in numbers]
         fields = {
             "step": step,
             "bucket": numbers[0],
@@ -131,7 +129,7 @@ class ByBatch:
             **self.group.announcements(step),
         }
         tensors = {f"{place} {name}": x for place, (_, found) in enumerate(given) for name, x in found.items()}
-        self.group.post(dict.fromkeys(workers, Frame(STATES, fields, tensors)))
+        self.group.post({self.next: Frame(STATES, fields, tensors)})
 
 
 def together(blocks: int) -> list[range]:

@@ -57,17 +57,16 @@ class Handover:
         """Buffers, and what travels where they are these, of blocks whose code is all known: a user's may put other
         memory under a weight."""
 
-    def give(self, *, anew: bool = False) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """Fields, and tensors that nothing changes any more. anew: to others than the next worker."""
+    def give(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """Fields, and tensors that nothing changes any more; for the next worker, always the same."""
         block = self.block
         fields: dict[str, Any] = {"scheduled": block.scheduled}
         groups = self._find_slots()
-        if anew or groups is not None or not self.is_known:
+        if groups is not None or not self.is_known:
             described = [[number, name, *described_as(value)] for number, name, value in self.slots]
-            if anew or groups is not None or described != self.described:
+            if groups is not None or described != self.described:
                 fields |= {"slots": described, "groups": groups}
-            if not anew:
-                self.described, self.is_known = described, self.complete
+            self.described, self.is_known = described, self.complete
         if block.watch:
             fields["skipped"] = [block.watch.in_row, block.watch.in_epoch]
         if block.scale:

@@ -2,11 +2,15 @@
 
     from ffdist.transport.contract import Crew, ProcessPair, TransportContract
 
+    @pytest.fixture(scope="module")
+    def crew():
+        with Crew(2) as crew:
+            yield crew
+
     class TestMine(TransportContract):
-        @pytest.fixture(scope="class")
-        def pair(self):
-            with Crew(2) as crew:
-                yield ProcessPair(MyTransport(), crew)
+        @pytest.fixture
+        def pair(self, crew):
+            return ProcessPair(MyTransport(), crew)
 
 Every law is then a test of the class: frames of any dtype and layout, order, the bound on what is under way, memory,
 closing, silence, killed peers, peers of another attempt; and behind each, that no descriptor or thread is left.
