@@ -24,7 +24,7 @@ from ffdist.pipeline.plan import build_block
 from ffdist.pipeline.sink import Sink
 from ffdist.pipeline.source import Source
 from ffdist.pipeline.stage import Stage
-from ffdist.report.log import start_run_log
+from ffdist.report.log import run_log
 from ffdist.runtime.opened import open_dataset
 from ffdist.runtime.start import make_job
 from ffdist.settings import Settings
@@ -74,7 +74,7 @@ class SegmentTraining:
         self.sink = Sink(
             commit=self.store.commit,
             publish=lambda *_: None,
-            observer=start_run_log(run, [], observer),
+            observer=run_log(run, observer),
         )
         classes = job.chain.num_classes
         loaders = job.loaders()

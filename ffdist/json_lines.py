@@ -11,6 +11,8 @@ from typing import Any
 
 AT_ONCE = 64 * 2**20
 """Bytes that are read at once."""
+BLOCK = 1 << 16
+"""Bytes that are read at once in search of the last line's beginning."""
 
 
 class JsonLines:
@@ -79,3 +81,25 @@ def read_json_lines(path: Path) -> list[Any]:
         if isinstance(value, (ValueError, RecursionError)):
             raise value
     return values
+
+
+def remove_cut_off(path: Path) -> bool:
+    """End the last line, so that a next one is not joined to it; one that is there in part is removed. Returns whether
+    one was. Raises OSError."""
+    if not path.exists():
+        return False
+    with path.open("r+b") as file:
+        end = file.seek(0, os.SEEK_END)
+        rest = b""
+        while end and b"\n" not in rest:
+            begin = max(0, end - BLOCK)
+            file.seek(begin)
+            rest, end = file.read(end - begin) + rest, begin
+        rest = rest[rest.rfind(b"\n") + 1 :]
+        cut_off = isinstance(parsed(rest), Exception)
+        if rest and cut_off:
+            file.truncate(file.seek(-len(rest), os.SEEK_END))
+        elif rest:
+            file.seek(0, os.SEEK_END)
+            file.write(b"\n")
+        return bool(rest) and cut_off

@@ -21,21 +21,11 @@ PULSES = "pulses.jsonl"
 """Beside it, what was told within the epochs: `PulseReported`, an event a line."""
 
 
-def start_run_log(
-    run: Path | None, records: list[dict[str, Any]], observer: Observer, *, step: int = 0
-) -> Callable[[RunEvent], object]:
-    """`observer`, and before it the run log: one JSON object an epoch, then one of the test.
-
-    It begins with the `records` of a resumed run's snapshot, which is of batch `step`, and the pulses up to it: what
-    came after it is learned, and written, again.
-    """
+def run_log(run: Path | None, observer: Observer) -> Callable[[RunEvent], object]:
+    """`observer`, and before it the run log: one JSON object an epoch, then one of the test; and the pulses between."""
     if run is None:
         return observer
     path = run / RUN_LOG
-    with writing(path):
-        path.write_text("".join(line_of(record) for record in records))
-        kept = [pulse for pulse in read_pulses(run) if pulse["step"] <= step]
-        (run / PULSES).write_text("".join(json.dumps(pulse) + "\n" for pulse in kept))
 
     def log(event: RunEvent) -> None:
         line = None

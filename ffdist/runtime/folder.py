@@ -18,7 +18,7 @@ from ffdist.runtime.data_facts import FACTS, DataFacts, check_same_data, read_fa
 from ffdist.runtime.nonfinite import KEPT
 from ffdist.runtime.own_code import CODE, KINDS, check_code, has_moved, keep_code, named_code, settled
 from ffdist.runtime.record import ENVIRONMENT
-from ffdist.runtime.run import PLAN, SETTINGS, read_settings, write_settings, writing_to
+from ffdist.runtime.run import PLAN, SETTINGS, are_of_a_run, read_settings, write_settings, writing_to
 from ffdist.runtime.writers import WRITERS, written_there
 from ffdist.settings import GROUP_OF, Settings, is_free
 from ffdist.snapshot import Manifest, committed, read_manifest
@@ -36,6 +36,7 @@ LOGS = ("ray.log", "restarts.log", "metrics.jsonl", ENVIRONMENT, PLAN)
 WRITTEN = {*LOGS, LOCK, WRITERS, PULSES, CODE, KEPT, MARK, SETTINGS, FACTS, "snapshots", "tensorboard"}
 WRITTEN |= {"trackers.json", "trace.json", "trace.parts"}
 """What a run writes to in its folder, beside the stages' logs."""
+FOLDERS = {"snapshots", "tensorboard", "trace.parts", CODE, KEPT}
 
 
 def new_folder(settings: Settings) -> Path:
@@ -49,7 +50,8 @@ def new_folder(settings: Settings) -> Path:
 
 
 def check_free(out: Path) -> None:
-    """Raises ConfigError for a folder with a run in it that has made a snapshot, also without its settings."""
+    """Raises ConfigError for a folder with a run in it that has made a snapshot, also without its settings, and for one
+    with settings of somebody else's, which would be written over."""
     check_free_at(out)
     if committed(out):
         whole, go_on = (out / SETTINGS).exists(), f", or go on with {setting('resume', shlex.quote(str(out)))}"
@@ -59,6 +61,13 @@ def check_free(out: Path) -> None:
             expected="a folder without a run",
             got=None if whole else f"snapshots without their {SETTINGS}",
             remedy=f"choose another {setting('run.out')}" + go_on * whole,
+        )
+    if (out / SETTINGS).exists() and not are_of_a_run(out / SETTINGS):
+        raise ConfigError(
+            "a file of another's stands where a run writes its settings",
+            where=out / SETTINGS,
+            expected=f"a folder without a {SETTINGS}, or a run's",
+            remedy=f"choose another {setting('run.out')}, or give the file another name",
         )
 
 
@@ -164,7 +173,7 @@ def locked(out: Path) -> Iterator[None]:
     or where it cannot be written."""
     with writing_to(out):
         make_folder(out)
-        check_links(out)
+        check_places(out)
         file = (out / LOCK).open("a")
     with file:
         try:
@@ -188,16 +197,31 @@ def locked(out: Path) -> Iterator[None]:
         yield
 
 
-def check_links(out: Path) -> None:
-    """Raises ConfigError where what a run writes to in its folder is a link: it would write somewhere else."""
+def check_places(out: Path) -> None:
+    """Raises ConfigError where what a run writes to in its folder is a link, by which it would write somewhere else, or
+    neither a file nor a folder, as it has to be: a pipe would hold it up for ever."""
     for path in sorted([*out.iterdir(), *out.glob("snapshots/step-*")]):
-        own = path.name in WRITTEN or path.parent != out or (path.name.startswith("stage-") and path.suffix == ".log")
-        if own and path.is_symlink():
+        logs = path.name.startswith("stage-") and path.suffix == ".log"
+        if path.name not in WRITTEN and path.parent == out and not logs:
+            continue
+        remedy = f"put what is meant in its place, or remove it; or name another {setting('run.out')}"
+        if path.is_symlink():
             raise ConfigError(
                 "a run writes nothing through a link in its folder",
                 where=path,
                 got=f"a link to {path.readlink()}",
-                remedy=f"put what is meant in its place, or remove it; or name another {setting('run.out')}",
+                remedy=remedy,
+            )
+        wanted, fits = (
+            ("a file", path.is_file()) if path.name in WRITTEN - FOLDERS or logs else ("a folder", path.is_dir())
+        )
+        if not fits and path.parent == out:
+            raise ConfigError(
+                "a run cannot write to what stands in its folder",
+                where=path,
+                expected=wanted,
+                got="a folder" if path.is_dir() else "a file" if path.is_file() else "neither a file nor a folder",
+                remedy=remedy,
             )
 
 

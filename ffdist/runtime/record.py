@@ -13,8 +13,9 @@ import torch
 from ffdist import environment
 from ffdist.device import seen
 from ffdist.errors import DataError, described
-from ffdist.json_lines import read_json_lines
+from ffdist.json_lines import read_json_lines, remove_cut_off
 from ffdist.loading import import_seconds
+from ffdist.notes import note
 from ffdist.report.log import writing
 from ffdist.runtime.agent import agent_imports
 from ffdist.runtime.run import write_settings
@@ -53,8 +54,12 @@ def note_start(run: Path, start: dict[str, Any], recorded: Settings | None = Non
     if recorded:
         write_settings(run, recorded)
     began = {"began": datetime.now().astimezone().isoformat(timespec="seconds")}
-    with writing(run / ENVIRONMENT), (run / ENVIRONMENT).open("a") as file:
-        file.write(json.dumps(began | start) + "\n")
+    path = run / ENVIRONMENT
+    with writing(path):
+        if remove_cut_off(path):
+            note(f"{path}: the last line was cut off, and is removed")
+        with path.open("a") as file:
+            file.write(json.dumps(began | start) + "\n")
 
 
 def read_starts(run: Path) -> list[dict[str, Any]]:

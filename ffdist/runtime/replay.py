@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ffdist.errors import ConfigError, SnapshotError, setting
+from ffdist.notes import note
 from ffdist.objectives import BlockSpec, Local
 from ffdist.pipeline.block import LearningBlock
 from ffdist.pipeline.finite import FiniteCheck, NonfiniteValue, is_finite
@@ -192,8 +193,8 @@ def before(run: Path, batch: int) -> Manifest | None:
             manifest = read_manifest(folder)
             if manifest.step < batch:
                 return whole(manifest)
-        except SnapshotError:
-            continue
+        except SnapshotError as error:
+            note(f"a snapshot cannot be used, the one before is taken: {error.where}: {error.what}")
     return None
 
 

@@ -17,7 +17,7 @@ from ffdist.errors import ConfigError, SnapshotError, described, setting
 from ffdist.folders import command, remedy_unwritable, why_unwritable
 from ffdist.models import Chain, load_model, weights_file, with_weights
 from ffdist.models.dirac import with_dirac
-from ffdist.notes import note
+from ffdist.notes import listed, note
 from ffdist.objectives import Objective, load_objective
 from ffdist.options import pairs
 from ffdist.pipeline.classifier import Classifier
@@ -30,6 +30,7 @@ from ffdist.settings import Settings, apply, flat
 from ffdist.settings.toml import parsed, read_toml, write_toml
 from ffdist.snapshot import Manifest, SnapshotStore, as_snapshot, chosen, committed
 from ffdist.snapshot.files import write_durably
+from ffdist.snapshot.manifest import passed_over
 from ffdist.snapshot.mirror import shown as named
 from ffdist.trust import doubt
 
@@ -197,6 +198,15 @@ def saved_plan(run: Path | None) -> Plan | None:
         ) from error
 
 
+def are_of_a_run(path: Path) -> bool:
+    """Whether a file of that name was written by a run, whole or not, and is no other's."""
+    try:
+        text = read_text(path)
+        return text.startswith(HEAD) or LAST in flat(read_toml(path, read_bytes))
+    except (OSError, ValueError, ConfigError):
+        return False
+
+
 def read_settings(run: Path) -> Settings:
     """Raises SnapshotError where there is no run, or where its settings are not as they were written. The code that
     they name is doubted."""
@@ -235,7 +245,12 @@ def with_snapshot(run: Path, use: Callable[[Manifest], T], snapshot: str | int =
     where there is none yet."""
     chosen_snapshot = as_snapshot(snapshot)
     if not committed(run):
-        raise SnapshotError("the run has no snapshot yet", where=run, remedy="wait for the first epoch to end")
+        raise SnapshotError(
+            "the run has no snapshot yet",
+            where=run,
+            got=listed(passed_over(run)) or None,
+            remedy="wait for the first epoch to end",
+        )
     made = chosen(run, chosen_snapshot, lambda manifest: (use(manifest),))
     assert made, "a snapshot stays until another is committed"
     return made[0]

@@ -35,10 +35,11 @@ from ffdist.pipeline.stage_group import StageGroup
 from ffdist.pipeline.tensor_bytes import counter_here, counting
 from ffdist.pipeline.trace import Trace
 from ffdist.pipeline.turn import Outbox, Turn
-from ffdist.report.log import StageLog, start_run_log
+from ffdist.report.log import StageLog, run_log
 from ffdist.runtime.heartbeat import stacks_to
 from ffdist.runtime.meeting import await_key, set_key
 from ffdist.runtime.nonfinite import NonfiniteRecorder
+from ffdist.runtime.resumed_log import begin_logs
 from ffdist.runtime.routes import Route, sink_is_on_last_stage
 from ffdist.runtime.tracing import (
     PROFILES,
@@ -341,10 +342,12 @@ class Worker:
         manifest = self.start.manifest
         records, here = manifest.records if manifest else [], str(self.world)
         store = self.rank.store
+        if self.job.run:
+            begin_logs(self.job.run, records, manifest.step if manifest else 0)
         return Sink(
             commit=self.snapshots.commit,
             publish=lambda epoch, accuracy: set_key(store, validation_key(epoch), repr(accuracy), where=here),
-            observer=start_run_log(self.job.run, records, self._traced(), step=manifest.step if manifest else 0),
+            observer=run_log(self.job.run, self._traced()),
             score_sender=self._score_sender(),
             records=records,
             predictor=self.judge or "mean",

@@ -19,6 +19,8 @@ from ffdist.snapshot.mirror import fetch_manifest
 FORMAT = 3
 """Since 2 a manifest has a digest of itself; since 3 its records count epochs from 1."""
 MANIFEST = "manifest.json"
+NAME = re.compile(r"step-\d{9,19}-epoch-\d{5,19}")
+"""Of a snapshot's folder, as `snapshot_folder` makes it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +75,7 @@ def discard_others(run: Path, manifest: Manifest, *, keep: int, best: Path | Non
 
 def committed(run: Path) -> list[Path]:
     """The folders of a run's committed snapshots, oldest first; whether they are whole is another matter."""
-    return [folder for folder in _folders(run) if (folder / MANIFEST).exists()]
+    return [folder for folder in _folders(run) if (folder / MANIFEST).is_file()]
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -147,9 +149,27 @@ def _is_count(value: Any) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
 
 
+def passed_over(run: Path, than: str = "") -> list[str]:
+    """What stands in `snapshots` behind the snapshot of that name and is none, and why."""
+    places = sorted(path for path in (run / "snapshots").glob("step-*") if path.name > than)
+    return [f"{path.name} {why}" for path in places if (why := _why_none(path))]
+
+
+def _why_none(path: Path) -> str:
+    """Why a place is no committed snapshot; empty for one that is."""
+    if path.is_symlink():
+        return f"is a link (to {path.readlink()}), and a run makes none"
+    if not path.is_dir():
+        return "is no folder"
+    if not (path / MANIFEST).is_file():
+        return f"has no {MANIFEST}: it was not finished, or is being written"
+    return "" if NAME.fullmatch(path.name) else "has no name that a run gives"
+
+
 def _folders(run: Path) -> list[Path]:
-    """Snapshot folders, oldest first; their names sort by step, then by epoch."""
-    return sorted(path for path in (run / "snapshots").glob("step-*") if path.is_dir() and not path.is_symlink())
+    """Snapshot folders, oldest first; their names sort by step, then by epoch. Copies of a user's are none."""
+    places = (run / "snapshots").glob("step-*")
+    return sorted(path for path in places if NAME.fullmatch(path.name) and path.is_dir() and not path.is_symlink())
 
 
 def discard(folder: Path) -> None:

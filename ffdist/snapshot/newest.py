@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TypeVar
 
 from ffdist.errors import DamagedSnapshotError, SnapshotError, setting
-from ffdist.notes import note
+from ffdist.notes import listed, note
 from ffdist.snapshot.files import check_file
-from ffdist.snapshot.manifest import Manifest, committed, read_manifest
+from ffdist.snapshot.manifest import Manifest, committed, passed_over, read_manifest
 from ffdist.snapshot.mirror import uncommit
 
 T = TypeVar("T")
@@ -20,7 +20,8 @@ ATTEMPTS = 100
 def newest(run: Path, use: Callable[[Manifest], T]) -> T | None:
     """Return what `use` makes of the newest committed snapshot; None where there is none.
 
-    use: raises DamagedSnapshotError for a snapshot that is not whole: then it gets the one before, and stderr says so.
+    use: raises DamagedSnapshotError for a snapshot that is not whole: then it gets the one before, and stderr says so,
+    as it does of what stands there and is none.
     Where a run at work has committed another meanwhile, it gets that. Raises SnapshotError where none is whole.
     """
     for _ in range(ATTEMPTS):
@@ -33,7 +34,7 @@ def newest(run: Path, use: Callable[[Manifest], T]) -> T | None:
                     break
                 damaged.append(error)
             else:
-                _note(damaged, manifest)
+                _note(damaged, passed_over(run, folder.name), manifest)
                 return result
         else:
             if not damaged:
@@ -79,10 +80,12 @@ def set_aside(run: Path, taken: Manifest) -> None:
             uncommit(folder)
 
 
-def _note(damaged: list[DamagedSnapshotError], taken: Manifest) -> None:
+def _note(damaged: list[DamagedSnapshotError], passed: list[str], taken: Manifest) -> None:
+    before = f"the one of step {taken.step} is taken (epochs done: {taken.epoch})"
     for error in damaged:
-        before = f"the one before is taken, of step {taken.step} (epochs done: {taken.epoch})"
         note(f"a snapshot is not whole, {before}: {_brief(error)}")
+    if passed:
+        note(f"not all in snapshots/ are snapshots, {before}: {listed(passed)}")
 
 
 def _brief(error: DamagedSnapshotError) -> str:
