@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.marks import put
 from ffdist.bench.harness.record import Record, read, tables_of
 from ffdist.bench.harness.summary import ratios
-from ffdist.bench.harness.table import Cell, Line, lines_of, pipes, shown
+from ffdist.bench.harness.table import Cell, Line, cell_text, lines_of, pipes
 
 ROOT = Path(__file__).resolve().parents[1]
 RECORDS = ROOT / "benchmarks/records"
@@ -65,8 +65,8 @@ def headline(folder: Path) -> str:
             {
                 "": teaches,
                 "network": name,
-                "ours": f"{shown(line['ours'])} {unit}",
-                "DDP": f"{shown(line[theirs])} {unit}",
+                "ours": f"{cell_text(line['ours'])} {unit}",
+                "DDP": f"{cell_text(line[theirs])} {unit}",
                 "ours / DDP": line[ratio],
                 "n": line.get("n"),
                 "record": line["record"],
@@ -76,7 +76,7 @@ def headline(folder: Path) -> str:
 
 
 def piped(lines: Drawn) -> list[str]:
-    return pipes(lines[0], [[shown(line.get(column)) for column in lines[0]] for line in lines])
+    return pipes(lines[0], [[cell_text(line.get(column)) for column in lines[0]] for line in lines])
 
 
 def newest(folder: Path, suite: str) -> list[Record]:

@@ -24,7 +24,7 @@ from ffdist.bench.harness.summary import Summary
 from ffdist.bench.harness.table import ResultTable, spread_of
 from ffdist.bench.hosts import Hosts, why_not
 from ffdist.bench.settings import BenchSettings
-from ffdist.bench.sides import here, open_pipeline
+from ffdist.bench.sides import on_this_host, open_pipeline
 from ffdist.cores import available_cores
 from ffdist.events import ProgressMade, RunEvent
 from ffdist.plan import Plan
@@ -90,7 +90,7 @@ def measured(case: Case, settings: BenchSettings, rounds: int, samples: int | No
         job = replace(job, settings=job.settings.changed(samples=samples))
         return [by_threads(job, settings) for _ in range(rounds)]
     with ExitStack() as ends:
-        place = here
+        place = on_this_host
         if case.by != "processes":
             hosts = ends.enter_context(Hosts())
             hosts.limit(case.by)

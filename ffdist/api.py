@@ -53,7 +53,7 @@ from ffdist.runtime.record import facts, note_start
 from ffdist.runtime.run import classifier_of, not_here, smoothed, write_settings
 from ffdist.runtime.world import World
 from ffdist.settings import NetworkSettings, Settings
-from ffdist.snapshot import FINAL, SnapshotStore, chosen, committed, pulled, whole
+from ffdist.snapshot import FINAL, SnapshotStore, committed, pulled, use_snapshot, whole
 from ffdist.trust import check_trusted, trusting
 
 
@@ -394,7 +394,7 @@ class Pipeline:
         return self.classifier.predict(samples)
 
     def _load(self, job: Job, run: Path) -> None:
-        manifest = chosen(run, FINAL, whole)
+        manifest = use_snapshot(run, FINAL, whole)
         if manifest is None:
             raise DataError("no epoch was finished", where="fit", remedy="train for one epoch at least")
         self._classifier = classifier_of(job.chain, job.objective, job.images, job.settings)

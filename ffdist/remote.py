@@ -155,7 +155,7 @@ class RemoteFolder:
             else:
                 self.fs.put_file(str(file), target.path)
 
-    def found(self) -> dict[str, RemoteStat]:
+    def list_files(self) -> dict[str, RemoteStat]:
         """The files of the folder, by name; none where there is no folder."""
         with as_os_error(self):
             self.fs.invalidate_cache()

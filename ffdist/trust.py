@@ -69,7 +69,7 @@ def trust(names: Iterable[str], *, for_good: bool = True) -> None:
             file.write("".join(f"{place}\n" for place in fresh))
 
 
-def doubt(names: Iterable[str], file: object) -> None:
+def check_may_run(names: Iterable[str], file: object) -> None:
     """A file names this code; it may run only where its user has run it before, or trusts the file."""
     names = [name for name in names if place_of(name)]
     if TRUSTING.get():

@@ -62,7 +62,7 @@ class TensorLayout:
     stride: tuple[int, ...]
     dtype: torch.dtype
 
-    def made(self, device: torch.device) -> Tensor:
+    def allocate(self, device: torch.device) -> Tensor:
         """Filled with one small number, which may be a weight, a gradient or a moment."""
         return torch.empty_strided(self.size, self.stride, dtype=self.dtype, device=device).fill_(0.01)
 
@@ -77,7 +77,7 @@ class RecordedCall:
 
     def seconds(self, device: torch.device, repeats: int) -> float:
         """Median over `repeats`, on tensors of its own."""
-        leaves = [leaf.made(device) if isinstance(leaf, TensorLayout) else leaf for leaf in self.leaves]
+        leaves = [leaf.allocate(device) if isinstance(leaf, TensorLayout) else leaf for leaf in self.leaves]
         args, kwargs = tree_unflatten(leaves, self.tree)
         times = [seconds_of(partial(self.operation, *args, **kwargs), device) for _ in range(repeats + 1)]
         return median(times[1:])

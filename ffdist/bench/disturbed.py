@@ -47,7 +47,7 @@ AWAITED = 0.3
 
 
 @dataclass
-class Disturbed:
+class DisturbedRun:
     """The run that is killed."""
 
     launcher: Launcher
@@ -139,7 +139,7 @@ class Disturbed:
             return False
         victim = workers[fault.worker % len(workers)].pid
         others = [each.pid for each in workers if each.pid != victim]
-        with held_up(others if fault.moment == "exchange" and self.shares_blocks else []):
+        with paused(others if fault.moment == "exchange" and self.shares_blocks else []):
             if fault.victim == "node" and self.nodes:
                 self.nodes.kill(self.draw, [victim])
                 return True
@@ -213,7 +213,7 @@ def batches_of(run: Path) -> int:
 
 
 @contextmanager
-def held_up(pids: list[int]) -> Iterator[None]:
+def paused(pids: list[int]) -> Iterator[None]:
     """Within, these are stopped, and whoever wants something of theirs waits for it."""
     try:
         for pid in pids:

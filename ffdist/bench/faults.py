@@ -20,7 +20,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from ffdist.bench.disturbed import PROGRESS_TIMEOUT, TRAIN_FLAGS, Disturbed, Launcher
+from ffdist.bench.disturbed import PROGRESS_TIMEOUT, TRAIN_FLAGS, DisturbedRun, Launcher
 from ffdist.bench.fault_schedule import Fault, schedule
 from ffdist.bench.faults_found import DisturbedRunCosts, KillOutcome, result_of
 from ffdist.bench.harness.result import BenchResult, Progress
@@ -37,7 +37,7 @@ LEFT = {"processes": 15.0, "torchrun": 40.0, "ray": 120.0}
 """Seconds behind the run's end in which everything must have; Ray's own agents outlive it by a minute."""
 
 
-def disturb(run: Disturbed, faults: list[Fault]) -> list[KillOutcome]:
+def disturb(run: DisturbedRun, faults: list[Fault]) -> list[KillOutcome]:
     """Kill it so often, then let it come to its end. Raises StageError where it does not, or something is left."""
     outcomes = list[KillOutcome]()
     run.start()
@@ -79,7 +79,7 @@ def disturb(run: Disturbed, faults: list[Fault]) -> list[KillOutcome]:
     return outcomes
 
 
-def strike(run: Disturbed, fault: Fault, outcomes: list[KillOutcome]) -> tuple[int, int] | None:
+def strike(run: DisturbedRun, fault: Fault, outcomes: list[KillOutcome]) -> tuple[int, int] | None:
     """Kill at its moment; where nobody is there any more, at the next of the kind. None where the run has ended before,
     else how often it had begun, and the last batch that it had reported."""
     while run.await_moment(fault):
@@ -90,13 +90,13 @@ def strike(run: Disturbed, fault: Fault, outcomes: list[KillOutcome]) -> tuple[i
     return None
 
 
-def note_kill(run: Disturbed, kill: KillOutcome) -> None:
+def note_kill(run: DisturbedRun, kill: KillOutcome) -> None:
     """Into the folder of both runs, so that one that is broken off has something to show."""
     with (run.temporary.parent / "kills.jsonl").open("a") as file:
         file.write(json.dumps({"time": time.time(), "step": kill.step, **asdict(kill.fault)}) + "\n")
 
 
-def wait_ready(run: Disturbed, last: KillOutcome, following: list[Fault]) -> None:
+def wait_ready(run: DisturbedRun, last: KillOutcome, following: list[Fault]) -> None:
     """Until it learns again, unless the next kill comes as it starts."""
     if following and following[0].moment == "start":
         return
@@ -109,7 +109,7 @@ def wait_ready(run: Disturbed, last: KillOutcome, following: list[Fault]) -> Non
     settle(run, [last])
 
 
-def settle(run: Disturbed, outcomes: list[KillOutcome]) -> None:
+def settle(run: DisturbedRun, outcomes: list[KillOutcome]) -> None:
     """Complete the outcomes of kills after which the run has begun again."""
     for each in outcomes:
         if each.again is None and each is outcomes[-1] and run.begun() > each.begun:
@@ -150,7 +150,7 @@ def learned(run: Path) -> dict[str, Any]:
 
 
 @contextmanager
-def nothing_left(run: Disturbed) -> Iterator[None]:
+def nothing_left(run: DisturbedRun) -> Iterator[None]:
     """Raises StageError where something of the run's is there afterwards."""
     yield
     left = {
@@ -169,7 +169,7 @@ def faults(kills: int, seed: int, launcher: Launcher, folder: Path, progress: Pr
     (folder / "tmp").mkdir(parents=True)
     progress(f"the undisturbed run: {epochs} epochs")
     undisturbed(folder / "whole", epochs)
-    run = Disturbed(launcher, folder / "killed", epochs, folder / "tmp", random.Random(seed + 1), progress)
+    run = DisturbedRun(launcher, folder / "killed", epochs, folder / "tmp", random.Random(seed + 1), progress)
     begun = time.monotonic()
     try:
         with nothing_left(run), ExitStack() as cluster:

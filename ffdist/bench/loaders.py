@@ -166,7 +166,7 @@ def orders(loader: Loader) -> Iterator[Tensor]:
         yield from order.split(loader.batch_size)[: len(loader)]
 
 
-def held(loader: Loader) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def all_samples(loader: Loader) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """All samples in the network's size, uint8 [N, C, H, W], labels, and mean and deviation [C, 1, 1] of pixels in
     0..255."""
     pictures = resized(loader.split.take(np.arange(len(loader.split))), loader.size)
@@ -177,7 +177,7 @@ def held(loader: Loader) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 def gathered(loader: Loader, names: set[str]) -> Batches:
     """Crop and flip as places of pixels, which one gather then takes out of padded bytes."""
-    x, labels, mean, std = held(loader)
+    x, labels, mean, std = all_samples(loader)
     _, channels, height, width = x.shape
     top, left = (margin(height), margin(width)) if "crop" in names else (0, 0)
     padded = F.pad(x, (left, left, top, top))
@@ -194,7 +194,7 @@ def gathered(loader: Loader, names: set[str]) -> Batches:
 
 def masked(loader: Loader, names: set[str]) -> Batches:
     """As airbench's: samples are normalised and padded once; a crop is copied for all samples that it was drawn for."""
-    x, labels, mean, std = held(loader)
+    x, labels, mean, std = all_samples(loader)
     _, _, height, width = x.shape
     top, left = (margin(height), margin(width)) if "crop" in names else (0, 0)
     padded = (F.pad(x, (left, left, top, top)).float() - mean) / std

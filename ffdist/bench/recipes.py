@@ -26,7 +26,7 @@ class Recipe(NamedTuple):
     """Settings by name; always the learning rate, `lr`, and the number of epochs, at most and of the schedule."""
 
     def __str__(self) -> str:
-        return ", ".join(f"{name.replace('_', ' ')} {shown(value)}" for name, value in self.values)
+        return ", ".join(f"{name.replace('_', ' ')} {value_text(value)}" for name, value in self.values)
 
     @property
     def epochs(self) -> int:
@@ -35,10 +35,10 @@ class Recipe(NamedTuple):
     @property
     def others(self) -> str:
         """All but the learning rate and the epochs."""
-        return ", ".join(f"{name} {shown(value)}" for name, value in self.values if name not in ("lr", "epochs"))
+        return ", ".join(f"{name} {value_text(value)}" for name, value in self.values if name not in ("lr", "epochs"))
 
 
-def shown(value: Any) -> str:
+def value_text(value: Any) -> str:
     return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 

@@ -32,7 +32,7 @@ Placing = Callable[[WorkerMain], WorkerMain]
 """Where a side's processes live, if not simply here."""
 
 
-def here(main: WorkerMain) -> WorkerMain:
+def on_this_host(main: WorkerMain) -> WorkerMain:
     return main
 
 
@@ -43,7 +43,7 @@ def open_pipeline(
     name: str = "ours",
     *,
     compiled: bool = False,
-    place: Placing = here,
+    place: Placing = on_this_host,
 ) -> PoolSide:
     """ffdist with so many stages, started and ready."""
     pool = ends.enter_context(WorkerPool(name, place(PipelineMain(settings.job(stages, compiled=compiled))), stages))
@@ -67,7 +67,7 @@ class Family:
 
 
 def open_baseline(
-    ends: ExitStack, settings: BenchSettings, name: str, *, compiled: bool = False, place: Placing = here
+    ends: ExitStack, settings: BenchSettings, name: str, *, compiled: bool = False, place: Placing = on_this_host
 ) -> Family:
     """The baseline that `name` stands for; where it stands for several, they take turns and the fastest is taken.
 
@@ -86,7 +86,7 @@ def open_variants(
     variants: tuple[str, ...],
     *,
     compiled: bool = False,
-    place: Placing = here,
+    place: Placing = on_this_host,
 ) -> tuple[list[BaselineSide], dict[str, str]]:
     """A side a variant, all in the same processes; and why some do not fit the network. ConfigError when none does."""
     size = 1 if is_serial(variants[0]) else settings.compare.devices

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 
 import ffdist
 from ffdist.calls import calls_of, check_transforms
-from ffdist.cli.help import Flag, Positional, choices_of, heading, refilled, shown, width, wrapped
+from ffdist.cli.help import Flag, Positional, choices_of, heading, refilled, typed_text, width, wrapped
 from ffdist.cli.parsing import parsed
 from ffdist.errors import ConfigError
 from ffdist.known import DATA_SETS, MODEL_PLACES, OBJECTIVE_PLACES, TRANSFORM_PLACES
@@ -236,7 +236,7 @@ def about(name: str) -> dict[str, Any]:
         "group": group,
         "flag": as_flag(name),
         "type": describe(kind_of(name)),
-        "default": shown(field.default) if field.default not in (None, ()) else "",
+        "default": typed_text(field.default) if field.default not in (None, ()) else "",
         "range": str(bounds) if bounds else "",
         "free_on_resume": is_free(name),
         "text": explained(GROUPS[group]).get(name, ""),
@@ -252,7 +252,7 @@ def print_preset(name: str, *, as_json: bool) -> None:
     print(wrapped(f"{name}: {preset.summary}"))
     rows = table("setting", "value", "default")
     for key, value in preset.settings.items():
-        rows.add_row(as_flag(key), shown(value), about(key)["default"])
+        rows.add_row(as_flag(key), typed_text(value), about(key)["default"])
     PlainConsole().print(rows)
     print(f"ffdist train {name}")
 

@@ -99,7 +99,7 @@ def sends(count: int) -> list[DoctorCheck]:
     """A tensor passed down a chain of processes, by every transport that joins them; why the others do not."""
     from ffdist.transport import registry  # behind the parsing: it imports torch
 
-    place = registry.here()
+    place = registry.own_location()
     best = registry.fastest(place, place).name
     found: list[DoctorCheck] = []
     for name, transport in registry.TRANSPORTS.items():

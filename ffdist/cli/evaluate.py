@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from ffdist.cli.help import Flag, Positional
 from ffdist.cli.parsing import parsed
-from ffdist.cli.train import here
+from ffdist.cli.train import local_folder
 from ffdist.errors import ConfigError
 from ffdist.loading import loading
 from ffdist.plain import PlainConsole
@@ -51,7 +51,7 @@ class Eval:
 def main(args: Sequence[str]) -> None:
     command = parsed(Eval, args, "ffdist eval")
     TRUSTING.set(TRUSTING.get() or command.trust)
-    command = replace(command, run=here(command.run))
+    command = replace(command, run=local_folder(command.run))
     if command.batch_size is not None and command.batch_size < 1:
         raise ConfigError("--batch-size is too small", expected=">= 1", got=command.batch_size)
     evaluate(command)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from ffdist.cli.help import Flag, Positional
 from ffdist.cli.parsing import parsed
-from ffdist.cli.train import here
+from ffdist.cli.train import local_folder
 from ffdist.loading import loading
 from ffdist.runtime.interrupts import handle_signals, unwind
 
@@ -47,7 +47,7 @@ def main(args: Sequence[str]) -> None:
         from ffdist.runtime.export import export
 
     handle_signals(unwind)  # what is half written goes again
-    run = here(command.run)
+    run = local_folder(command.run)
     said = export(run, command.to, snapshot=command.snapshot, predictor=command.predictor, trust=command.trust)
     if command.json:
         print(json.dumps(said))

@@ -188,10 +188,10 @@ def said_default(argument: Argument) -> str:
         return f" [{words}]" if found and len(words) <= SHORT else ""
     if value is dataclasses.MISSING or argument.positional or value is False:
         return ""
-    return f" [{'on' if value is True else shown(value)}]"
+    return f" [{'on' if value is True else typed_text(value)}]"
 
 
-def shown(value: Any) -> str:
+def typed_text(value: Any) -> str:
     """The value as it is typed."""
     return " ".join(map(text_of, value)) if isinstance(value, (tuple, list)) else text_of(value)
 

@@ -38,10 +38,10 @@ def parsed(kind: type[T], args: Sequence[str], prog: str, *, made: Any = None, m
             raise UsageError(
                 f"{argument.spelled} is missing", where=prog, expected=usage(kind, prog), remedy=f"{prog} --help"
             )
-    return laid(kind, values, made)
+    return build_command(kind, values, made)
 
 
-def laid(kind: type[T], given: Mapping[str, Any], made: Any = None) -> T:
+def build_command(kind: type[T], given: Mapping[str, Any], made: Any = None) -> T:
     """A command with what it was told, of itself and of its groups of settings."""
     own = {f.name for f in fields(kind) if f.name in given}  # pyright: ignore[reportArgumentType]
     others = {name: value for name, value in given.items() if name not in own}

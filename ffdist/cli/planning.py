@@ -103,7 +103,7 @@ def speed_table(found: Forecast) -> Table:
     best = next(iter(found.speeds.values())).rate
     rows = table("", "samples/s", "least", "most", "of the plan's", title="Speed, simulated")
     for name, each in found.speeds.items():
-        rows.add_row(name, *map(shown, each), f"{each.rate / best:.2f}")
+        rows.add_row(name, *map(rate_text, each), f"{each.rate / best:.2f}")
     for name, each in (("pipeline", found.pipeline), ("data parallel", found.parallel)):
         if each is None:
             limit = found.cluster.memory_limit is not None
@@ -119,7 +119,7 @@ def scaled_table(profile: Profile, grown: Sequence[ScalingPoint]) -> Table:
     for each in grown:
         shape = " ".join(f"{len(s.blocks)}x{len(s.shares)}" for s in each.plan.stages)
         rates = (each.best, each.ddp, each.pipelined)
-        rows.add_row(str(each.devices), f"{each.batch:,}", *(shown(e.rate) for e in rates), shape)
+        rows.add_row(str(each.devices), f"{each.batch:,}", *(rate_text(e.rate) for e in rates), shape)
     rows.caption = (
         f"simulated, {profile.batch} samples of a batch for each device, a lane each; blocks x workers a stage"
     )
@@ -159,5 +159,5 @@ def as_json(each: ScalingPoint) -> dict[str, Any]:
     }
 
 
-def shown(rate: float) -> str:
+def rate_text(rate: float) -> str:
     return f"{rate:,.0f}" if rate >= 100 else f"{rate:.3g}"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from ffdist.cli.help import Flag, Positional
 from ffdist.cli.parsing import parsed
-from ffdist.cli.train import here
+from ffdist.cli.train import local_folder
 from ffdist.errors import ConfigError, DataError
 from ffdist.loading import loading
 from ffdist.notes import note
@@ -48,7 +48,7 @@ class Predict:
 def main(args: Sequence[str]) -> None:
     command = parsed(Predict, args, "ffdist predict")
     TRUSTING.set(TRUSTING.get() or command.trust)
-    command = replace(command, run=here(command.run))
+    command = replace(command, run=local_folder(command.run))
     if not command.images:
         raise ConfigError("there are no pictures to predict", expected="ffdist predict RUN PICTURE ...")
     for name, value in (("--top-k", command.top_k), ("--batch-size", command.batch_size)):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from ffdist.cli.evaluate import opened
 from ffdist.cli.help import Flag, Positional
 from ffdist.cli.parsing import parsed
-from ffdist.cli.train import here
+from ffdist.cli.train import local_folder
 from ffdist.errors import ConfigError
 from ffdist.loading import loading
 from ffdist.notes import note
@@ -62,7 +62,7 @@ def main(args: Sequence[str]) -> None:
     TRUSTING.set(TRUSTING.get() or command.trust)
     in_terminal = command.text or command.json or command.cam or command.figures
     check(command, in_terminal)
-    command = replace(command, run=tuple(here(run) for run in command.run))
+    command = replace(command, run=tuple(local_folder(run) for run in command.run))
     if in_terminal:
         for run in command.run:
             print_report(command, run)
@@ -127,7 +127,7 @@ def print_report(command: Report, run: Path) -> None:
         tables: list[Table] = summary(dict(settings.items()), dict(Settings().items()), records, end)
     for table in [*([starts_table(starts)] if starts else []), *tables]:
         console.print(table)
-    figures = drawn(command, run, records, console)
+    figures = draw_figures(command, run, records, console)
     if command.json:
         values = {
             "run": run,
@@ -141,7 +141,7 @@ def print_report(command: Report, run: Path) -> None:
         print(json.dumps(values, default=str))
 
 
-def drawn(command: Report, run: Path, records: list[dict[str, Any]], console: PlainConsole) -> list[Path]:
+def draw_figures(command: Report, run: Path, records: list[dict[str, Any]], console: PlainConsole) -> list[Path]:
     """The figures that are asked for."""
     folder, paths = command.to or run, list[Path]()
     folder.mkdir(parents=True, exist_ok=True)

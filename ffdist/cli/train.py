@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
-from ffdist.cli.help import Flag, Positional, arguments_of, is_many, shown
+from ffdist.cli.help import Flag, Positional, arguments_of, is_many, typed_text
 from ffdist.cli.hints import stray
 from ffdist.cli.parsing import help_of, parsed_values, split_at_dashes, wants_help
 from ffdist.errors import ConfigError, setting
@@ -84,7 +84,7 @@ def parse(args: Sequence[str]) -> Train:
     actions = actions_of(from_file, file)
     said = {name: values.pop(name) for name in ("print_config", "dry_run", "json") if name in values}
     resume = values.pop("resume", None) or resumed_by_file(actions, values.get("out") or from_file.get("out"), file)
-    named, resume = resume, resume and here(resume)
+    named, resume = resume, resume and local_folder(resume)
     base = recorded = recorded_settings(resume) if resume else Settings()
     bare = BARE if not file and not resume and values.get("data", BARE) == BARE else None
     if resume and preset:
@@ -184,7 +184,9 @@ def over_recorded(recorded: Settings, preset: str, typed: Collection[str]) -> Se
     """
     named = with_preset(recorded, preset)
     kept = {name: value for name, value in recorded.items() if is_free(name) and value != named.value(name)}
-    said = [f"{as_flag(name)} {shown(value)}" for name, value in kept.items() if name not in typed and name != "data"]
+    said = [
+        f"{as_flag(name)} {typed_text(value)}" for name, value in kept.items() if name not in typed and name != "data"
+    ]
     if said and os.environ.get("RANK", "0") == "0":
         note(f"the run goes on with its own settings where the preset {preset} has others: {', '.join(said)}")
     return named.changed(**kept)
@@ -248,7 +250,7 @@ def option_kind(flag: str) -> Any:
     return kind_of(name) if name in GROUP_OF else own.get(name)
 
 
-def here(run: Path) -> Path:
+def local_folder(run: Path) -> Path:
     """The run's folder; of one behind an address, what is there, fetched."""
     if url_of(run) is None:
         return run

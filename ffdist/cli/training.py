@@ -53,7 +53,7 @@ from ffdist.settings import Settings
 from ffdist.settings.toml import write_toml
 from ffdist.settings.unread import unread
 from ffdist.snapshot import committed
-from ffdist.snapshot.mirror import shown
+from ffdist.snapshot.mirror import as_user_named
 
 if TYPE_CHECKING:
     from ffdist.cli.train import Train
@@ -171,7 +171,7 @@ def resumed_text(error: FfdistError, out: Path) -> FfdistError:
     """The error, with how the run goes on from its last snapshot, where it has one."""
     if not any(out.glob("snapshots/*/manifest.json")):
         return error
-    hint = f"the run goes on from its last snapshot by: {shell_command('train', '--resume', shown(out))}"
+    hint = f"the run goes on from its last snapshot by: {shell_command('train', '--resume', as_user_named(out))}"
     remedy = error.details["remedy"]
     return with_remedy(error, f"{remedy}; {hint}" if remedy else hint)
 
@@ -225,7 +225,7 @@ def begin_or_go_on(command: Train, images: Images, meeting: Rendezvous, start: E
 
 def conclude(result: Result, out: Path, *, as_json: bool = False) -> None:
     """The tables, where the run is, what to try next; or all of it as one JSON object."""
-    place = shown(out)
+    place = as_user_named(out)
     if as_json:
         fields = {"run": str(place), "reason": result.reason, "epochs": result.records, "test": result.test}
         print(json.dumps(fields))

@@ -10,7 +10,7 @@ from typing import Annotated
 
 from ffdist.cli.help import Flag, Positional
 from ffdist.cli.parsing import parsed
-from ffdist.cli.train import here
+from ffdist.cli.train import local_folder
 from ffdist.errors import ConfigError
 from ffdist.loading import loading
 from ffdist.notes import note
@@ -41,7 +41,7 @@ def main(args: Sequence[str]) -> None:
     with loading():  # of torch, behind the parsing
         from ffdist.page.server import PageServer
 
-    run = here(command.run)
+    run = local_folder(command.run)
     handle_signals(unwind)
     with PageServer(run, host=command.host, port=command.port) as watch:
         if url_of(command.run) is not None:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ffdist.data.arrays import as_array, as_bytes
 from ffdist.data.depth import Range
-from ffdist.data.images import Spread
+from ffdist.data.images import ValueSpread
 from ffdist.errors import DataError
 from ffdist.notes import note
 
@@ -23,7 +23,7 @@ SURELY_BYTES = 16
 
 
 def as_trained(
-    samples: Any, shape: tuple[int, ...], pixels: bool, spread: Spread | None, value_range: Range | None = None
+    samples: Any, shape: tuple[int, ...], pixels: bool, spread: ValueSpread | None, value_range: Range | None = None
 ) -> Tensor:
     """float32 [B, *shape]: pixels in 0..1 of a network that was trained on pictures, other floats as they are.
 
@@ -43,7 +43,7 @@ def as_trained(
             got=f"{x.dtype} {list(x.shape)}",
             remedy=reshaping(x, shape),
         )
-    made = of_pictures(found, value_range) if pixels else of_floats(found, spread)
+    made = match_pictures(found, value_range) if pixels else match_floats(found, spread)
     return torch.from_numpy(np.require(made, np.float32, ("C", "W")))
 
 
@@ -67,7 +67,7 @@ def shaped(x: np.ndarray, shape: tuple[int, ...]) -> np.ndarray | None:
     return None
 
 
-def of_pictures(x: np.ndarray, value_range: Range | None = None) -> np.ndarray:
+def match_pictures(x: np.ndarray, value_range: Range | None = None) -> np.ndarray:
     """float32 in 0..1 of whole numbers in 0..255 or in `value_range`, or of floats that are so."""
     if x.dtype.kind != "f":
         pixels = as_bytes(x, "predict", "pictures as in training", value_range)
@@ -101,7 +101,7 @@ def refuse_bytes(x: Tensor, pixels: bool) -> None:
     )
 
 
-def of_floats(x: np.ndarray, spread: Spread | None) -> np.ndarray:
+def match_floats(x: np.ndarray, spread: ValueSpread | None) -> np.ndarray:
     """Floats as they are."""
     known = "floats as in training" + (f", {spread.low:g}..{spread.high:g}" if spread else "")
     if x.dtype.kind != "f":
@@ -143,7 +143,7 @@ def of_floats(x: np.ndarray, spread: Spread | None) -> np.ndarray:
     return x
 
 
-def rescaled(x: np.ndarray, spread: Spread) -> str | None:
+def rescaled(x: np.ndarray, spread: ValueSpread) -> str | None:
     """The remedy that makes samples like those of the training, where pixels in 0..1 and in 0..255 were taken for each
     other."""
     low, high = float(x.min()), float(x.max())

@@ -29,7 +29,7 @@ from ffdist.data.shard_files import sha256
 from ffdist.data.shards import open_folder, open_split
 from ffdist.data.sources import KNOWN
 from ffdist.data.sources.known import known_name
-from ffdist.data.sources.listing import is_junk, shown
+from ffdist.data.sources.listing import first_names, is_junk
 from ffdist.data.watch import AGAIN
 from ffdist.errors import ConfigError, DataError, setting
 from ffdist.notes import note
@@ -182,13 +182,13 @@ def verify(folder: Path | RemoteFolder) -> DataManifest:
             check_pixels(folder, manifest, name, opened)
         check_digests(folder, split, opened)
     known = {MANIFEST} | {shard.file for split in manifest.splits.values() for shard in split.listed}
-    names = folder.found() if isinstance(folder, RemoteFolder) else [path.name for path in folder.iterdir()]
+    names = folder.list_files() if isinstance(folder, RemoteFolder) else [path.name for path in folder.iterdir()]
     extra = sorted(name for name in names if name not in known and not is_junk(name))
     if extra:
         raise DataError(
             "the folder holds what the manifest does not list",
             where=folder,
-            got=shown(extra),
+            got=first_names(extra),
             remedy="remove it: nothing reads it",
         )
     return manifest

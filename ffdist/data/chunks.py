@@ -12,7 +12,7 @@ import numpy as np
 from ffdist.data.decode import Decoding, read_picture
 from ffdist.data.images import Moments
 from ffdist.data.sources.base import Item
-from ffdist.data.sources.listing import SHOWN, shown
+from ffdist.data.sources.listing import SHOWN, first_names
 from ffdist.data.storing import read_and_kept
 from ffdist.data.survey import Survey
 from ffdist.errors import DataError, setting
@@ -85,7 +85,7 @@ def cannot_be_read(broken: Sequence[BrokenPicture]) -> DataError:
         return DataError(
             "a picture cannot be read", where=broken[0].where, got=broken[0].why, remedy=remedy.format("it", "it")
         )
-    lines = shown([f"{one.where}: {one.why}" for one in broken], "\n         ")
+    lines = first_names([f"{one.where}: {one.why}" for one in broken], "\n         ")
     more = f"the first {SHOWN} are:\n         " if len(broken) > SHOWN else ""
     return DataError(
         f"{len(broken):,} pictures cannot be read", where=more + lines, remedy=remedy.format("them", "them")
@@ -98,8 +98,8 @@ def check_left(broken: Sequence[BrokenPicture], counts: Mapping[str, list[int]],
     if lost:
         raise DataError(
             "no picture of a class can be read",
-            where=shown(f"{classes[label]} in {split}" for split, label in lost),
-            got=shown((f"{one.where}: {one.why}" for one in broken), "\n         ", 3),
+            where=first_names(f"{classes[label]} in {split}" for split, label in lost),
+            got=first_names((f"{one.where}: {one.why}" for one in broken), "\n         ", 3),
             remedy=f"replace them, or leave the class out: its folder with {setting('ignore')}, its rows in a table",
         )
 

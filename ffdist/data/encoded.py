@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from ffdist.data.dealing import INDEX
 from ffdist.data.decode import PLAIN, decode
+from ffdist.data.encoded_writer import INDEX
 from ffdist.data.images import Split, check_labels
 from ffdist.data.manifest import DataManifest
 from ffdist.data.parts import ByteRange, opened_parts

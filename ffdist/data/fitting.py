@@ -13,7 +13,7 @@ from ffdist.data.alike import BEYOND
 from ffdist.data.catalog import is_prepared, open_data
 from ffdist.data.classes import as_classes, by_number
 from ffdist.data.given import as_images, labelled, name_of
-from ffdist.data.images import Images, Split, Spread
+from ffdist.data.images import Images, Split, ValueSpread
 from ffdist.data.labels import numbered
 from ffdist.data.memory import as_split
 from ffdist.data.preparation import Preparation
@@ -112,7 +112,7 @@ def one_split(data: Any, learned: DataDescription) -> Images:
 
 def check_unit(split: Split, name: str) -> None:
     """Floats for a network that has learned from pictures are such in 0..1."""
-    spread = Spread.of(split)
+    spread = ValueSpread.of(split)
     if not (spread.low >= -BEYOND and spread.high <= 1 + BEYOND):
         raise DataError(
             "samples are beyond the range of the training",

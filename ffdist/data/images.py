@@ -59,9 +59,9 @@ class Split(ABC):
         """Some of the samples, in this order."""
         return ArraySplit(self.take(rows), self.labels[rows])
 
-    def spread(self) -> Spread:
+    def spread(self) -> ValueSpread:
         """The spread of the split's numbers."""
-        return Spread.of(self)
+        return ValueSpread.of(self)
 
     @property
     def one_size(self) -> bool:
@@ -100,7 +100,7 @@ class ArraySplit(Split):
         return content.hexdigest()
 
 
-class Spread(NamedTuple):
+class ValueSpread(NamedTuple):
     """The range and size of the numbers in a split of floats."""
 
     low: float
@@ -111,7 +111,7 @@ class Spread(NamedTuple):
     """The least of the samples' greatest values: none of them stays below it."""
 
     @classmethod
-    def of(cls, split: Split, rows: int = 1024) -> Spread:
+    def of(cls, split: Split, rows: int = 1024) -> ValueSpread:
         low, high, peak, squares, count = np.inf, -np.inf, np.inf, 0.0, 0
         for start in range(0, len(split), rows):
             x = split.take(np.arange(start, min(start + rows, len(split))))
@@ -188,7 +188,7 @@ class Images:
         return replace(self, shape=(self.shape[0], *size), decoding=decoding, **splits)
 
     @cached_property
-    def spread(self) -> Spread | None:
+    def spread(self) -> ValueSpread | None:
         """The spread of a user's floats in the training split; None for pictures, and where there is none."""
         return None if self.pixels or not len(self.train) else self.train.spread()
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ffdist.data.images import Split, Spread
+from ffdist.data.images import Split, ValueSpread
 from ffdist.data.items import Items
 from ffdist.data.readers import Readers
 from ffdist.seeds import derive_seed
@@ -70,7 +70,7 @@ class ItemsSplit(Split):
         content.update(self.labels.data)
         return content.hexdigest()
 
-    def spread(self) -> Spread:
+    def spread(self) -> ValueSpread:
         return self.facts.spread(self.rows)
 
     def moments(self) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
@@ -113,10 +113,10 @@ class ItemFacts(NamedTuple):
         """In a sample."""
         return int(np.prod(self.shape))
 
-    def spread(self, rows: np.ndarray) -> Spread:
+    def spread(self, rows: np.ndarray) -> ValueSpread:
         low, high = self.bounds[:, rows]
         squares = self.sums[1, rows].sum() / (len(rows) * self.numbers)
-        return Spread(float(low.min()), float(high.max()), float(squares**0.5), float(high.min()))
+        return ValueSpread(float(low.min()), float(high.max()), float(squares**0.5), float(high.min()))
 
     def moments(self, rows: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
         if len(self.shape) == 1:

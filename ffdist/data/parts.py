@@ -86,7 +86,7 @@ class RemoteParts(FileParts):
         self.folder = folder
         self.files = {file.file: file for file in files}
         with remote_errors(folder, "a remote folder cannot be looked into"):
-            self.seen = folder.found()
+            self.seen = folder.list_files()
         self.checked = time.monotonic()
         for file in files:
             if (found := self.seen.get(file.file)) is None or found.size != file.bytes:
@@ -131,7 +131,7 @@ class RemoteParts(FileParts):
         if time.monotonic() - self.checked < CHECK_SECONDS:
             return
         with remote_errors(self.folder, "a remote folder cannot be looked into"):
-            now = self.folder.found()
+            now = self.folder.list_files()
         for name in self.files:
             if now.get(name) != self.seen[name]:
                 raise DataError(

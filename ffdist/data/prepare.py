@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 
 from ffdist.cores import available_cores
-from ffdist.data.appearing import appearing, check_free
+from ffdist.data.atomic_folder import atomic_folder, check_free
 from ffdist.data.column_names import IMAGE, LABEL, Columns
 from ffdist.data.content import Watched
 from ffdist.data.decode import Size, check_options
@@ -130,7 +130,7 @@ def prepare(
         watched.add(*opened.files_elsewhere())
         reporting = nullcontext(progress) if progress else bar(opened.name)
         making = WriteOptions(decoding, workers or available_cores(), skip_broken, store)
-        with appearing(target) as folder, reporting as report, quiet_pillow():
+        with atomic_folder(target) as folder, reporting as report, quiet_pillow():
             manifest = write(opened, folder, making, report)
             watched.check()
     for text in manifest.notes:

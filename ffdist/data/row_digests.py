@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
+from ffdist.data.arrow_file import write_arrow_file
 from ffdist.data.manifest import ShardFile
 from ffdist.data.watch import AGAIN
-from ffdist.data.written import written
 from ffdist.errors import DataError
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def digests_of(samples: Iterable[Buffer]) -> np.ndarray:
 def write_digests(folder: Path, split: str, labels: np.ndarray, digests: np.ndarray) -> ShardFile:
     """labels: int [N]; digests: int64 [N]."""
     batch = pa.record_batch([pa.array(labels.astype(np.int32)), pa.array(digests)], schema=SCHEMA)
-    return written(folder / f"{split}-digests.arrow", batch)
+    return write_arrow_file(folder / f"{split}-digests.arrow", batch)
 
 
 def read_digests(data: bytes, rows: int, where: object) -> tuple[np.ndarray, np.ndarray]:

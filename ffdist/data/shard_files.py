@@ -13,10 +13,10 @@ import numpy as np
 import pyarrow as pa
 
 from ffdist import digests
+from ffdist.data.arrow_file import write_arrow_file
 from ffdist.data.manifest import ShardFile, SplitFiles
 from ffdist.data.row_digests import digests_of, write_digests
 from ffdist.data.watch import AGAIN
-from ffdist.data.written import written
 from ffdist.errors import DataError
 from ffdist.regular import open_regular
 
@@ -81,7 +81,7 @@ class ShardWriter:
         columns = [pa.Array.from_buffers(self.schema.field("image").type, self.rows, [None, pixels]), pa.array(labels)]
         if self.superclass is not None:
             columns.append(pa.array(np.array(self.superclass, np.int32)[labels]))
-        self.files.append(written(path, pa.record_batch(columns, schema=self.schema)))
+        self.files.append(write_arrow_file(path, pa.record_batch(columns, schema=self.schema)))
         self.counts += np.bincount(labels, minlength=len(self.counts))
         self.rows = 0
 

@@ -10,8 +10,8 @@ from typing import Any, Literal, NamedTuple, Protocol, get_args
 import numpy as np
 from PIL import Image
 
-from ffdist.data.dealing import EncodedWriter
 from ffdist.data.decode import Decoding, Picture, read_picture, reason
+from ffdist.data.encoded_writer import EncodedWriter
 from ffdist.data.formats import Encoded, open_picture, regular
 from ffdist.data.manifest import SplitFiles
 from ffdist.data.shard_files import ShardWriter

@@ -10,7 +10,7 @@ from itertools import chain, islice
 from pathlib import Path
 
 from ffdist.data.ahead import in_order
-from ffdist.data.appearing import check_room
+from ffdist.data.atomic_folder import check_room
 from ffdist.data.chunks import (
     BrokenPicture,
     Chunk,

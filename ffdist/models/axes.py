@@ -27,7 +27,7 @@ class OutputLayout(Enum):
     SIGNALS = "[N, C, L], seen as maps [N, C, 1, L]"
     LAST = "[N, H, W, C], seen as maps [N, C, H, W]"
 
-    def seen(self, y: Tensor) -> Tensor:
+    def to_images(self, y: Tensor) -> Tensor:
         """A block's output as a rule reads it: a view."""
         match self:
             case OutputLayout.SIGNALS:
@@ -36,8 +36,8 @@ class OutputLayout(Enum):
                 return y.permute(0, 3, 1, 2)
         return y
 
-    def given(self, y: Tensor) -> Tensor:
-        """The inverse of `seen`: what a rule passes on as the next block takes it."""
+    def to_next_input(self, y: Tensor) -> Tensor:
+        """The inverse of `to_images`: what a rule passes on as the next block takes it."""
         match self:
             case OutputLayout.SIGNALS:
                 return y.squeeze(2)
@@ -47,7 +47,7 @@ class OutputLayout(Enum):
 
     def shape(self, shape: Sequence[int]) -> tuple[int, ...]:
         """The shape of one sample as a rule sees it."""
-        return tuple(self.seen(torch.empty(1, *shape, device="meta")).shape[1:])
+        return tuple(self.to_images(torch.empty(1, *shape, device="meta")).shape[1:])
 
 
 def layout_of(shape: Sequence[int], axis: int | None) -> OutputLayout | None:

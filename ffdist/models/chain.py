@@ -373,7 +373,7 @@ class RuleView(nn.Module):
         self.layout = layout
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.layout.seen(x)
+        return self.layout.to_images(x)
 
 
 class BlockGroup(nn.Sequential):

@@ -12,7 +12,7 @@ from ffdist.errors import NetworkError, setting
 from ffdist.objectives.base import BlockSpec
 
 
-class Form(NamedTuple):
+class OutputForm(NamedTuple):
     """The form of a block's output with its batch: maps [N, C, H, W], tokens [N, T, C] or vectors [N, C]."""
 
     channels: int
@@ -33,15 +33,15 @@ class Form(NamedTuple):
         return y.mean(1, dtype=torch.float32) if self.position_dims else y.float()
 
 
-def form(spec: BlockSpec, rule: str) -> Form:
+def form(spec: BlockSpec, rule: str) -> OutputForm:
     """The form of a block's output; NetworkError where `rule` cannot read it."""
     match spec.output_shape:
         case (channels, height, width):
-            return Form(channels, (2, 3), height * width)
+            return OutputForm(channels, (2, 3), height * width)
         case (tokens, channels):
-            return Form(channels, (1,), tokens)
+            return OutputForm(channels, (1,), tokens)
         case (channels,):
-            return Form(channels, (), 1)
+            return OutputForm(channels, (), 1)
     raise NetworkError(
         f"{rule} cannot read goodness from this output",
         where=spec,
@@ -51,7 +51,7 @@ def form(spec: BlockSpec, rule: str) -> Form:
     )
 
 
-def check_groups(spec: BlockSpec, rule: str, num_classes: int) -> Form:
+def check_groups(spec: BlockSpec, rule: str, num_classes: int) -> OutputForm:
     """The form of an output whose channels can be dealt evenly to the classes; else NetworkError."""
     at = form(spec, rule)
     if at.channels % num_classes:
@@ -73,7 +73,7 @@ def _widths(spec: BlockSpec, num_classes: int) -> str:
     return f"{setting('network.model', model)} {setting('network.model_args', f'widths={widths}')}"
 
 
-def channel_norm(form: Form, *, learned: bool = True) -> nn.Module:
+def channel_norm(form: OutputForm, *, learned: bool = True) -> nn.Module:
     """Layer norm over a whole sample; over each token's features, for tokens. learned: a scale and shift a channel.
 
     `GroupNorm(1, C)` keeps a channels-last map as it is, where `layer_norm` over [C, H, W] copies it.
@@ -83,7 +83,7 @@ def channel_norm(form: Form, *, learned: bool = True) -> nn.Module:
     return nn.LayerNorm(form.channels, elementwise_affine=learned)
 
 
-def pointwise(form: Form, out_channels: int, kernel: int = 1, *, bias: bool = True) -> nn.Module:
+def pointwise(form: OutputForm, out_channels: int, kernel: int = 1, *, bias: bool = True) -> nn.Module:
     """A convolution over maps, the same linear layer at each token, or a linear layer: C -> out_channels."""
     if len(form.position_dims) == 2:
         return nn.Conv2d(form.channels, out_channels, kernel, padding=kernel // 2, bias=bias)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ffdist.errors import ConfigError, setting
 from ffdist.objectives.base import BlockSpec, Local, Objective
-from ffdist.objectives.form import FlatFeatures, Form, form, looked_at, rms_normalised
+from ffdist.objectives.form import FlatFeatures, OutputForm, form, looked_at, rms_normalised
 
 MOST_LAG = 64
 """What an edge of shared memory can hold."""
@@ -43,7 +43,7 @@ class ThresholdHead(nn.Module):
     def __init__(self, spec: BlockSpec, rule: str, *, readout: bool) -> None:
         super().__init__()
         self.num_classes = spec.num_classes
-        self.form: Form = form(spec, rule)
+        self.form: OutputForm = form(spec, rule)
         self.counts = spec.index > 0 or spec.num_blocks == 1
         self.register_buffer("mean_activity", torch.zeros(self.form.channels))
         self.flat = FlatFeatures(spec, rule, limit=4096)

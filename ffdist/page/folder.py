@@ -38,7 +38,7 @@ class WatchedFolder:
         self.lock = threading.Lock()
 
     @property
-    def alone(self) -> Watched | None:
+    def single_run(self) -> Watched | None:
         """The run whose folder it is, or was before it vanished; it may become one's while it is watched."""
         self.was_one = self.was_one or is_run(self.folder)
         return self.one if self.was_one else None
@@ -48,13 +48,13 @@ class WatchedFolder:
         known = self.known.get(name)
         if known and self.is_inside(known.run):
             return known
-        return self._known(name) if name in self.found() else None
+        return self._known(name) if name in self.run_names() else None
 
     def _known(self, name: str) -> Watched:
         with self.lock:
             return self.known.setdefault(name, Watched(self.folder / name, name))
 
-    def found(self) -> list[str]:
+    def run_names(self) -> list[str]:
         """The names of the runs that are there: their places below the folder."""
         names, level = list[str](), [self.folder]
         for _ in range(DEPTH):
@@ -71,7 +71,7 @@ class WatchedFolder:
 
     def lines(self) -> tuple[list[tuple[str, list[str]]], int]:
         """Name and cells of each run, the newest first, and how many older ones are left out."""
-        names = sorted(self.found(), key=lambda name: -newest_in(self.folder / name))
+        names = sorted(self.run_names(), key=lambda name: -newest_in(self.folder / name))
         return [(name, cells(self._known(name).view())) for name in names[:MOST]], max(0, len(names) - MOST)
 
 

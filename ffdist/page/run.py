@@ -23,7 +23,7 @@ from ffdist.runtime.tracing import TRACE
 from ffdist.settings import Settings
 from ffdist.snapshot import committed
 from ffdist.snapshot.chosen import steps
-from ffdist.snapshot.mirror import shown
+from ffdist.snapshot.mirror import as_user_named
 
 if TYPE_CHECKING:
     from ffdist.page.measured import SnapshotMeasurement
@@ -83,7 +83,7 @@ def view_run(run: Path, name: str | None = None) -> RunView:
     path = run / "metrics.jsonl"
     return RunView(
         name or run.resolve().name or str(run),
-        str(shown(run)),
+        str(as_user_named(run)),
         dict(settings.items()),
         dict(Settings().items()),
         saved_plan(run),
@@ -153,7 +153,7 @@ class Watched:
         settings = attempted(lambda: read_settings(run), None, troubles) if (run / SETTINGS).exists() else None
         return RunView(
             self.name,
-            str(shown(run)),
+            str(as_user_named(run)),
             dict(settings.items()) if settings else {},
             dict(Settings().items()),
             attempted(lambda: saved_plan(run), None, troubles),
@@ -221,7 +221,7 @@ def is_run(folder: Path) -> bool:
 
 def names_of(runs: list[Path]) -> list[str]:
     """The folders' own names, or as much of their paths as tells them apart."""
-    texts = [str(shown(run)).rstrip("/") for run in runs]
+    texts = [str(as_user_named(run)).rstrip("/") for run in runs]
     last = [text.rpartition("/")[2] or text for text in texts]
     return last if len(set(last)) == len(last) else texts
 
@@ -232,7 +232,7 @@ def check_runs(runs: list[Path]) -> None:
         if not is_run(run):
             raise SnapshotError(
                 "there is no run here",
-                where=shown(run),
+                where=as_user_named(run),
                 expected=f"a directory with {SETTINGS}",
                 remedy="name the run directory that `ffdist train` printed",
             )

@@ -217,8 +217,8 @@ def page_at(watch: PageServer, path: str) -> str | None:
 
 def front(watch: PageServer) -> tuple[str, Markup, bool]:
     """Title and content of the first page, and whether it is that of one run."""
-    if watch.folder.alone:
-        view = watch.folder.alone.view()
+    if watch.folder.single_run:
+        view = watch.folder.single_run.view()
         return view.name, of_run(view), True
     lines, left_out = watch.folder.lines()
     rows = [(f"/run/{quote(os.fsencode(name), safe='')}/", name, cells) for name, cells in lines]

@@ -9,7 +9,7 @@ from typing import Any
 from ffdist.page.charts import accuracy_of, total_time
 from ffdist.page.measured import SnapshotMeasurement, largest_mistakes
 from ffdist.page.run import RunView
-from ffdist.page.text import NONE, count, loss, mebibytes, number, percent, said
+from ffdist.page.text import NONE, count, loss, mebibytes, number, percent, setting_text
 from ffdist.pipeline.fusion import FUSION
 from ffdist.pipeline.predictors import PREDICTORS
 
@@ -77,9 +77,9 @@ def settings_tables(view: RunView) -> tuple[HtmlTable, HtmlTable]:
     differ, same = list[list[str]](), list[list[str]]()
     for name, value in view.settings.items():
         shown = name in ALWAYS or value != view.defaults.get(name)
-        row = [name.replace("_", "-"), said(value)]
+        row = [name.replace("_", "-"), setting_text(value)]
         (differ if shown else same).append(
-            row if name in ALWAYS or not shown else [*row, said(view.defaults.get(name))]
+            row if name in ALWAYS or not shown else [*row, setting_text(view.defaults.get(name))]
         )
     differ = [row if len(row) == 3 else [*row, NONE] for row in differ]
     return (
@@ -141,7 +141,7 @@ def start_tables(view: RunView) -> list[HtmlTable]:
     for number_, start in enumerate(view.starts, 1):
         known = [name for name in STARTS if start.get(name) not in (None, "")]
         rest = [name for name in start if name not in STARTS and start[name] not in (None, "")]
-        rows = [[STARTS.get(name, name), said(start[name])] for name in (*known, *rest)]
+        rows = [[STARTS.get(name, name), setting_text(start[name])] for name in (*known, *rest)]
         made.append(HtmlTable(f"Start {number_} of {len(view.starts)}", ["what", "value"], rows))
     return made
 
@@ -223,9 +223,12 @@ def compared_settings(views: Sequence[RunView]) -> HtmlTable:
     """Those that are not the same in all runs."""
     names = list(dict.fromkeys(name for view in views for name in view.settings))
     rows = [
-        [name.replace("_", "-"), *(said(view.settings[name]) if name in view.settings else NONE for view in views)]
+        [
+            name.replace("_", "-"),
+            *(setting_text(view.settings[name]) if name in view.settings else NONE for view in views),
+        ]
         for name in names
-        if name != "out" and len({said(view.settings.get(name)) for view in views}) > 1
+        if name != "out" and len({setting_text(view.settings.get(name)) for view in views}) > 1
     ]
     return HtmlTable("Settings in which the runs differ", ["setting", *(view.name for view in views)], rows)
 

@@ -81,7 +81,7 @@ def named(text: object) -> Markup:
     return Markup("<bdi>{}</bdi>").format(visible(text))
 
 
-def said(value: Any) -> str:
+def setting_text(value: Any) -> str:
     """A setting's value."""
     if isinstance(value, (tuple, list)):
         return " ".join(map(text_of, value)) or "none"

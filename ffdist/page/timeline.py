@@ -30,7 +30,7 @@ def timeline_chart(spans: Sequence[PageSpan], key: str) -> Chart | None:
     rows = rows_of(inside, middle - half, middle + half)
     if not rows:
         return None
-    drawing = drawn(rows, middle - half, 2 * half, key)
+    drawing = timeline_body(rows, middle - half, 2 * half, key)
     shares = {row: shares_of(each, 2 * half) for row, each in rows.items()}
     used = [style for style in WORDS if any(found.get(style, 0.0) >= 0.005 for found in shares.values())]
     table = [[visible(row), *(f"{found.get(style, 0.0):.0%}" for style in used)] for row, found in shares.items()]
@@ -55,7 +55,7 @@ def rows_of(spans: Sequence[PageSpan], begin: float, end: float) -> dict[str, li
     return {row: without_overlap(each) for row, each in found.items()}
 
 
-def drawn(rows: dict[str, list[PageSpan]], begin: float, length: float, key: str) -> list[str]:
+def timeline_body(rows: dict[str, list[PageSpan]], begin: float, length: float, key: str) -> list[str]:
     """A name and a bar a row."""
     scale, body = WIDTH / max(length, 1e-9), [hatching(key)]
     for place, (row, spans) in enumerate(rows.items()):

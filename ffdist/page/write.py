@@ -56,7 +56,7 @@ def write_report(
         views = [
             viewed(run, name, chosen, data, pictures) for run, name in zip(folders, names_of(folders), strict=True)
         ]
-    text = drawn(views, folders)
+    text = render(views, folders)
     try:
         write_durably(path, text.encode(errors="backslashreplace"))
     except OSError as error:
@@ -69,7 +69,7 @@ def write_report(
     return path
 
 
-def drawn(views: Sequence[RunView], folders: Sequence[Path]) -> str:
+def render(views: Sequence[RunView], folders: Sequence[Path]) -> str:
     """Raises DataError where a run log shows that it is not as a run has written it."""
     if len(folders) == 1:
         with as_written(folders[0]):

@@ -20,7 +20,7 @@ from ffdist.objectives import BlockSpec, Local, Objective
 from ffdist.objectives.base import main_labels
 from ffdist.pipeline.average import WeightAverage
 from ffdist.pipeline.compiled import compile_block, compiling
-from ffdist.pipeline.contract import at, check_detached, check_graph, check_local, computing, own_code, running
+from ffdist.pipeline.contract import at, check_detached, check_graph, check_local, computing, own_code, rule_code
 from ffdist.pipeline.finite import FiniteCheck, NonfiniteValue, is_finite
 from ffdist.pipeline.group_norm import ask_for_gradients
 from ffdist.pipeline.lr_schedule import build_lr_scheduler
@@ -348,16 +348,16 @@ class LearningBlock:
         with torch.no_grad(), self._autocast():
             with computing(self.objective, self.spec, learning=False):
                 with compiling(self.spec, self.config):
-                    out = self.layout.seen(parts["module"](self._to_device(x)))
-            with running(self.objective, at(self.objective, self.spec)):
+                    out = self.layout.to_images(parts["module"](self._to_device(x)))
+            with rule_code(self.objective, at(self.objective, self.spec)):
                 next_input = self.objective.forward_frozen(parts["head"], out)
             return self._leaving(Local(None, None, next_input), parts["head"], out, samples)
 
     def _locally(self, parts: nn.ModuleDict, x: Tensor, y: Tensor, companion: Tensor | None = None) -> Local:
         with computing(self.objective, self.spec, learning=parts.training):
             with compiling(self.spec, self.config):
-                out = self.layout.seen(parts["module"](x))
-        with running(self.objective, at(self.objective, self.spec)):
+                out = self.layout.to_images(parts["module"](x))
+        with rule_code(self.objective, at(self.objective, self.spec)):
             if companion is None:
                 local = self.objective.local(parts["head"], out, y)
             else:
@@ -368,13 +368,13 @@ class LearningBlock:
         """The result as `Objective.local` has it, with the features where a fusion head wants them, and without a
         graph."""
         if self.config.settings.rule.fusion and isinstance(local, Local):
-            with running(self.objective, at(self.objective, self.spec)):
+            with rule_code(self.objective, at(self.objective, self.spec)):
                 local = local._replace(features=self.objective.features(head, out, samples))
         local = check_local(local, self.objective, self.spec, samples)
         check_detached(local, self.objective, self.spec)
         if local.next_input is None:
             return local
-        return local._replace(next_input=self.layout.given(local.next_input).to(self.config.dtype))
+        return local._replace(next_input=self.layout.to_next_input(local.next_input).to(self.config.dtype))
 
     def _seeded(self, purpose: str, *place: int) -> AbstractContextManager[None]:
         """Around what draws no random numbers where all of the code is known, for code that may."""

@@ -15,7 +15,7 @@ from ffdist.data.alike import BEYOND, as_trained, refuse_bytes
 from ffdist.data.decode import Decoding
 from ffdist.data.fitting import to_measure, without_test
 from ffdist.data.given import Data
-from ffdist.data.images import Spread
+from ffdist.data.images import ValueSpread
 from ffdist.errors import ConfigError, setting
 from ffdist.models import Chain, OutputLayout, seeded
 from ffdist.objectives import Local, Objective
@@ -69,7 +69,7 @@ class Classifier(nn.Module):
         """How the pictures were read that it was trained on, where that is known."""
         self.pixels = True
         """Whether it was trained on pictures of whole numbers, and not on a user's floats."""
-        self.spread: Spread | None = None
+        self.spread: ValueSpread | None = None
         """The spread of the floats that it was trained on, where that is known."""
         self.predictor = "mean"
         """What `forward` gives: a key of `PREDICTORS`, or a block's name."""
@@ -239,9 +239,9 @@ class Classifier(nn.Module):
         next_input: Tensor | None = self.objective.prepare_eval(x, self.num_classes)
         for name, block, head, layout in zip(self.names, self.blocks, self.heads, self.layouts, strict=False):
             assert next_input is not None
-            out = layout.seen(block(next_input))
+            out = layout.to_images(block(next_input))
             local = self.objective.local(head, out, None)
-            next_input = None if local.next_input is None else layout.given(local.next_input)
+            next_input = None if local.next_input is None else layout.to_next_input(local.next_input)
             yield name, head, out, local
 
 

@@ -22,8 +22,8 @@ class HostClock:
         """Seconds waited for data, in all."""
         self.samples = 0
         """Learned from, in all."""
-        self.laps: dict[str, tuple[float, ...]] = {}
-        """For each who asks, all times at the end of its last lap."""
+        self.last_asked: dict[str, tuple[float, ...]] = {}
+        """For each who asks, all times when it last asked."""
 
     def timed(self, inbox: Iterable[Message]) -> Iterator[Message]:
         """The same messages; the time each was waited for is counted."""
@@ -34,7 +34,7 @@ class HostClock:
             del message
             asked = time.perf_counter()
 
-    def lap(
+    def usage(
         self,
         credit: float,
         exchange: float = 0.0,
@@ -44,19 +44,18 @@ class HostClock:
         *,
         user: str = "epoch",
     ) -> dict[str, float]:
-        """Seconds since the last lap, samples learned from in it, and "hidden": of the time that gradients were under
-        way, the share in which this worker had other things to do.
+        """Seconds since `user` last asked, samples learned from since, and "hidden": of the time that gradients were
+        under way, the share in which this worker had other things to do.
 
         credit, exchange, gradients: in all, so far: waited for room; of exchanging gradients, and waited for them.
-        overlapped, missed: of exchanges within batches, not waited for and waited for. of: who asks; each has laps of
-        his own.
+        overlapped, missed: of exchanges within batches, not waited for and waited for.
         """
         so_far = (time.perf_counter(), self.samples, self.data, credit, exchange, gradients, overlapped, missed)
-        before = self.laps.get(user, (self.began, 0, *[0.0] * 6))
-        self.laps[user] = so_far
+        before = self.last_asked.get(user, (self.began, 0, *[0.0] * 6))
+        self.last_asked[user] = so_far
         seconds, samples, *parts = (a - b for a, b in zip(so_far, before, strict=True))
         data, waited, exchanged, awaited, behind, ahead = parts
-        lap = {
+        usage = {
             "seconds": seconds,
             "samples": samples,
             "busy": seconds - data - waited - exchanged - awaited,
@@ -64,10 +63,10 @@ class HostClock:
             "no_credit": waited,
         }
         if exchange:
-            lap |= {"exchange": exchanged, "no_gradients": awaited}
+            usage |= {"exchange": exchanged, "no_gradients": awaited}
         if behind + ahead > 0:
-            lap["hidden"] = behind / (behind + ahead)
-        return lap
+            usage["hidden"] = behind / (behind + ahead)
+        return usage
 
 
 class HostLead:

@@ -25,7 +25,7 @@ def own_code(rule: Objective, parts: Iterable[nn.Module]) -> bool:
     return not all(type(part).__module__.startswith(KNOWN) for part in (rule, *parts))
 
 
-def running(rule: Objective, where: str) -> AbstractContextManager[None]:
+def rule_code(rule: Objective, where: str) -> AbstractContextManager[None]:
     """The rule's code runs inside. Whatever a user's own raises is one NetworkError; what a rule of ffdist raises is
     ffdist's defect or the device's, and passes."""
     if type(rule).__module__.startswith("ffdist."):
@@ -58,20 +58,20 @@ def check_local(local: object, rule: Objective, spec: BlockSpec, samples: int) -
             "the rule's `local` does not give a Local",
             where=where,
             expected="Local(loss, scores, next_input)",
-            got=shown(local),
+            got=shape_and_dtype(local),
             remedy="end it with: return Local(loss, scores, next_input)",
         )
     for name, value in local._asdict().items():
         if value is not None and not isinstance(value, Tensor):
             raise NetworkError(
-                f"the rule's {name} is no tensor", where=where, expected="a tensor or None", got=shown(value)
+                f"the rule's {name} is no tensor", where=where, expected="a tensor or None", got=shape_and_dtype(value)
             )
     if local.loss is not None and (local.loss.dim() or not local.loss.is_floating_point()):
         raise NetworkError(
             "the rule's loss is not one number",
             where=where,
             expected="a float tensor of shape []",
-            got=shown(local.loss),
+            got=shape_and_dtype(local.loss),
             remedy="take the mean over the batch: loss.mean()",
         )
     if local.scores is not None and local.scores.shape != (samples, spec.num_classes):
@@ -79,7 +79,7 @@ def check_local(local: object, rule: Objective, spec: BlockSpec, samples: int) -
             "the rule's scores have another shape",
             where=where,
             expected=f"[{samples}, {spec.num_classes}], a row a sample and a column a class",
-            got=shown(local.scores),
+            got=shape_and_dtype(local.scores),
             remedy="give a score for each class, or None",
         )
     check_features(local.features, where, samples)
@@ -93,7 +93,7 @@ def check_features(features: object, where: str, samples: int) -> Tensor | None:
             "the rule's features have another shape",
             where=where,
             expected=f"[{samples}, F], or None",
-            got=shown(features),
+            got=shape_and_dtype(features),
             remedy="give a row a sample: out.detach().flatten(1)",
         )
     return features
@@ -117,7 +117,7 @@ def check_next_input(next_input: Tensor | None, where: str, spec: BlockSpec) -> 
             "the rule passes on another shape than the block's output",
             where=where,
             expected=takes,
-            got=shown(next_input),
+            got=shape_and_dtype(next_input),
             remedy="pass on the output in its shape",
         )
     return next_input
@@ -147,7 +147,7 @@ def check_detached(local: Local, rule: Objective, spec: BlockSpec) -> None:
             )
 
 
-def shown(value: object) -> str:
+def shape_and_dtype(value: object) -> str:
     """A tensor's shape and type; of anything else, what it is."""
     if not isinstance(value, Tensor):
         return f"a {type(value).__name__}"

@@ -33,7 +33,7 @@ class FromEdge:
     def take_queued(self, user: str) -> float:
         """The mean number of messages that lay in the queue when one was asked for, since this was last called.
 
-        of: who asks; each has laps of his own.
+        user: who asks; for each it begins anew.
         """
         received, queued = self._taken.get(user, (0, 0))
         self._taken[user] = self._received, self._queued

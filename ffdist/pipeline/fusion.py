@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ffdist.errors import NetworkError, setting
 from ffdist.models import derive_seed, seeded
 from ffdist.objectives import BlockSpec, Local, Objective
-from ffdist.pipeline.contract import at, check_features, running
+from ffdist.pipeline.contract import at, check_features, rule_code
 
 FUSION = "fusion"
 """The head's name among the blocks."""
@@ -52,7 +52,7 @@ def fusion_spec(specs: Sequence[BlockSpec], objective: Objective) -> BlockSpec:
     with torch.device("meta"):
         for spec in specs:
             where = at(objective, spec)
-            with running(objective, where):
+            with rule_code(objective, where):
                 found = objective.features(objective.head(spec).eval(), torch.empty(rows, *spec.output_shape), samples)
             found = check_features(found, where, samples)
             width += 0 if found is None else found.shape[1]

@@ -35,7 +35,7 @@ class Together(NamedTuple):
     """Those that do not lie side by side in memory, with the copies that stand for them."""
 
 
-Laid = list[Together]
+Vectors = list[Together]
 
 
 class Handover:
@@ -53,7 +53,7 @@ class Handover:
         """The slots that the next worker knows of, ..."""
         self.is_known = False
         """... and whether they are those for good."""
-        self.kept: tuple[list[Tensor], Laid] | None = None
+        self.kept: tuple[list[Tensor], Vectors] | None = None
         """Buffers, and what travels where they are these, of blocks whose code is all known: a user's may put other
         memory under a weight."""
 
@@ -73,7 +73,7 @@ class Handover:
             fields["scale"] = block.scale.state()
         if block.average:
             fields["averaged"] = block.average.updates
-        return fields, {str(place): torch.cat(part.vectors) for place, part in enumerate(self._laid())}
+        return fields, {str(place): torch.cat(part.vectors) for place, part in enumerate(self._vectors())}
 
     @torch.no_grad()
     def take(self, fields: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
@@ -82,7 +82,7 @@ class Handover:
         block.catch_up(fields["scheduled"])
         if "slots" in fields:
             self._make_room(fields["slots"])
-        for place, part in enumerate(self._laid()):
+        for place, part in enumerate(self._vectors()):
             torch._foreach_copy_(part.vectors, tensors[str(place)].to(part.device).split_with_sizes(part.sizes))
             for tensor, each in part.scattered:
                 tensor.copy_(each.view(tensor.shape))
@@ -95,7 +95,7 @@ class Handover:
         if block.average:
             block.average.updates = fields["averaged"]
 
-    def _laid(self) -> Laid:
+    def _vectors(self) -> Vectors:
         """All that travels, side by side by type."""
         buffers = [buffer for held in self.owners for buffer in held.values() if buffer is not None]
         if self.kept and len(buffers) == len(self.kept[0]) and all(map(is_, buffers, self.kept[0])):
@@ -177,7 +177,7 @@ def vector(tensor: Tensor) -> Tensor:
     return in_memory(tensor) if is_dense(tensor) else tensor.detach().reshape(-1).clone()
 
 
-def by_type(tensors: Iterable[Tensor]) -> Laid:
+def by_type(tensors: Iterable[Tensor]) -> Vectors:
     """Those of one type and device together, in order."""
     found: dict[tuple[torch.dtype, str], list[Tensor]] = {}
     for each in tensors:

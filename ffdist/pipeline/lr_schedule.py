@@ -21,10 +21,10 @@ def build_lr_scheduler(
     """total_steps: batches of the whole run. Plateau follows the block's own validation loss."""
     if config.schedule == "plateau":
         return ReduceLROnPlateau(optimizer, factor=config.factor, patience=config.patience)
-    return LambdaLR(optimizer, course(config, total_steps, epochs))
+    return LambdaLR(optimizer, rate_by_step(config, total_steps, epochs))
 
 
-def course(config: SchedulerSettings, total_steps: int, epochs: int) -> Callable[[int], float]:
+def rate_by_step(config: SchedulerSettings, total_steps: int, epochs: int) -> Callable[[int], float]:
     """A function from the number of batches learned to the rate, as a share of its height."""
     an_epoch = total_steps / epochs
     rise = rise_of(config, total_steps, epochs)

@@ -33,7 +33,7 @@ def named_metrics(names: Sequence[str], num_classes: int) -> dict[str, Metric]:
         name = text.rpartition(":")[2]
         if name in found:
             raise ConfigError("two metrics have one name", where=setting("watch.metric"), got=text)
-        found[name] = made(find(text, {}, "metric"), num_classes, text)
+        found[name] = make_metric(find(text, {}, "metric"), num_classes, text)
     return found
 
 
@@ -50,14 +50,14 @@ def given_metrics(given: Mapping[str, Metric] | Sequence[Metric], num_classes: i
                 got=", ".join(map(str, names)),
                 remedy='metrics={"a name": ..., "another": ...}',
             )
-    return {name: made(each, num_classes, name) for name, each in pairs}
+    return {name: make_metric(each, num_classes, name) for name, each in pairs}
 
 
 def name_of(metric: Metric) -> str:
     return str(getattr(metric, "__name__", None) or type(metric).__name__)
 
 
-def made(metric: Any, num_classes: int, name: str) -> Metric:
+def make_metric(metric: Any, num_classes: int, name: str) -> Metric:
     """A class is made, and a function takes its place, with the number of classes where they ask for it by name, as
     torchmetrics' do. Raises ConfigError for what is none."""
     with users_code(ConfigError, "the metric cannot be made", where=f"metric {name}", expected=EXPECTED):

@@ -18,7 +18,7 @@ from ffdist.models import Chain, seeded
 from ffdist.objectives import BlockSpec, Local, Objective
 from ffdist.objectives.base import Following
 from ffdist.pipeline.block import BlockConfig, LearningBlock
-from ffdist.pipeline.contract import at, running
+from ffdist.pipeline.contract import at, rule_code
 from ffdist.pipeline.fusion import FUSION, Fusion, fusion_layer, fusion_spec, next_tensors
 from ffdist.pipeline.smoke_test import TWO, SmallestBatch, smoke_test
 from ffdist.settings import Settings
@@ -34,7 +34,7 @@ def block_specs(chain: Chain, fused: Objective | None = None) -> list[BlockSpec]
     inputs = [chain.input_shape, *chain.shapes()]
     layouts = chain.layouts()
     behind = [
-        Following(name, build, layout.seen)
+        Following(name, build, layout.to_images)
         for name, build, layout in zip(chain.names, chain.builders, layouts, strict=True)
     ]
     own = [
@@ -47,7 +47,7 @@ def block_specs(chain: Chain, fused: Objective | None = None) -> list[BlockSpec]
             layout.shape(inputs[i + 1]),
             chain.input_shape,
             tuple(behind[i + 1 :]),
-            layout.given,
+            layout.to_next_input,
         )
         for i, layout in enumerate(layouts)
     ]
@@ -94,7 +94,7 @@ def check_objective(
 def head_of(objective: Objective, spec: BlockSpec) -> nn.Module:
     """The module that the rule adds to a block; NetworkError where it gives no module, or its own code fails."""
     where = f"{at(objective, spec)}, `head`"
-    with running(objective, where):
+    with rule_code(objective, where):
         head = objective.head(spec)
     if not isinstance(head, nn.Module):
         raise NetworkError(

@@ -16,7 +16,7 @@ from ffdist.models import Chain, seeded
 from ffdist.objectives import BlockSpec, Local, Objective
 from ffdist.objectives.base import main_labels
 from ffdist.pipeline.block import LearningBlock
-from ffdist.pipeline.contract import at, check_local, running, shown
+from ffdist.pipeline.contract import at, check_local, rule_code, shape_and_dtype
 from ffdist.pipeline.fusion import Fusion, next_tensors
 
 MOST_ROWS = 32
@@ -99,7 +99,7 @@ def prepared(chain: Chain, rule: Objective, x: Tensor, y: Tensor) -> tuple[Tenso
     be many passes."""
     generator = torch.Generator().manual_seed(0)
     where = f"{type(rule).__name__}, the inputs it prepares"
-    with running(rule, where):
+    with rule_code(rule, where):
         if rule.score_lag:
             learned = rule.prepare_with_scores(x, y, torch.zeros(len(y), chain.num_classes), generator)
         else:
@@ -112,7 +112,7 @@ def prepared(chain: Chain, rule: Objective, x: Tensor, y: Tensor) -> tuple[Tenso
                 "the rule prepares other inputs than the network takes",
                 where=where,
                 expected=f"[P * {len(y)}, {', '.join(map(str, chain.input_shape))}], pass by pass",
-                got=shown(given),
+                got=shape_and_dtype(given),
                 remedy="see `prepare` and `prepare_eval` in ffdist.objectives.Objective",
             )
     return learned, evaluated if len(evaluated) <= MOST_ROWS else None
@@ -121,14 +121,14 @@ def prepared(chain: Chain, rule: Objective, x: Tensor, y: Tensor) -> tuple[Tenso
 def companion_of(rule: Objective, x: Tensor) -> Tensor | None:
     """Raises NetworkError for what cannot travel with the samples x."""
     where = f"{type(rule).__name__}, `companion`"
-    with running(rule, where):
+    with rule_code(rule, where):
         found = rule.companion(x)
     if found is not None and (not isinstance(found, Tensor) or len(found) != len(x) or found.requires_grad):
         raise NetworkError(
             "what the rule wants beside the activations cannot travel with them",
             where=where,
             expected=f"a tensor [{len(x)}, ...] without a graph, a row a sample, or None",
-            got=shown(found),
+            got=shape_and_dtype(found),
         )
     return found
 
@@ -140,7 +140,7 @@ def check_state(block: LearningBlock) -> None:
         state = block.parts.state_dict()
     for name, value in state.items():
         if not isinstance(value, Tensor) or value.layout != torch.strided or value.is_quantized:
-            got = f"a tensor of layout {value.layout}" if isinstance(value, Tensor) else shown(value)
+            got = f"a tensor of layout {value.layout}" if isinstance(value, Tensor) else shape_and_dtype(value)
             raise NetworkError(
                 "the block's state is not all plain tensors",
                 where=f"{where}, '{name}'",
@@ -225,22 +225,22 @@ def _evaluate(block: LearningBlock, x: Tensor, y: Tensor) -> Tensor | None:
             raw = block.module(x)
         if len(y) > 1:
             _check_apart(block, x, raw)
-        out = block.layout.seen(raw)
+        out = block.layout.to_images(raw)
         if out.shape[1:] != spec.output_shape:
             raise NetworkError(
                 "the block's output has another shape for these samples",
                 where=at(rule, spec),
                 expected=f"[{len(x)}, {', '.join(map(str, spec.output_shape))}]",
-                got=shown(out),
+                got=shape_and_dtype(out),
                 remedy="keep the batch the first axis, of one sample too: squeeze no axis but by its number",
             )
         local = Local(None, None, None)
         for labels, when in ((y, "in evaluation"), (None, "in prediction, without labels")):
             where = f"{at(rule, spec)}, {when}"
-            with running(rule, where):
+            with rule_code(rule, where):
                 local = rule.local(block.head, out, labels)
             local = check_local(local, rule, spec, len(y))
-    return None if local.next_input is None else block.layout.given(local.next_input)
+    return None if local.next_input is None else block.layout.to_next_input(local.next_input)
 
 
 def _check_apart(block: LearningBlock, x: Tensor, out: Tensor) -> None:

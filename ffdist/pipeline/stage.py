@@ -365,7 +365,7 @@ class Stage:
             "worker": self.worker,
             "device": str(self.device),
             "blocks": [block.spec.name for block in self.blocks],
-            **self.clock.lap(outbox.waited, *exchanges, user=user),
+            **self.clock.usage(outbox.waited, *exchanges, user=user),
             "queued": self.take_queued(user),
             **self.memory.peaks(),
         }

@@ -60,7 +60,7 @@ class ByBatchSearch:
     def best(self) -> list[WorkersOfStage] | None:
         """The stages that take the least time."""
         size = self.costs.size
-        whole = self.alone(0, size)
+        whole = self.compute_seconds(0, size)
         high = whole if self.within(whole) else self.longest()
         best = self.within(high)
         if best is None:
@@ -78,7 +78,7 @@ class ByBatchSearch:
         """Seconds in which any stages that fit into memory are done."""
         size = self.costs.size
         links = max(self.carrying(i, j, 1) for i in range(size) for j in range(i + 1, size + 1))
-        return 2 * (self.alone(0, size) + sum(self.borders(i, i + 1) for i in range(size)) + links)
+        return 2 * (self.compute_seconds(0, size) + sum(self.borders(i, i + 1) for i in range(size)) + links)
 
     def within(self, seconds: float) -> list[WorkersOfStage] | None:
         """Stages of no more workers than there are, none of which takes longer."""
@@ -100,7 +100,7 @@ class ByBatchSearch:
 
     def needed(self, i: int, j: int, seconds: float) -> int:
         """The fewest workers that blocks i..j need; 0 where no number is enough."""
-        work = self.alone(i, j) + self.borders(i, j)
+        work = self.compute_seconds(i, j) + self.borders(i, j)
         if self.costs.memory(i, j, self.lanes, 1) + self.costs.largest_graph[i][j - i - 1] > self.limit:
             return 0
         if work <= seconds and self.carrying(i, j, 1) <= seconds:
@@ -126,7 +126,7 @@ class ByBatchSearch:
             exchange=self.cluster.exchange,
         )
 
-    def alone(self, i: int, j: int) -> float:
+    def compute_seconds(self, i: int, j: int) -> float:
         return self.costs.busy(i, j, self.lanes, 1, self.speed)
 
     def borders(self, i: int, j: int) -> float:
@@ -143,7 +143,7 @@ class ByBatchSearch:
         """The same with work for every device: each goes where workers have the most to do."""
         grown = list(stages)
         for _ in range(self.cluster.devices - sum(stage.workers for stage in stages)):
-            busy = [self.alone(stage.i, stage.j) / stage.workers for stage in grown]
+            busy = [self.compute_seconds(stage.i, stage.j) / stage.workers for stage in grown]
             place = busy.index(max(busy))
             grown[place] = grown[place]._replace(workers=grown[place].workers + 1)
         return grown

@@ -33,7 +33,7 @@ from ffdist.planner.measure import measure_chain, measure_source, sizes_of
 from ffdist.planner.profile import FORMAT, Profile
 from ffdist.settings import Settings
 from ffdist.transport.measure import KIB, MIB, measure_transport
-from ffdist.transport.registry import fastest, here
+from ffdist.transport.registry import fastest, own_location
 
 SMALL, LARGE = 64 * KIB, 4 * MIB
 """Bytes of the messages that links are measured with."""
@@ -141,7 +141,7 @@ def measure_links() -> dict[str, Any]:
 
 
 def print_links() -> None:
-    within = fastest(here(), here()).name
+    within = fastest(own_location(), own_location()).name
     found = measure_transport(sorted({within, "gloo"}), (SMALL, LARGE), rounds=3, volume=6 * LARGE)
     rates = {f"{rate.transport} {rate.message_bytes}": rate.messages_per_s for rate in found}
     cpu = {f"{rate.transport} {rate.message_bytes} cpu": rate.cpu for rate in found}

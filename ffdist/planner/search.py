@@ -10,7 +10,7 @@ from ffdist.errors import ConfigError, setting
 from ffdist.plan import Plan, PlanStage, Share
 from ffdist.planner.by_batch import best_by_batch
 from ffdist.planner.cluster import Cluster
-from ffdist.planner.dealing import PlanSearch
+from ffdist.planner.plan_search import PlanSearch
 from ffdist.planner.price import Price, price
 from ffdist.planner.profile import Profile
 

@@ -47,9 +47,9 @@ def activation_maps(classifier: Classifier, x: Tensor, labels: Tensor) -> list[B
     for name, block, head, layout in zip(
         classifier.names, classifier.blocks, classifier.heads, classifier.layouts, strict=False
     ):
-        out = layout.seen(block(next_input))
+        out = layout.to_images(block(next_input))
         local = classifier.objective.local(head, out, None)
-        next_input = None if local.next_input is None else layout.given(local.next_input)
+        next_input = None if local.next_input is None else layout.to_next_input(local.next_input)
         if out.dim() != 4 or local.scores is None:
             lacking.append(
                 f"{name}: output {list(out.shape[1:])}" if local.scores is not None else f"{name}: no scores"

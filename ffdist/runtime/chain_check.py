@@ -39,7 +39,7 @@ class ChainMain:
 
     kind: Kind
 
-    def __call__(self, start: ProcessStart, line: LauncherPipe, doing: Activity) -> None:
+    def __call__(self, start: ProcessStart, line: LauncherPipe, activity: Activity) -> None:
         world = start.world
         store = dist.FileStore(start.store, world.size)
         edges = ProcessEdges(world, store, torch.device("cpu"), transport=self.kind, timeout=TIMEOUT)

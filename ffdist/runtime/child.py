@@ -86,13 +86,13 @@ def main(connection: Connection) -> None:
     except (EOFError, OSError):
         sys.exit(1)
     line.obey()
-    doing = Activity()
-    beating(lambda what: line.report({"event": "beat", "what": what}), doing)
+    activity = Activity()
+    beating(lambda what: line.report({"event": "beat", "what": what}), activity)
     sys.argv[:] = start.argv
     with loading():
-        from ffdist.runtime.stage_process import live
+        from ffdist.runtime.stage_process import run_child
 
-    live(start, job, line, doing)
+    run_child(start, job, line, activity)
 
 
 def end_with_parent(parent: int) -> None:

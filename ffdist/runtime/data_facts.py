@@ -11,14 +11,14 @@ from typing import Any
 from ffdist.data import Images
 from ffdist.data.decode import Decoding, read_decoding
 from ffdist.data.fitting import classes_differ
-from ffdist.data.images import Spread
+from ffdist.data.images import ValueSpread
 from ffdist.digests import of_json
 from ffdist.errors import DataError, SnapshotError, setting
 from ffdist.notes import note
 from ffdist.regular import read_text
 from ffdist.runtime.own_code import own_transforms
 from ffdist.snapshot.files import write_durably
-from ffdist.trust import doubt
+from ffdist.trust import check_may_run
 
 FACTS = "data.json"
 CHECK = "sha256"
@@ -41,7 +41,7 @@ class DataFacts:
     """How the pictures were read; None for a user's floats, and in runs that do not say so."""
     splits: dict[str, dict[str, Any]] = field(default_factory=dict)
     """The number of samples and the digest of each split; empty in runs that do not say so."""
-    spread: Spread | None = None
+    spread: ValueSpread | None = None
     """The spread of a user's floats in training; None for pictures, and in runs that do not say so."""
     in_memory: bool = False
     """Whether the pictures were given in Python: nobody knows what was done to them before."""
@@ -88,7 +88,7 @@ def read_facts(run: Path) -> DataFacts:
             got=error,
             remedy="restore it; another run on the same data has the same",
         ) from error
-    doubt(own_transforms(facts.preprocess), run / FACTS)
+    check_may_run(own_transforms(facts.preprocess), run / FACTS)
     return facts
 
 
@@ -113,7 +113,7 @@ def _parsed(values: dict[str, Any]) -> DataFacts:
         values.get("digest"),
         None if decoding is None else read_decoding(decoding),
         values.get("splits", {}),
-        None if spread is None else Spread(*map(float, spread)),
+        None if spread is None else ValueSpread(*map(float, spread)),
         bool(values.get("in_memory", False)),
         tuple(map(str, values.get("preprocess", ()))),
     )

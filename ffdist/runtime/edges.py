@@ -20,13 +20,13 @@ from ffdist.runtime.meeting import await_key, set_key
 from ffdist.runtime.routes import Route
 from ffdist.runtime.world import World
 from ffdist.transport import Edge, EdgeContext, Receiver, Sender, Transport, WorkerLocation, transport_of
-from ffdist.transport.registry import fastest, here
+from ffdist.transport.registry import fastest, own_location
 
 Kind = str
 """The name of a transport."""
 
 
-class Ends(NamedTuple):
+class EdgeEnds(NamedTuple):
     """One worker's ends of the edges of a run, by their names."""
 
     senders: dict[str, Sender]
@@ -80,7 +80,7 @@ class ProcessEdges:
         self.timeout = timeout
         self.grouped = False
         """Whether this process is in groups of torch.distributed."""
-        set_key(store, f"place/{world.rank}", json.dumps(here(device)), where=str(world))
+        set_key(store, f"place/{world.rank}", json.dumps(own_location(device)), where=str(world))
         self.places = [self._place(rank) for rank in range(world.size)]
 
     def _place(self, rank: int) -> WorkerLocation:
@@ -99,11 +99,11 @@ class ProcessEdges:
             return host_kind(self.transport, up, down)
         return kind_of(self.transport, up, down, joined_by(route))
 
-    def open(self, routes: Sequence[Route], ends: ExitStack) -> Ends:
+    def open(self, routes: Sequence[Route], ends: ExitStack) -> EdgeEnds:
         """This worker's ends of all routes of a run, closed when `ends` is; all open them in the same order."""
         transports = {route.name: transport_of(self.kind(route)) for route in routes}
         groups = self._form_groups(routes, transports)
-        found = Ends({}, {})
+        found = EdgeEnds({}, {})
         # senders close before receivers: the others' end by the word of this one, not by a connection that is cut
         receiving, sending = ends.enter_context(ExitStack()), ends.enter_context(ExitStack())
         for route in routes:

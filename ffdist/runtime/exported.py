@@ -14,7 +14,7 @@ from safetensors.torch import save
 from torch import nn
 
 from ffdist.data.decode import read_decoding
-from ffdist.data.images import Spread
+from ffdist.data.images import ValueSpread
 from ffdist.errors import ConfigError, SnapshotError
 from ffdist.models import Chain
 from ffdist.objectives import Objective, load_objective
@@ -27,7 +27,7 @@ from ffdist.runtime.run import network as named_network
 from ffdist.settings import Settings
 from ffdist.snapshot import as_snapshot, pulled
 from ffdist.snapshot.files import apart, write_durably
-from ffdist.trust import doubt, trusting
+from ffdist.trust import check_may_run, trusting
 
 NETWORK = ("model", "model_args", "blocks", "objective", "objective_args", "label_smoothing", "fusion")
 """The settings that say which network and rule it is."""
@@ -170,14 +170,14 @@ def _load_file(path: Path, network: Chain | nn.Sequential | None, objective: Obj
             tuple(about["std"]),
             about["pixels"],
             decoding=decoding and read_decoding(decoding),
-            spread=Spread(*spread) if (spread := about.get("spread")) else None,
+            spread=ValueSpread(*spread) if (spread := about.get("spread")) else None,
             in_memory=about.get("in_memory", False),
             preprocess=tuple(about.get("preprocess", ())),
         )
         values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in about["network"].items()}
         values |= {name: tuple(v) if isinstance(v, list) else v for name, v in about.get("measured", {}).items()}
         settings, predictor = Settings().changed(**values), str(about["predictor"])
-        doubt([*named_code(settings), *own_transforms(facts.preprocess)], path)
+        check_may_run([*named_code(settings), *own_transforms(facts.preprocess)], path)
     except (
         SafetensorError,
         OSError,

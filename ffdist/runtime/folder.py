@@ -24,7 +24,7 @@ from ffdist.settings import GROUP_OF, Settings, is_free
 from ffdist.snapshot import Manifest, committed, read_manifest
 from ffdist.snapshot.chosen import MARK
 from ffdist.snapshot.files import make_folder, write_durably
-from ffdist.snapshot.mirror import check_free_at, forget_own_files, held_at, mirror_of, push_own_files, shown
+from ffdist.snapshot.mirror import as_user_named, check_free_at, forget_own_files, held_at, mirror_of, push_own_files
 from ffdist.trust import trust
 
 LOCK = ".lock"
@@ -162,7 +162,7 @@ def resumed_run(settings: Settings, images: Images) -> Iterator[Path]:
         check_same_data(read_facts(out), images, settings.dataset.data)
         check_code(out, settled(settings), strict=True)
         if not committed(out):
-            note(f"the run in {shown(out)} has no snapshot yet: it starts from its beginning")
+            note(f"the run in {as_user_named(out)} has no snapshot yet: it starts from its beginning")
         with held_at(out):
             yield out
 

@@ -30,7 +30,7 @@ class Activity:
 
     def __init__(self) -> None:
         self.what: Callable[[], str] = lambda: "starting"
-        self.laps = [("starting", time.monotonic())]
+        self.phases = [("starting", time.monotonic())]
         """What it was at, and since when by the monotonic clock."""
 
     def __str__(self) -> str:
@@ -41,12 +41,12 @@ class Activity:
 
     def set(self, text: str) -> None:
         self.what = lambda: text
-        self.laps.append((text, time.monotonic()))
+        self.phases.append((text, time.monotonic()))
 
     def durations(self) -> str:
         """Say what it was at, and for how many seconds."""
-        ends = [*(begun for _, begun in self.laps[1:]), time.monotonic()]
-        return ", ".join(f"{what} {end - begun:.2f}" for (what, begun), end in zip(self.laps, ends, strict=True))
+        ends = [*(begun for _, begun in self.phases[1:]), time.monotonic()]
+        return ", ".join(f"{what} {end - begun:.2f}" for (what, begun), end in zip(self.phases, ends, strict=True))
 
 
 def silence_of(timeout: float) -> float:
@@ -54,13 +54,13 @@ def silence_of(timeout: float) -> float:
     return max(timeout, LEAST) + SLACK
 
 
-def beating(beat: Callable[[str], None], doing: Activity) -> threading.Event:
+def beating(beat: Callable[[str], None], activity: Activity) -> threading.Event:
     """Call `beat` in a thread of its own from now on, until the event that is returned is set."""
     ended = threading.Event()
 
     def live() -> None:
         while not ended.is_set():
-            beat(str(doing))
+            beat(str(activity))
             ended.wait(EVERY)
 
     # of its own, since the main thread may compute or wait for longer than a silence; torch lets go of the GIL in both

@@ -24,14 +24,14 @@ ENDED = "ended"
 
 
 @contextmanager
-def watching_each_other(world: World, timeout: float, doing: Activity) -> Iterator[None]:
+def watching_each_other(world: World, timeout: float, activity: Activity) -> Iterator[None]:
     """A context in which a rank that gives no sign of life for so many seconds ends this process with an error that
     names it: what the main thread waits for may lie within torch, where no error reaches it."""
     if world.size == 1:
-        with watched(timeout, doing):
+        with watched(timeout, activity):
             yield
         return
-    watch = PeerMonitor(world, timeout, doing)
+    watch = PeerMonitor(world, timeout, activity)
     watch.begin()
     try:
         yield
@@ -42,10 +42,10 @@ def watching_each_other(world: World, timeout: float, doing: Activity) -> Iterat
 class PeerMonitor:
     """One rank's eye on the others."""
 
-    def __init__(self, world: World, timeout: float, doing: Activity) -> None:
+    def __init__(self, world: World, timeout: float, activity: Activity) -> None:
         self.world = world
         self.timeout = timeout
-        self.doing = doing
+        self.activity = activity
         self.limit = silence_of(timeout)
         # of its own, since a wait in the ranks' other one keeps everybody else out of it
         store = dist.TCPStore(
@@ -81,7 +81,7 @@ class PeerMonitor:
             while not self.over.is_set():
                 count += 1
                 place = f"process {os.getpid()} of host {platform.node()}"
-                self.store.set(str(self.world.rank), f"{count}\n{place}\n{self.doing}")
+                self.store.set(str(self.world.rank), f"{count}\n{place}\n{self.activity}")
                 self._check_peers()
                 self.reached = time.monotonic()
                 self.over.wait(EVERY)
@@ -113,17 +113,17 @@ class PeerMonitor:
             "the store through which the ranks meet does not answer",
             where=f"{self.world}, process {os.getpid()} of host {platform.node()}",
             expected=f"an answer within {self.timeout:g} s",
-            got=f"silence; this rank was {self.doing}",
+            got=f"silence; this rank was {self.activity}",
             remedy="the host that holds it (node 0) has died, or is cut off",
         )
 
     def _hangs(self, rank: int) -> StageLostError:
-        _, place, doing = (self.said.get(rank, "") + "\n\n").split("\n")[:3]
+        _, place, activity = (self.said.get(rank, "") + "\n\n").split("\n")[:3]
         return StageLostError(
             f"stage {rank} does not answer",
             where=f"worker {rank}, {place or 'not heard of yet'}",
             expected=f"a sign of life within {self.timeout:g} s",
-            got=f"silence; last it was {doing or 'starting'}; this rank, {self.world.rank}, was {self.doing}",
+            got=f"silence; last it was {activity or 'starting'}; this rank, {self.world.rank}, was {self.activity}",
             remedy="look for what has stopped the process, or what cuts its host off; or raise "
             "the timeout where the machine has too much to do",
         )

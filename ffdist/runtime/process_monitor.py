@@ -86,7 +86,7 @@ class ProcessMonitor:
             return
         hung = [stage for stage in self.stages if stage.open and stage.until is None and now - stage.heard > limit]
         for stage in hung:
-            others = [f"{other}: {other.doing}" for other in self.stages if other.open and other not in hung]
+            others = [f"{other}: {other.activity}" for other in self.stages if other.open and other not in hung]
             stage.error = stage.error or stage.hangs(self.timeout, others)
             stage.until = now + STACKS
         for stage in self.stages if hung else ():
@@ -116,7 +116,7 @@ class ProcessMonitor:
         stage.heard = time.monotonic()
         match event["event"]:
             case "beat":
-                stage.doing = event["what"]
+                stage.activity = event["what"]
             case "error":
                 stage.error = error_from_event(event)
             case "done":

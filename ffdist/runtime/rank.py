@@ -24,7 +24,7 @@ from ffdist.pipeline.memory import resident_bytes
 from ffdist.pipeline.stage import is_out_of_memory
 from ffdist.plan import Plan
 from ffdist.runtime.agree import agree, make_plan
-from ffdist.runtime.edges import Ends
+from ffdist.runtime.edges import EdgeEnds
 from ffdist.runtime.heartbeat import Activity
 from ffdist.runtime.job import Job
 from ffdist.runtime.planning import is_searched
@@ -45,7 +45,7 @@ class Edges(Protocol):
         """The transport of a route."""
         ...
 
-    def open(self, routes: Sequence[Route], ends: ExitStack) -> Ends:
+    def open(self, routes: Sequence[Route], ends: ExitStack) -> EdgeEnds:
         """This worker's ends, closed when `ends` is."""
         ...
 
@@ -81,7 +81,7 @@ class Rank:
     """Called when this worker's edges are open, and it begins."""
     opened: Callable[[Sequence[str]], None] = lambda kinds: None
     """Told by what the edges of the run travel."""
-    doing: Activity = field(default_factory=Activity)
+    activity: Activity = field(default_factory=Activity)
     """Told what this worker is at."""
 
     def run(self) -> None:
@@ -97,7 +97,7 @@ class Rank:
         enter(device)
         if settings.compute.tf32 and not allow_tf32(device) and world.first:
             note(f"TF32 is for CUDA devices and Intel's; float32 stays what it is on {device}")
-        self.doing.set("agreeing on the plan")
+        self.activity.set("agreeing on the plan")
         start = self._agree(device)
         if start.plan.lanes != (settings.training.lanes or 1):
             job = replace(job, settings=settings.changed(lanes=start.plan.lanes))
@@ -106,7 +106,7 @@ class Rank:
         with ExitStack() as behind, ExitStack() as ends:
             ways = within(routes, world.rank, job.timeout, ends)
             outside = [route for route in routes if not route.within]
-            self.doing.set("opening its edges")
+            self.activity.set("opening its edges")
             opened = self.edges.open(outside, ends)
             ways.senders.update(opened.senders)
             ways.receivers.update(opened.receivers)
@@ -131,9 +131,9 @@ class Rank:
         return AgreedStart(Plan.from_json(agreed["plan"]), agreed["steps"], manifest)
 
 
-def within(routes: Sequence[Route], rank: int, timeout: timedelta, ends: ExitStack) -> Ends:
+def within(routes: Sequence[Route], rank: int, timeout: timedelta, ends: ExitStack) -> EdgeEnds:
     """Both ends of the edges from this worker to itself, where it serves in two stages that follow each other."""
-    found = Ends({}, {})
+    found = EdgeEnds({}, {})
     for route in routes:
         if route.within and route.source == rank:
             sender, receiver = open_local(Edge(route.name, route.depth, timeout))

@@ -13,12 +13,12 @@ from contextlib import closing
 from pathlib import Path
 
 from ffdist.events import EdgesOpened, Observer, RunEvent, StagesPlaced, stopping
+from ffdist.runtime.actor_group import ActorGroup
 from ffdist.runtime.interrupts import interrupts
 from ffdist.runtime.job import Job
 from ffdist.runtime.outcome import Result
 from ffdist.runtime.ray_cluster import RayOptions, joined, room
 from ffdist.runtime.ray_metrics import metered
-from ffdist.runtime.ray_team import ActorGroup
 from ffdist.runtime.supervise import note_in, supervise
 
 LOG = "ray.log"
@@ -42,17 +42,17 @@ def run_ray(
     loss, or ConfigError for a cluster that does not answer or has no room.
     """
     with joined(options, stages), room(options, stages) as group:
-        team = ActorGroup(make_job, run and run.absolute(), data, options, group, [None] * stages)
-        observing = stopping(metered(noted(run, observer)), team.end_early)
-        with closing(team), interrupts(team.stop) as request:
+        actors = ActorGroup(make_job, run and run.absolute(), data, options, group, [None] * stages)
+        observing = stopping(metered(noted(run, observer)), actors.end_early)
+        with closing(actors), interrupts(actors.stop) as request:
             result = supervise(
-                lambda number: team.attempt(number, observing),
+                lambda number: actors.attempt(number, observing),
                 observing,
                 run=run,
                 max_restarts=options.max_restarts,
-                stopping=lambda: bool(team.stopping) or team.ending,
+                stopping=lambda: bool(actors.stopping) or actors.ending,
             )
-            result.signal = request.number or team.stopping
+            result.signal = request.number or actors.stopping
             return result
 
 

@@ -69,7 +69,7 @@ class StageActor:
         if interface := interface_of(self._address):
             os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
         self._kinds: list[str] = []
-        self._doing = Activity()
+        self._activity = Activity()
         self._stop_signal = 0
         self._handle_signals()
 
@@ -78,7 +78,7 @@ class StageActor:
 
     def prepare(self, world: World, run: Path | None, data: str) -> ActorInfo:
         """Get ready for an attempt."""
-        self._world, self._stop, self._doing = world, Event(), Activity()
+        self._world, self._stop, self._activity = world, Event(), Activity()
         self._events: queue.Queue[dict[str, Any] | None] = queue.Queue(BACKLOG)
         return actor_info(self._address, run, data)
 
@@ -98,7 +98,9 @@ class StageActor:
 
     def _run(self, make_job: Callable[[], Job], meeting: Address | Any) -> None:
         store = join_store(meeting, MOST)
-        run_worker(make_job, self._world, store, self._report, stop=self._stop, doing=self._doing, opened=self._opened)
+        run_worker(
+            make_job, self._world, store, self._report, stop=self._stop, activity=self._activity, opened=self._opened
+        )
 
     def _handle_signals(self) -> None:
         """One that tells this process to stop tells the run: it ends behind a snapshot."""
@@ -114,7 +116,7 @@ class StageActor:
 
     def beat(self) -> tuple[str, int]:
         """Return what it is at, and the signal that told it to stop, or 0; that it answers says that it lives."""
-        return str(self._doing), self._stop_signal
+        return str(self._activity), self._stop_signal
 
     def _opened(self, kinds: Sequence[str]) -> None:
         self._kinds = list(kinds)

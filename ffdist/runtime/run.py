@@ -28,11 +28,11 @@ from ffdist.runtime.data_facts import DataFacts, read_facts
 from ffdist.runtime.own_code import GIVEN, WORDS, check_code, named_code
 from ffdist.settings import Settings, apply, flat
 from ffdist.settings.toml import parsed, read_toml, write_toml
-from ffdist.snapshot import Manifest, SnapshotStore, as_snapshot, chosen, committed
+from ffdist.snapshot import Manifest, SnapshotStore, as_snapshot, committed, use_snapshot
 from ffdist.snapshot.files import write_durably
 from ffdist.snapshot.manifest import passed_over
-from ffdist.snapshot.mirror import shown as named
-from ffdist.trust import doubt
+from ffdist.snapshot.mirror import as_user_named as named
+from ffdist.trust import check_may_run
 
 T = TypeVar("T")
 SETTINGS = "config.toml"
@@ -78,7 +78,7 @@ def check_named(settings: Settings, run: Path | None = None) -> None:
 
 def not_here(kind: str, run: Path | None) -> ConfigError:
     """The error for a run that was begun in Python with what has no name."""
-    place = shown(run)
+    place = run_argument(run)
     return ConfigError(
         f"the run's {WORDS[kind]} was given in Python, and cannot be made again here",
         where=run,
@@ -88,14 +88,14 @@ def not_here(kind: str, run: Path | None) -> ConfigError:
     )
 
 
-def shown(run: Path | None) -> str:
+def run_argument(run: Path | None) -> str:
     """A run's directory as an argument in Python."""
     return "RUN" if run is None else repr(str(run))
 
 
 def no_data_to_measure(run: Path, facts: DataFacts, words: str) -> ConfigError:
     """The error for a command, `words`, that needs data where the run's own were given in Python."""
-    here = f"in Python: ffdist.load({shown(run)}).predict(samples)"
+    here = f"in Python: ffdist.load({run_argument(run)}).predict(samples)"
     folder = f"name a prepared data set: {command(*words.split(), run, '--data')} DATA; or {here}"
     return ConfigError(
         "the run's data were given in Python, and cannot be opened here",
@@ -112,7 +112,7 @@ def no_data_to_learn(run: Path | None) -> ConfigError:
         where=run,
         expected="the same data, given again",
         remedy="in Python, with the same network, rule and data: "
-        f"Pipeline(network, rule).fit(data, out={shown(run)}, resume=True)",
+        f"Pipeline(network, rule).fit(data, out={run_argument(run)}, resume=True)",
     )
 
 
@@ -231,7 +231,7 @@ def read_settings(run: Path) -> Settings:
         )
     given = {name: value for name, value in flat(values).items() if name not in ACTIONS}
     settings = apply(Settings(), given, str(path))
-    doubt(named_code(settings), path)
+    check_may_run(named_code(settings), path)
     try:
         plan = saved_plan(run)
     except SnapshotError as error:  # who learns by it says so
@@ -251,7 +251,7 @@ def with_snapshot(run: Path, use: Callable[[Manifest], T], snapshot: str | int =
             got=listed(passed_over(run)) or None,
             remedy="wait for the first epoch to end",
         )
-    made = chosen(run, chosen_snapshot, lambda manifest: (use(manifest),))
+    made = use_snapshot(run, chosen_snapshot, lambda manifest: (use(manifest),))
     assert made, "a snapshot stays until another is committed"
     return made[0]
 

@@ -26,7 +26,7 @@ def run_worker(
     observer: Observer,
     *,
     stop: Event,
-    doing: Activity,
+    activity: Activity,
     ready: Callable[[], None] = lambda: None,
     opened: Callable[[Sequence[str]], None] = lambda kinds: None,
 ) -> None:
@@ -34,16 +34,16 @@ def run_worker(
 
     make_job: opens the data and makes the network, in this process; a later attempt goes on from the last snapshot.
     store: where the workers of this attempt meet. observer: called in the last worker. stop: set in the first worker
-    to end the run early, behind a snapshot. doing: told what this worker is at; whoever reads it is who notices that
+    to end the run early, behind a snapshot. activity: told what this worker is at; whoever reads it is who notices that
     the worker is silent, so that its neighbours may take it for slow. ready: called behind the start, with all edges
     open; opened: what the edges of the run travel by.
     """
     keep_freed_memory()
     stacks_to()
-    doing.set("opening the data")
+    activity.set("opening the data")
     job = restart_note(replace(make_job(), watched=True), world)
     with writing_there(job.run):
         device = stage_device(job.settings.compute.device, world)
-        doing.set("meeting the others")
+        activity.set("meeting the others")
         edges = ProcessEdges(world, store, device, transport=job.settings.plan.transport, timeout=job.timeout)
-        Rank(job, world, store, edges, observer, stop, ready, opened, doing).run()
+        Rank(job, world, store, edges, observer, stop, ready, opened, activity).run()

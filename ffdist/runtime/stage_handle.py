@@ -53,7 +53,7 @@ class StageProcess:
     """When it is ended, as it hangs, whatever it has written by then."""
     heard: float = field(default_factory=time.monotonic)
     """When it gave a sign of life last."""
-    doing: str = "starting"
+    activity: str = "starting"
     """What it said then that it was at."""
     said: str = ""
     """The end of what it wrote on stderr."""
@@ -91,7 +91,7 @@ class StageProcess:
             f"stage {self.rank} does not answer",
             where=f"worker {self.rank}, process {self.process.pid} of host {platform.node()}",
             expected=f"a sign of life within {timeout:g} s",
-            got=f"silence for {time.monotonic() - self.heard:.1f} s; last it was {self.doing}"
+            got=f"silence for {time.monotonic() - self.heard:.1f} s; last it was {self.activity}"
             + "".join(f"; {other}" for other in others),
             remedy="where each worker stood is in its log; look for what has stopped the process, or raise "
             f"{setting('run.timeout')} where the machine has too much to do",

@@ -31,11 +31,11 @@ DETAILS = ("what", "where", "expected", "got", "remedy")
 """The details of an error, from one process to another."""
 
 
-def live(start: ProcessStart, data: bytes, line: LauncherPipe, doing: Activity) -> None:
+def run_child(start: ProcessStart, data: bytes, line: LauncherPipe, activity: Activity) -> None:
     """Until the stream stops. What stops it otherwise is told, and the process ends with status 1."""
     os.environ.setdefault("GLOO_SOCKET_IFNAME", LOOPBACK)
     try:
-        unpack(Payload(data, start.script))(start, line, doing)
+        unpack(Payload(data, start.script))(start, line, activity)
     except FfdistError as error:
         line.report(error_event(error))
         if isinstance(error, TransportError):  # a peer was lost: the next attempt waits for the end of this process
@@ -62,12 +62,12 @@ class StageMain:
 
     make_job: MakeJob
 
-    def __call__(self, start: ProcessStart, line: LauncherPipe, doing: Activity) -> None:
+    def __call__(self, start: ProcessStart, line: LauncherPipe, activity: Activity) -> None:
         store = dist.FileStore(start.store, start.world.size)
         store.set_timeout(MOST)
         tell = lambda event: line.report(event.to_json())  # noqa: E731
         ready = lambda: line.report({"event": "ready"})  # noqa: E731
-        run_worker(self.make_job, start.world, store, tell, stop=line.stop, doing=doing, ready=ready)
+        run_worker(self.make_job, start.world, store, tell, stop=line.stop, activity=activity, ready=ready)
 
 
 def error_event(error: FfdistError) -> dict[str, Any]:

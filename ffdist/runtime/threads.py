@@ -16,7 +16,7 @@ import torch.distributed as dist
 from ffdist.errors import Interrupted, StageError
 from ffdist.events import Observer, stopping
 from ffdist.models import wait_at_most
-from ffdist.runtime.edges import Ends
+from ffdist.runtime.edges import EdgeEnds
 from ffdist.runtime.interrupts import StopRequest, interrupts
 from ffdist.runtime.job import Job
 from ffdist.runtime.outcome import Result, explained
@@ -71,8 +71,8 @@ class ThreadEdges:
     def kind(self, route: Route) -> str:
         return "local"
 
-    def open(self, routes: Sequence[Route], ends: ExitStack) -> Ends:
-        found = Ends({}, {})
+    def open(self, routes: Sequence[Route], ends: ExitStack) -> EdgeEnds:
+        found = EdgeEnds({}, {})
         for route in routes:
             if self.rank in (route.source, route.target):
                 sender, receiver = self.exchange.ends(route)
@@ -102,35 +102,35 @@ def run_threads(job: Job, observer: Observer) -> Result:
     """
     count, limit = job.workers, job.timeout.total_seconds()
     exchange = EdgeRegistry(job.timeout)
-    store, team = dist.HashStore(), ThreadGroup()
-    observing = stopping(team.result.collecting(observer), team.stop.set)
+    store, group = dist.HashStore(), ThreadGroup()
+    observing = stopping(group.result.collecting(observer), group.stop.set)
 
     def run_rank(rank: int) -> None:
         wait_at_most(limit)
-        ready = team.ready.set if rank == 0 else lambda: None
+        ready = group.ready.set if rank == 0 else lambda: None
         error = None
         try:
-            Rank(job, World(rank, count, rank), store, ThreadEdges(rank, exchange), observing, team.stop, ready).run()
+            Rank(job, World(rank, count, rank), store, ThreadEdges(rank, exchange), observing, group.stop, ready).run()
         except BaseException as failure:
             error = failure
         finally:
             # first the ends, by which neighbours learn of it; who waits for the word may leave the process at once
             exchange.leave(rank)
-            team.ended.put((rank, error))
+            group.ended.put((rank, error))
 
     # daemons, since a thread that hangs within torch cannot be ended, and must not keep the interpreter
     threads = [Thread(target=run_rank, args=(rank,), name=f"stage-{rank}", daemon=True) for rank in range(count)]
-    with computing_threads_kept(), interrupts(lambda _: team.stop.set()) as team.stop_request:
+    with computing_threads_kept(), interrupts(lambda _: group.stop.set()) as group.stop_request:
         for thread in threads:
             thread.start()
         try:
-            return team.until_all_ended(count)
+            return group.until_all_ended(count)
         except StageError:
             if any(thread.is_alive() for thread in threads):
                 wait_at_most(limit)  # what comes next in this process, for what a thread left behind may hold
             raise
         except Interrupted as interrupt:
-            interrupt.begun = team.ready.is_set()
+            interrupt.begun = group.ready.is_set()
             raise
 
 

@@ -148,11 +148,11 @@ def run_rank(
     `observer` is called on the last rank only; the result is whole there, and elsewhere it has the reason and the
     signal. A rank that gives no sign of life for `timeout` ends all of them.
     """
-    result, doing = Result(), Activity()
+    result, activity = Result(), Activity()
     observing = stopping(result.collecting(observer), signals.stop_all)
-    with watching_each_other(world, timeout.total_seconds(), doing), ending_together(store, world, timeout, result):
+    with watching_each_other(world, timeout.total_seconds(), activity), ending_together(store, world, timeout, result):
         run_worker(
-            make_job, world, store, observing, stop=signals.stop, doing=doing, ready=lambda: signals.begin(store)
+            make_job, world, store, observing, stop=signals.stop, activity=activity, ready=lambda: signals.begin(store)
         )
     if result.reason == "interrupted":
         result.signal = signals.number or posted_signal(store)

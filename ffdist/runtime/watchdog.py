@@ -28,11 +28,11 @@ _watcher: subprocess.Popen[bytes] | None = None
 
 
 @contextmanager
-def watched(timeout: float, doing: Activity) -> Iterator[None]:
+def watched(timeout: float, activity: Activity) -> Iterator[None]:
     """Within, this process is ended where it gives no sign of life for so many seconds, and it is said what it was at.
     Within another one of these, only what is said is changed."""
     global _watcher
-    before, _activity.what = _activity.what, lambda: str(doing)
+    before, _activity.what = _activity.what, lambda: str(activity)
     if _watcher is not None:
         try:
             yield

@@ -57,7 +57,7 @@ from ffdist.transport import Receiver, Sender
 
 if TYPE_CHECKING:
     from ffdist.pipeline.source import Loaders
-    from ffdist.runtime.edges import Ends
+    from ffdist.runtime.edges import EdgeEnds
     from ffdist.runtime.rank import AgreedStart, Rank
 
 GRACE = 5.0
@@ -77,7 +77,7 @@ class Worker:
     rank: Rank
     start: AgreedStart
     routes: Sequence[Route]
-    ways: Ends
+    edge_ends: EdgeEnds
     device: torch.device
     held: int
     """Bytes that the process held before."""
@@ -104,9 +104,9 @@ class Worker:
         self.window = window_of(self.job.settings, self.start) if self.job.run else range(0)
         self.clock = ClockOffset(0, 0)
         """To the first worker's, where there is a trace."""
-        self.froms: dict[str, FromEdge] = {}
+        self.from_edges: dict[str, FromEdge] = {}
         """What comes by each route, for all lanes on it."""
-        self.tos: dict[str, ToEdge] = {}
+        self.to_edges: dict[str, ToEdge] = {}
         self.made: list[Stage] = []
         self.logs: list[StageLog] = []
 
@@ -115,7 +115,7 @@ class Worker:
         self._watch_stop()
         if self.window:
             self.clock = common_clock(self.rank.store, self.world, self.job.timeout)
-        self.rank.doing.set("building its blocks")
+        self.rank.activity.set("building its blocks")
         with ExitStack() as ends:
             parts = [self._stage(index, ends) for index in self.stages]
             if self.ends_stream and not sink_is_on_last_stage(self.plan):
@@ -125,7 +125,7 @@ class Worker:
             if self.rank.stop.is_set():
                 raise StoppedBeforeStartError("told to stop before the stages were ready")
             self._note_ready()
-            self.rank.doing.what = self.at
+            self.rank.activity.what = self.at
             self.rank.ready()
             run_in_threads(parts, lambda: enter(self.device), self.threads)
 
@@ -133,13 +133,13 @@ class Worker:
         """Note in its log what its start took: imports are within one of the others, or before them."""
         imports = import_seconds(forget=True)
         for log in self.logs:
-            log.write(f"ready; seconds: imports {imports:.2f}; {self.rank.doing.durations()}")
+            log.write(f"ready; seconds: imports {imports:.2f}; {self.rank.activity.durations()}")
 
     def at(self) -> str:
         """Where it is, and what it waits for."""
         places = [f"stage {stage.index} at batch {stage.step}" for stage in self.made]
-        waits = [f"waits for a message by edge {name}" for name, edge in self.froms.items() if edge.awaiting]
-        waits += [f"sends by edge {name}" for name, edge in self.tos.items() if edge.awaiting]
+        waits = [f"waits for a message by edge {name}" for name, edge in self.from_edges.items() if edge.awaiting]
+        waits += [f"sends by edge {name}" for name, edge in self.to_edges.items() if edge.awaiting]
         return ", ".join([*places, *waits])
 
     def join(self) -> None:
@@ -189,7 +189,7 @@ class Worker:
         orders = mine.orders_of(self.me)
         by_batch: list[dict[int, FromEdge]] = [{} for _ in range(before.batch_stride)]
         for order in orders[: before.batch_stride]:
-            ways = {lane: self._way(index, before.worker_of(lane, order)) for lane in lanes}
+            ways = {lane: self._from_edge(index, before.worker_of(lane, order)) for lane in lanes}
             by_batch[order % before.batch_stride] = ways
         inbox = FanIn(by_batch, orders)
         stage.take_queued = inbox.take_queued
@@ -216,8 +216,8 @@ class Worker:
         """The sink's work, where it takes what several workers send."""
         last = self.plan.stages[-1]
         mine = self._mine("sink")
-        self.froms |= {route.name: FromEdge(self.ways.receivers[route.name]) for route in mine}
-        froms = {route.source: self.froms[route.name] for route in mine}
+        self.from_edges |= {route.name: FromEdge(self.edge_ends.receivers[route.name]) for route in mine}
+        froms = {route.source: self.from_edges[route.name] for route in mine}
         inbox = FanIn(
             [
                 {lane: froms[last.worker_of(lane, order)] for lane in range(self.plan.lanes)}
@@ -251,18 +251,18 @@ class Worker:
         receivers: dict[int, Receiver] = {}
         for route in self._mine("gradients", index):
             if route.source == self.me:
-                senders[route.target] = self.ways.senders[route.name]
+                senders[route.target] = self.edge_ends.senders[route.name]
             else:
-                receivers[route.source] = self.ways.receivers[route.name]
+                receivers[route.source] = self.edge_ends.receivers[route.name]
         leads = index == 0 and self.me == self.leader
         stop = self.rank.stop if leads else None
         return StageGroup(self.me, stage.shares, senders, receivers, stop, by_batch=stage.by_batch)
 
-    def _way(self, index: int, source: int) -> FromEdge:
+    def _from_edge(self, index: int, source: int) -> FromEdge:
         """The way by which that worker sends."""
         for route in self._mine("stages", index - 1):
             if (route.source, route.target) == (source, self.me):
-                return self.froms.setdefault(route.name, FromEdge(self.ways.receivers[route.name]))
+                return self.from_edges.setdefault(route.name, FromEdge(self.edge_ends.receivers[route.name]))
         raise AssertionError("every lane has a way")
 
     def _outbox(self, index: int, lanes: range) -> Outbox:
@@ -271,15 +271,15 @@ class Worker:
             if sink_is_on_last_stage(self.plan):
                 return self._sink()
             (route,) = (route for route in self._mine("sink") if route.source == self.me)
-            return self._to(route)
+            return self._to_edge(route)
         behind = self.plan.stages[index + 1]
-        out = {route.target: self._to(route) for route in self._mine("stages", index) if route.source == self.me}
+        out = {route.target: self._to_edge(route) for route in self._mine("stages", index) if route.source == self.me}
         orders = range(behind.batch_stride)
         return FanOut([{lane: to for lane in lanes if (to := out.get(behind.worker_of(lane, n)))} for n in orders])
 
-    def _to(self, route: Route) -> ToEdge:
-        self.tos[route.name] = ToEdge(self.ways.senders[route.name])
-        return self.tos[route.name]
+    def _to_edge(self, route: Route) -> ToEdge:
+        self.to_edges[route.name] = ToEdge(self.edge_ends.senders[route.name])
+        return self.to_edges[route.name]
 
     def _score_table(self, loaders: Loaders) -> ScoreTable | None:
         """The source's end of the edge back from the sink."""
@@ -292,7 +292,7 @@ class Worker:
             loaders.train,
             job.chain.num_classes,
             job.objective.score_lag,
-            self.ways.receivers[routes[0].name],
+            self.edge_ends.receivers[routes[0].name],
             store.save_extra_file,
             recent,
         )
@@ -366,7 +366,7 @@ class Worker:
 
     def _score_sender(self) -> ScoreSender | None:
         """The sink's ends of the edges back to the source."""
-        senders = [self.ways.senders[route.name] for route in self._mine("back") if route.source == self.me]
+        senders = [self.edge_ends.senders[route.name] for route in self._mine("back") if route.source == self.me]
         if not senders:
             return None
         manifest, store = self.start.manifest, self.snapshots

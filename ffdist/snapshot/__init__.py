@@ -1,6 +1,6 @@
 """Snapshots: a file per block, committed by a manifest."""
 
-from ffdist.snapshot.chosen import FINAL, as_snapshot, chosen
+from ffdist.snapshot.chosen import FINAL, as_snapshot, use_snapshot
 from ffdist.snapshot.manifest import Manifest, committed, read_manifest
 from ffdist.snapshot.mirror import pulled
 from ffdist.snapshot.newest import latest, newest, set_aside, whole
@@ -11,12 +11,12 @@ __all__ = [
     "Manifest",
     "SnapshotStore",
     "as_snapshot",
-    "chosen",
     "committed",
     "latest",
     "newest",
     "pulled",
     "read_manifest",
     "set_aside",
+    "use_snapshot",
     "whole",
 ]

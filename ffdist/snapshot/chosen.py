@@ -45,7 +45,7 @@ def as_snapshot(snapshot: object) -> str | int:
     )
 
 
-def chosen(run: Path, snapshot: str | int, use: Callable[[Manifest], T]) -> T | None:
+def use_snapshot(run: Path, snapshot: str | int, use: Callable[[Manifest], T]) -> T | None:
     """Return what `use` makes of the snapshot; None where the run has none yet.
 
     snapshot: as `as_snapshot` gives it. Where the last is not whole, the one before is, as by `newest`; one that is
@@ -57,7 +57,9 @@ def chosen(run: Path, snapshot: str | int, use: Callable[[Manifest], T]) -> T | 
         return newest(run, use)
     if not (kept := committed(run)):
         return None
-    return use(read_manifest(marked_best(run, kept) if snapshot == BEST else of_step(run, kept, int(snapshot))))
+    return use(
+        read_manifest(marked_best(run, kept) if snapshot == BEST else snapshot_of_step(run, kept, int(snapshot)))
+    )
 
 
 def mark_final(run: Path, folder: Path) -> None:
@@ -77,7 +79,7 @@ def steps(kept: list[Path]) -> list[int]:
     return list(dict.fromkeys(int(folder.name.split("-")[1]) for folder in kept))
 
 
-def of_step(run: Path, kept: list[Path], step: int) -> Path:
+def snapshot_of_step(run: Path, kept: list[Path], step: int) -> Path:
     """The snapshot of a step; at the end of an epoch there may be two: the later one says that the epoch is over."""
     found = [folder for folder in kept if steps([folder]) == [step]]
     if found:

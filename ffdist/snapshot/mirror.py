@@ -38,7 +38,7 @@ def address_of(run: Path) -> RemoteFolder | None:
     return RemoteFolder(unquote(run.name)) if run.parent.name == MIRRORS else None
 
 
-def shown(run: Path) -> Path | str:
+def as_user_named(run: Path) -> Path | str:
     """A run as its user named it."""
     remote = address_of(run)
     return run if remote is None else remote.url
@@ -67,10 +67,10 @@ def pulled(place: Path | str) -> Path:
     if remote is None:
         return run
     with store_errors(remote):
-        for name in remote.found():
+        for name in remote.list_files():
             fetch(remote, name, run / name)
         for folder in [name for name in remote.folders() if name != SNAPSHOTS]:
-            for name in (remote / folder).found():
+            for name in (remote / folder).list_files():
                 fetch(remote / folder, name, run / folder / name)
         there = committed_at(remote)
         for folder in there:
@@ -87,7 +87,7 @@ def pull_snapshot(remote: RemoteFolder, run: Path, folder: str) -> None:
     text = there.read(MANIFEST)
     if (here / MANIFEST).exists() and (here / MANIFEST).read_bytes() == text:
         return
-    for name in there.found():
+    for name in there.list_files():
         if name != MANIFEST:
             fetch(there, name, here / name)
     save(here / MANIFEST, text)
@@ -96,7 +96,7 @@ def pull_snapshot(remote: RemoteFolder, run: Path, folder: str) -> None:
 def committed_at(remote: RemoteFolder) -> list[str]:
     """The names of the committed snapshots at an address, oldest first."""
     folders = [name for name in (remote / SNAPSHOTS).folders() if name.startswith("step-")]
-    return [name for name in folders if MANIFEST in (remote / SNAPSHOTS / name).found()]
+    return [name for name in folders if MANIFEST in (remote / SNAPSHOTS / name).list_files()]
 
 
 def fetch(folder: RemoteFolder, name: str, to: Path) -> None:

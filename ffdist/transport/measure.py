@@ -22,7 +22,7 @@ from ffdist.device import CPU
 from ffdist.transport.base import Edge, Frame, Receiver, Sender
 from ffdist.transport.local import open_local
 from ffdist.transport.process_group import LOOPBACK
-from ffdist.transport.registry import between_processes, here, transport_of
+from ffdist.transport.registry import between_processes, own_location, transport_of
 from ffdist.transport.stores import serve_store
 from ffdist.transport.transport import EdgeContext
 
@@ -48,7 +48,7 @@ class TransportRate:
     """Seconds of computing that a message takes of both ends together; least."""
 
 
-class Taken(NamedTuple):
+class SampleTime(NamedTuple):
     """The seconds that the timed messages of a sample took."""
 
     elapsed: float
@@ -56,7 +56,7 @@ class Taken(NamedTuple):
     """Seconds of all of this process's threads."""
 
 
-Samples = dict[tuple[str, int], list[Taken]]
+Samples = dict[tuple[str, int], list[SampleTime]]
 """The samples of one process, by transport and size."""
 
 
@@ -169,15 +169,15 @@ def _run(rank: int, port: int, plan: _Plan, cluster: str | None) -> Samples:
     return found
 
 
-def _sample(rank: int, transport: str, edge: Edge, size: int, plan: _Plan, store: dist.Store) -> Taken:
+def _sample(rank: int, transport: str, edge: Edge, size: int, plan: _Plan, store: dist.Store) -> SampleTime:
     """Nothing at the rank that only waits for the other."""
     num, message = plan.num_messages(size), torch.ones(size, dtype=torch.uint8)
     if transport == "memcpy":
         target = torch.zeros_like(message)
-        return _time(lambda: target.copy_(message), num, plan) if rank == 1 else Taken(0.0, 0.0)
+        return _time(lambda: target.copy_(message), num, plan) if rank == 1 else SampleTime(0.0, 0.0)
     if transport == "local":
-        return _between_threads(edge, message, num, plan) if rank == 1 else Taken(0.0, 0.0)
-    kind, place = transport_of(transport), here()
+        return _between_threads(edge, message, num, plan) if rank == 1 else SampleTime(0.0, 0.0)
+    kind, place = transport_of(transport), own_location()
     backend = kind.backend(place, place)
     group = dist.new_group([0, 1], edge.timeout, backend) if backend else None  # of a new name, also in torch 2.11
     assert not isinstance(group, int)
@@ -190,7 +190,7 @@ def _sample(rank: int, transport: str, edge: Edge, size: int, plan: _Plan, store
             dist.destroy_process_group(group)
 
 
-def _between_threads(edge: Edge, message: Tensor, num: int, plan: _Plan) -> Taken:
+def _between_threads(edge: Edge, message: Tensor, num: int, plan: _Plan) -> SampleTime:
     sender, receiver = open_local(edge)
     with ThreadPoolExecutor(1) as pool:
         sending = pool.submit(_use, sender, message, num, plan)
@@ -199,21 +199,21 @@ def _between_threads(edge: Edge, message: Tensor, num: int, plan: _Plan) -> Take
         return received
 
 
-def _use(end: Sender | Receiver, message: Tensor, num: int, plan: _Plan) -> Taken:
+def _use(end: Sender | Receiver, message: Tensor, num: int, plan: _Plan) -> SampleTime:
     with closing(end):
         if isinstance(end, Receiver):
             return _time(end.recv, num, plan)
         return _time(lambda: end.send(Frame("message", {}, {"x": message})), num, plan)
 
 
-def _time(act: Callable[[], object], num: int, plan: _Plan) -> Taken:
+def _time(act: Callable[[], object], num: int, plan: _Plan) -> SampleTime:
     """Time `num` acts in the middle, where the edge is as full at their start as at their end."""
     for _ in range(plan.num_untimed(num) - plan.depth):
         act()
     elapsed, cpu = time.perf_counter(), time.process_time()
     for _ in range(num):
         act()
-    taken = Taken(time.perf_counter() - elapsed, time.process_time() - cpu)
+    taken = SampleTime(time.perf_counter() - elapsed, time.process_time() - cpu)
     for _ in range(plan.depth):
         act()
     return taken

@@ -21,7 +21,7 @@ def transport_of(name: str) -> Transport:
     return TRANSPORTS[name] if name in TRANSPORTS else OverDevices(name)
 
 
-def here(device: torch.device = CPU) -> WorkerLocation:
+def own_location(device: torch.device = CPU) -> WorkerLocation:
     """This process with this device."""
     marks = {name: mark for name in TRANSPORTS if (mark := TRANSPORTS[name].mark()) is not None}
     return WorkerLocation(identity(device), collective(device), marks)
@@ -41,5 +41,5 @@ def fastest(up: WorkerLocation, down: WorkerLocation, *, by_host: bool = False) 
 
 def between_processes() -> list[str]:
     """The names of those that join two processes of this host, as they are, without devices."""
-    place = here()
+    place = own_location()
     return [name for name in TRANSPORTS if TRANSPORTS[name].joins(place, place)]

@@ -342,11 +342,11 @@ def test_a_log_of_many_epochs_is_read_once(run: Path) -> None:
     log.write_text("".join(json.dumps(record | {"epoch": epoch}) + "\n" for epoch in range(1, 5001)))
     with ffdist.PageServer(run, port=0) as watch:
         assert "5000 of 3" in ask(watch, "/part")[1]
-        assert watch.folder.alone is not None
-        before = watch.folder.alone.log.lines.at
+        assert watch.folder.single_run is not None
+        before = watch.folder.single_run.log.lines.at
         with log.open("a") as file:
             file.write(json.dumps(record | {"epoch": 5001}) + "\n")
         text = ask(watch, "/part")[1]
         assert "5001 of 3" in text
         assert len(text) < 1_000_000
-        assert watch.folder.alone.log.lines.at == log.stat().st_size > before
+        assert watch.folder.single_run.log.lines.at == log.stat().st_size > before

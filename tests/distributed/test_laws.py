@@ -51,7 +51,7 @@ def work(place: ContractRank, make: DigitsJob, workers: int) -> list[dict[str, A
     if place.rank < workers:
         world = World(place.rank, workers, place.rank)
         report = lambda event: told.append(event.to_json())  # noqa: E731
-        run_worker(make, world, place.store, report, stop=Event(), doing=Activity())
+        run_worker(make, world, place.store, report, stop=Event(), activity=Activity())
     return told
 
 

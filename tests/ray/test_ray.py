@@ -30,10 +30,10 @@ from ffdist import Pipeline
 from ffdist.cli import main
 from ffdist.errors import ConfigError, DataError, Interrupted, StageError
 from ffdist.events import EpochEnded, RunEvent, StagesPlaced
+from ffdist.runtime.actor_group import check_actor_infos
 from ffdist.runtime.ray import RayOptions, run_ray
 from ffdist.runtime.ray_actor import ActorInfo, actor_info
 from ffdist.runtime.ray_cluster import check_health, listens, put_back, with_token
-from ffdist.runtime.ray_team import check_actor_infos
 from ffdist.runtime.threads import run_threads
 from ffdist.runtime.writers import written_there
 from ffdist.snapshot import latest

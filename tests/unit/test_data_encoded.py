@@ -265,7 +265,7 @@ def changed_index(folder: Path, **columns) -> None:
         change(values)
         place = table.column_names.index(name)
         table = table.set_column(place, dealing.INDEX.field(name), pa.array(values))
-    listed = dealing.written(path, table.combine_chunks().to_batches()[0])
+    listed = dealing.write_arrow_file(path, table.combine_chunks().to_batches()[0])
     text = (folder / "manifest.json").read_text()
     head, _, tail = text.partition('"train-index.arrow"')
     tail = re.sub(r'"bytes": \d+', f'"bytes": {listed.bytes}', tail, count=1)

@@ -15,7 +15,7 @@ from PIL import Image
 
 from ffdist.data import open_data, prepare, verify
 from ffdist.data.ahead import in_order
-from ffdist.data.appearing import check_room
+from ffdist.data.atomic_folder import check_room
 from ffdist.errors import ConfigError, DataError
 
 CLASSES = ["ant", "bee", "cat"]

@@ -70,10 +70,10 @@ def test_opening_a_remote_folder_fetches_no_picture(tree: Path, remote: RemoteFo
 def test_nothing_remote_is_overwritten_and_a_killed_upload_makes_room(tree: Path, remote: RemoteFolder) -> None:
     remote.write("train-00000.arrow", b"of an upload that was killed")
     prepare(tree, remote.url)
-    before = {name: remote.read(name) for name in remote.found()}
+    before = {name: remote.read(name) for name in remote.list_files()}
     with pytest.raises(DataError, match="the folder exists, and nothing is overwritten"):
         prepare(tree, remote.url)
-    assert {name: remote.read(name) for name in remote.found()} == before
+    assert {name: remote.read(name) for name in remote.list_files()} == before
 
 
 def test_an_upload_that_fails_leaves_nothing_behind(
@@ -92,7 +92,7 @@ def test_an_upload_that_fails_leaves_nothing_behind(
     monkeypatch.setattr("tempfile.tempdir", None)
     with pytest.raises(DataError, match=r"the folder cannot be written\n  where: .*\n  got: the network is down"):
         prepare(tree, remote.url)
-    assert not remote.found()
+    assert not remote.list_files()
     assert not [*(tmp_path / "t").iterdir()]
 
 

@@ -25,8 +25,8 @@ from ffdist.planner import (
     price,
 )
 from ffdist.planner.by_batch import best_by_batch
-from ffdist.planner.dealing import PlanSearch
 from ffdist.planner.forecast import SURE, forecast, simulated
+from ffdist.planner.plan_search import PlanSearch
 from ffdist.planner.search import best_pipeline, best_price, data_parallel
 
 BATCH = 64

@@ -14,7 +14,7 @@ from ffdist.errors import ConfigError
 from ffdist.models import cnnb
 from ffdist.objectives import SFF
 from ffdist.pipeline.block import BlockConfig
-from ffdist.pipeline.lr_schedule import check_rise, course
+from ffdist.pipeline.lr_schedule import check_rise, rate_by_step
 from ffdist.pipeline.own_optimizer import check_own_optimizer
 from ffdist.pipeline.plan import block_specs, build_block
 from ffdist.settings import OptimSettings, SchedulerSettings, Settings
@@ -153,7 +153,7 @@ def test_a_blocks_factor_is_of_all_its_rates_and_of_no_other_block() -> None:
 
 
 def rates(total: int, epochs: int, *steps: int, **told: Any) -> list[float]:
-    at = course(SchedulerSettings(**told), total, epochs)
+    at = rate_by_step(SchedulerSettings(**told), total, epochs)
     return [round(at(step), 6) for step in steps]
 
 

@@ -48,10 +48,10 @@ def test_a_run_at_an_address_has_the_files_of_one_in_a_folder(remote: RemoteFold
     trained(tmp_path / "here")
     assert committed_at(remote) == [folder.name for folder in committed(tmp_path / "here")]
     newest = remote / "snapshots" / committed_at(remote)[-1]
-    there = {name: newest.read(name) for name in newest.found() if name.endswith(".safetensors")}
+    there = {name: newest.read(name) for name in newest.list_files() if name.endswith(".safetensors")}
     assert there == weights(tmp_path / "here")
-    assert {"config.toml", "data.json", "metrics.jsonl"} <= {*remote.found()}
-    assert not [name for name in newest.found() if name.startswith(".")]
+    assert {"config.toml", "data.json", "metrics.jsonl"} <= {*remote.list_files()}
+    assert not [name for name in newest.list_files() if name.startswith(".")]
 
 
 def failing_after(files: int, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -144,10 +144,10 @@ def test_of_two_runs_at_one_address_the_later_one_stays(remote: RemoteFolder, mo
 
 def test_nothing_at_an_address_is_overwritten_and_what_is_refused_leaves_nothing(remote: RemoteFolder) -> None:
     trained(remote.url, epochs=1)
-    before = {*remote.found()}
+    before = {*remote.list_files()}
     with pytest.raises(ConfigError, match=f"already holds a run\n  where: {remote.url}"):
         trained(remote.url, epochs=1)
-    assert {*remote.found()} == before
+    assert {*remote.list_files()} == before
 
 
 def test_a_snapshot_that_is_damaged_at_an_address_is_told_and_the_one_before_taken(
@@ -155,7 +155,7 @@ def test_a_snapshot_that_is_damaged_at_an_address_is_told_and_the_one_before_tak
 ) -> None:
     trained(remote.url, epochs=2)
     last = remote / "snapshots" / committed_at(remote)[-1]
-    name = next(name for name in last.found() if name.endswith(".safetensors"))
+    name = next(name for name in last.list_files() if name.endswith(".safetensors"))
     last.write(name, b"damaged")
     monkeypatch.setenv("FFDIST_CACHE", str(tmp_path / "another"))
     ffdist.Pipeline.resume(remote.url, epochs=3, progress=False)

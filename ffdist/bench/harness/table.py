@@ -86,7 +86,7 @@ class ResultTable:
                 yield {"part": self.part, **of, "metric": metric, **value._asdict(), "unit": self.units[metric]}
 
     def texts(self) -> list[list[str]]:
-        return [[drawn(line, what) for what in self.columns.values()] for line in self.drawn_lines()]
+        return [[formatted_cell(line, what) for what in self.columns.values()] for line in self.drawn_lines()]
 
     def drawn_lines(self) -> list[Line]:
         """A line of the drawn table each."""
@@ -155,12 +155,12 @@ def cell_of(line: Line, what: str) -> Cell:
     return found.part(part or "value") if isinstance(found, Value) else found
 
 
-def drawn(line: Line, what: str) -> str:
+def formatted_cell(line: Line, what: str) -> str:
     cell, form = cell_of(line, what), what.partition(":")[2]
-    return format(cell, form) if form and isinstance(cell, (int, float)) else shown(cell)
+    return format(cell, form) if form and isinstance(cell, (int, float)) else cell_text(cell)
 
 
-def shown(value: Cell) -> str:
+def cell_text(value: Cell) -> str:
     """Four digits are enough for what is measured."""
     match value:
         case None:

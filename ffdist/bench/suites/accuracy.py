@@ -22,7 +22,7 @@ from ffdist.bench.harness.worker_pool import WorkerMain, WorkerPool
 from ffdist.bench.hosts import Hosts
 from ffdist.bench.recipes import SIDES, Recipe, recipes_of, scheduled
 from ffdist.bench.settings import BenchSettings
-from ffdist.bench.sides import Placing, here, open_baseline
+from ffdist.bench.sides import Placing, on_this_host, open_baseline
 from ffdist.bench.sittings import Found, Sittings, Training, with_found
 from ffdist.bench.whole_runs import BaselineRun, Epoch, PipelineRun
 from ffdist.errors import ConfigError, setting
@@ -108,7 +108,7 @@ def accuracy(settings: BenchSettings, progress: Progress) -> BenchResult:
 def placed(settings: BenchSettings) -> Iterator[Placing]:
     """Where the sides' processes live: here, or on two hosts whose link is limited."""
     if not settings.compare.link:
-        yield here
+        yield on_this_host
         return
     with Hosts() as hosts:
         hosts.limit(settings.compare.link)

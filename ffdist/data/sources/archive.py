@@ -13,7 +13,7 @@ from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
-from ffdist.data.appearing import check_room, scratch
+from ffdist.data.atomic_folder import check_room, temporary_folder
 from ffdist.data.formats import is_picture
 from ffdist.data.sources.base import DataSource, Item
 from ffdist.data.sources.listing import is_junk
@@ -49,7 +49,7 @@ def unpacked(path: Path, out: Path | RemoteFolder) -> Iterator[Path]:
 
     Raises DataError for one that is damaged, locked by a password, or larger than the disk.
     """
-    with scratch(out) as folder:
+    with temporary_folder(out) as folder:
         count, size = unpack(path, folder)
         note(f"{path}: {count:,} files ({size / 2**20:,.1f} MiB) are unpacked to be prepared, and removed after")
         place = folder

@@ -9,7 +9,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from ffdist.data.sources.listing import Listing, shown
+from ffdist.data.sources.listing import Listing, first_names
 from ffdist.data.sources.splits import SPLITS, WORDS, SplitChoice
 from ffdist.errors import DataError, setting
 from ffdist.notes import note
@@ -36,7 +36,7 @@ def of_card(folder: Path, choice: SplitChoice) -> SplitChoice:
     splits = {WORDS[split.casefold()]: of for split, of in configs[name].items() if split.casefold() in WORDS}
     others = [split for split in configs[name] if split.casefold() not in WORDS]
     check_there(folder, splits)
-    left = f"; left out: {shown(others)}" if others else ""
+    left = f"; left out: {first_names(others)}" if others else ""
     note(f"splits are those of {folder / CARD}: {split_options(splits)}{left}")
     return replace(choice, splits=splits) if splits else choice
 
@@ -98,8 +98,8 @@ def check_there(folder: Path, splits: Files) -> None:
             raise DataError(
                 f"the files of the {split} split are not there",
                 where=folder / CARD,
-                expected=shown(lost),
-                got=shown(sorted(name for name in names if "/" not in name and name != "."), limit=8),
+                expected=first_names(lost),
+                got=first_names(sorted(name for name in names if "/" not in name and name != "."), limit=8),
                 remedy=f"fetch all of the repository; or say which files are which: {BY_HAND}",
             )
 
@@ -111,7 +111,7 @@ def several(folder: Path, configs: Mapping[str, Files]) -> DataError:
         "the repository has several configurations",
         where=folder / CARD,
         expected="one of them, by its files",
-        got=shown(configs),
+        got=first_names(configs),
         remedy=f"e.g. for {first}: {setting('splits', split_options(known))}",
     )
 

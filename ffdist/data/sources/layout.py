@@ -10,7 +10,7 @@ from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
-from ffdist.data.sources.listing import Listing, shown
+from ffdist.data.sources.listing import Listing, first_names
 from ffdist.data.sources.split_folders import SplitFolders, given_splits, in_each, splits_within
 from ffdist.data.sources.splits import FILLERS, SPLITS, TEST, TRAIN, VALIDATION, SplitMark, is_split, mark
 from ffdist.data.sources.table_hint import table_hint
@@ -44,7 +44,7 @@ def find_layout(listing: Listing) -> FolderLayout:
             "there is no training split",
             where=listing.root,
             expected="train",
-            got=shown(folder.name for of in splits.values() for folder in of),
+            got=first_names(folder.name for of in splits.values() for folder in of),
             remedy=f"name one with {setting('splits', 'train=NAME test=NAME')}, or "
             f"{setting('splits', 'test=NAME')} for a set to evaluate only",
         )
@@ -94,7 +94,7 @@ def check_classes(listing: Listing, folders: list[Path], marks: dict[Path, Split
     if len({split for found in marks.values() for split in found.splits}) > 1:
         raise refused(listing, "names of class folders speak of splits", list(marks), CLASSES)
     if marks:
-        notes.append(f"taken for classes: {shown(listing.name(folder) for folder in marks)}")
+        notes.append(f"taken for classes: {first_names(listing.name(folder) for folder in marks)}")
     if not listing.choice.whole:
         check_unlike_splits(listing, folders)
 
@@ -177,14 +177,14 @@ def class_folders(listing: Listing, base: Path) -> list[Path]:
             f"{loose:,} picture{'s lie' if loose > 1 else ' lies'} in no class folder",
             where=base,
             expected="FOLDER/CLASS/picture",
-            got=shown((file.name for file in files), limit=3),
+            got=first_names((file.name for file in files), limit=3),
             remedy=f"{ignore}put each into a folder that is called like its class{table_hint(listing.root)}",
         )
     raise DataError(
         "there is no class folder",
         where=base,
         expected="FOLDER/CLASS/picture",
-        got=shown((file.name for file in files), limit=3) or "nothing",
+        got=first_names((file.name for file in files), limit=3) or "nothing",
         remedy=f"{ignore}give the folder that holds one folder of pictures a class{table_hint(listing.root)}",
     )
 
@@ -250,17 +250,17 @@ def refused(
     others: list[Path] | None = None,
     within: list[str] | None = None,
 ) -> DataError:
-    expected = f"splits alone, as {shown(listing.name(f) for f in others)}" if others else None
-    got = shown(listing.name(folder) for folder in folders)
+    expected = f"splits alone, as {first_names(listing.name(f) for f in others)}" if others else None
+    got = first_names(listing.name(folder) for folder in folders)
     return DataError(
         what,
         where=listing.root,
         expected=expected,
-        got=f"{got}, each with {shown(within, limit=5)}" if within else got,
+        got=f"{got}, each with {first_names(within, limit=5)}" if within else got,
         remedy=remedy,
     )
 
 
 def quoted(listing: Listing, folders: list[Path]) -> str:
     """Names as a shell takes them."""
-    return shown((shlex.quote(listing.name(folder)) for folder in folders), " ")
+    return first_names((shlex.quote(listing.name(folder)) for folder in folders), " ")

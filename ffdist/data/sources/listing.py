@@ -117,7 +117,7 @@ class Listing:
         if self.problems:
             raise DataError(
                 "a folder cannot be looked into" if len(self.problems) == 1 else "folders cannot be looked into",
-                where=shown(self.problems, "\n         "),
+                where=first_names(self.problems, "\n         "),
                 remedy=f"make them readable, remove them, or leave them out with {setting('ignore', 'NAME')}",
             )
 
@@ -131,7 +131,7 @@ def is_folder(entry: os.DirEntry[str]) -> bool:
     return os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir()
 
 
-def shown(names: Iterable[object], between: str = ", ", limit: int = SHOWN) -> str:
+def first_names(names: Iterable[object], between: str = ", ", limit: int = SHOWN) -> str:
     """The first names of a list, and how many more there are."""
     texts: Sequence[str] = [str(name) for name in names]
     more = [f"and {len(texts) - limit:,} more"] * (len(texts) > limit)

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from ffdist.data.sources.listing import shown
+from ffdist.data.sources.listing import first_names
 from ffdist.errors import ConfigError, DataError, setting
 
 FLAG = setting("group_pattern")
@@ -58,7 +58,7 @@ def groups_by_name(text: str, names: Iterable[str], where: object) -> np.ndarray
             f"the groups' pattern finds nothing in {len(others):,} of {len(others) + len(numbers):,} names",
             where=where,
             expected=f"{FLAG} that finds a group in each name",
-            got=shown(others, limit=4),
+            got=first_names(others, limit=4),
             remedy="a pattern for all of them, or leave such files out",
         )
     if len(found) < 2:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from ffdist.data.sources.listing import shown
+from ffdist.data.sources.listing import first_names
 from ffdist.data.sources.splits import SPLITS, TRAIN, VALIDATION, mark
 from ffdist.data.sources.table_files import read, schema
 from ffdist.errors import DataError, setting
@@ -53,7 +53,7 @@ class RowSplits(NamedTuple):
             raise DataError(
                 "a class is in no training row",
                 where=f"column {self.column}",
-                got=shown(classes[label] for label in only),
+                got=first_names(classes[label] for label in only),
                 remedy="leave its rows out",
             )
         return labels[trained]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from ffdist.data.sources.listing import Listing, shown
+from ffdist.data.sources.listing import Listing, first_names
 from ffdist.data.sources.splits import SPLITS, TRAIN, is_split, mark
 
 
@@ -64,7 +64,9 @@ def splits_within(listing: Listing, folders: list[Path], notes: list[str]) -> di
             splits[split].append(path)
     if len(folders) < 2:
         return None
-    notes.append(f"each class has the splits in it: {shown((listing.name(path) for path in splits[TRAIN]), limit=3)}")
+    notes.append(
+        f"each class has the splits in it: {first_names((listing.name(path) for path in splits[TRAIN]), limit=3)}"
+    )
     for folder in folders:
         listing.leave_loose(folder, listing.listed(folder)[1])
     return {split: of for split, of in splits.items() if of}

@@ -18,7 +18,7 @@ from ffdist.data.columns import is_text, joined, plain, samples
 from ffdist.data.depth import Range
 from ffdist.data.labels import Labels
 from ffdist.data.sources.base import DataSource, Item
-from ffdist.data.sources.listing import Listing, shown
+from ffdist.data.sources.listing import Listing, first_names
 from ffdist.data.sources.name_groups import groups_by_name
 from ffdist.data.sources.row_splits import row_splits
 from ffdist.data.sources.shares import HoldOutOptions, Shares
@@ -79,7 +79,7 @@ class TableSource(DataSource):
         self.held_out = self.shares.held_out
         self.left_out = found.listing.left_out
         if texts is not None:
-            names = shown(found.listing.name(file) for files in self.files.values() for file in files)
+            names = first_names(found.listing.name(file) for files in self.files.values() for file in files)
             notes.append(f"pictures and classes are those of {names}")
         if text := taken(self.columns, columns, (setting("image_column"), setting("label_column"))):
             notes.append(text)
@@ -92,7 +92,7 @@ class TableSource(DataSource):
         if not filled:
             raise DataError(
                 "a table has no rows",
-                where=shown(files),
+                where=first_names(files),
                 expected="one row or more",
                 got="none",
                 remedy=f"leave it out: {setting('ignore', quoted(listing, files))}",
@@ -188,9 +188,9 @@ def groups_in(files: Sequence[Path], name: str) -> np.ndarray:
     if len(found) < 2:
         raise DataError(
             "there is one group only",
-            where=f"{shown(files)}, column {name}",
+            where=f"{first_names(files)}, column {name}",
             expected="2 groups or more",
-            got=shown(found),
+            got=first_names(found),
             remedy=f"leave out {setting('group_column')}",
         )
     return np.array(numbers, np.int64)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ffdist.data.formats import is_picture
-from ffdist.data.sources.listing import Listing, shown
+from ffdist.data.sources.listing import Listing, first_names
 from ffdist.data.sources.splits import SPLITS, TEST, TRAIN, VALIDATION, SplitChoice, mark
 from ffdist.errors import DataError, setting
 
@@ -75,7 +75,7 @@ def find_files(path: Path, choice: SplitChoice, texts: Mapping[Path, str] | None
 def taken_together(listing: Listing, splits: dict[str, list[Path]]) -> list[str]:
     """A note where files of different names make one split, as nothing says that they belong together."""
     several = [of for of in splits.values() if len({series(listing, path) for path in of}) > 1]
-    return [f"taken together: {shown((listing.name(path) for path in of), limit=6)}" for of in several]
+    return [f"taken together: {first_names((listing.name(path) for path in of), limit=6)}" for of in several]
 
 
 def tables(listing: Listing) -> list[Path]:
@@ -173,7 +173,7 @@ def example(listing: Listing, splits: dict[str, list[Path]], unknown: Sequence[P
         if split not in found and rest:
             found[split] = rest.pop(0)
     names = (f"{split}={shlex.quote(listing.name(path))}" for split, of in found.items() for path in of)
-    return setting("splits", shown(names, " "))
+    return setting("splits", first_names(names, " "))
 
 
 def series(listing: Listing, path: Path) -> str:
@@ -182,10 +182,12 @@ def series(listing: Listing, path: Path) -> str:
 
 
 def refused(listing: Listing, what: str, files: Sequence[Path], remedy: str, others: Sequence[Path] = ()) -> DataError:
-    expected = f"names that say the split, as {shown((listing.name(p) for p in others), limit=3)}" if others else None
-    got = shown((listing.name(path) for path in files), limit=6)
+    expected = (
+        f"names that say the split, as {first_names((listing.name(p) for p in others), limit=3)}" if others else None
+    )
+    got = first_names((listing.name(path) for path in files), limit=6)
     return DataError(what, where=listing.root, expected=expected, got=got, remedy=remedy)
 
 
 def quoted(listing: Listing, files: Sequence[Path]) -> str:
-    return shown((shlex.quote(listing.name(path)) for path in files), " ")
+    return first_names((shlex.quote(listing.name(path)) for path in files), " ")

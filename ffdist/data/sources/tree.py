@@ -12,7 +12,7 @@ import numpy as np
 from ffdist.data.classes import written_alike
 from ffdist.data.sources.base import DataSource, Item
 from ffdist.data.sources.layout import find_layout, quoted
-from ffdist.data.sources.listing import Listing, shown
+from ffdist.data.sources.listing import Listing, first_names
 from ffdist.data.sources.name_groups import groups_by_name
 from ffdist.data.sources.shares import HoldOutOptions, Shares
 from ffdist.data.sources.splits import TEST, TRAIN, SplitChoice
@@ -66,9 +66,9 @@ class Tree(DataSource):
         if empty:
             raise DataError(
                 "a class has no pictures" if len(empty) == 1 else f"{len(empty)} classes have no pictures",
-                where=shown(folder for of in empty for folder in of),
+                where=first_names(folder for of in empty for folder in of),
                 expected="pictures that can be read",
-                got=shown(f"{left.count:,} {left.what}: {left.why}" for left in listing.left_out) or None,
+                got=first_names(f"{left.count:,} {left.what}: {left.why}" for left in listing.left_out) or None,
                 remedy=f"fill the folder, remove it, or leave it out with {setting('ignore', 'NAME')}",
             )
         counts = {split: sum(of) for split, of in sizes.items()}
@@ -124,7 +124,7 @@ def check_no_empty_split(listing: Listing, folders: dict[str, Folders], sizes: d
             empty = [folder for some in folders[split].values() for folder in some]
             raise DataError(
                 f"the {split} split has no pictures",
-                where=shown(empty),
+                where=first_names(empty),
                 expected="pictures that can be read",
                 remedy=f"fill the folders, or leave them out: {setting('ignore', quoted(listing, parents(empty)))}",
             )
@@ -145,7 +145,7 @@ def check_same_classes(
             if not within and len({folder.parent for folder in found}) < len(found):
                 raise DataError(
                     "two folders are called like one class",
-                    where=shown(found),
+                    where=first_names(found),
                     got=name,
                     remedy="put them together, or rename one",
                 )
@@ -158,10 +158,10 @@ def check_same_classes(
             other = f"rename it, or leave it out: {setting('ignore', quoted(listing, left))}"
             raise DataError(
                 f"a class is only in the {split} split",
-                where=shown(paths),
-                expected=shown(classes),
-                got=shown(unknown),
-                remedy=f"rename {shown(near)}" if near else other,
+                where=first_names(paths),
+                expected=first_names(classes),
+                got=first_names(unknown),
+                remedy=f"rename {first_names(near)}" if near else other,
             )
 
 
@@ -177,4 +177,4 @@ def missing(sizes: dict[str, list[int]], classes: Sequence[str], first: str) -> 
         for split, of in sizes.items()
         if split != first
     }
-    return [f"{split} has no picture of {shown(names)}" for split, names in lacking.items() if names]
+    return [f"{split} has no picture of {first_names(names)}" for split, names in lacking.items() if names]

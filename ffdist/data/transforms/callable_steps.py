@@ -17,7 +17,7 @@ from ffdist.data.transforms.called import CallableTransform
 from ffdist.data.transforms.load import load_transforms
 
 
-class Changes:
+class CallableTransforms:
     """The transforms, as a process gets them: by their names and options."""
 
     what: str = "transforms"
@@ -52,7 +52,7 @@ _POOLS: WeakValueDictionary[tuple[tuple[str, ...], int], Readers] = WeakValueDic
 _POOLS_LOCK = Lock()
 
 
-def pool(changes: Changes, count: int) -> Readers:
+def pool(changes: CallableTransforms, count: int) -> Readers:
     """So many processes for these transforms, the same ones for all loaders that have them at a time."""
     key = (changes.names, count)
     with _POOLS_LOCK:
@@ -67,7 +67,7 @@ class CallableSteps:
 
     def __init__(self, transforms: Sequence[CallableTransform], workers: int) -> None:
         self.transforms = list(transforms)
-        self.changes = Changes(transforms)
+        self.changes = CallableTransforms(transforms)
         self.readers = pool(self.changes, workers) if workers > 1 else None
 
     def batch(self, x: np.ndarray, drawn: Sequence[np.ndarray]) -> np.ndarray:

@@ -27,7 +27,7 @@ CHECKED_EVERY = 256
 """Pictures after which a transform is asked for its first one again, at most."""
 
 
-class First:
+class FirstCall:
     """The first picture that a transform was given, and what it made of it; asked for again behind 1, 2, 4, ...
     pictures, so that one that changes later is noticed, too."""
 
@@ -56,7 +56,7 @@ class CallableTransform(BatchTransform):
     name: str
     """As it is told, with its options."""
     call: Callable[[Tensor], Any] = field(compare=False)
-    first: First = field(default_factory=lambda: First(), compare=False, repr=False)
+    first: FirstCall = field(default_factory=lambda: FirstCall(), compare=False, repr=False)
     """What shows from time to time that it repeats itself."""
 
     def as_call(self) -> Call:

@@ -17,7 +17,7 @@ from ffdist.transport.base import Edge, Receiver, Sender
 from ffdist.transport.contract.processes import ContractRank, Crew, RankOutcome
 from ffdist.transport.contract.sides import EDGE
 from ffdist.transport.local import open_local
-from ffdist.transport.registry import here
+from ffdist.transport.registry import own_location
 from ffdist.transport.transport import EdgeContext, Transport
 
 Side = Callable[..., Any]
@@ -81,7 +81,7 @@ class ProcessPair(EdgePair):
     def run(
         self, upstream: Side, downstream: Side, *args: Any, edge: Edge = EDGE, edges: Sequence[Edge] | None = None
     ) -> list[RankOutcome]:
-        place = here()
+        place = own_location()
         gloo = self.transport.backend(place, place) is not None
         how = (self.transport, self.enter, self.held)
         return self.crew.run(_in_process, how, edges or (edge, edge), (upstream, downstream), args, gloo=gloo)
@@ -105,7 +105,7 @@ def _in_process(
 
 
 def _group(transport: Transport) -> dist.ProcessGroup | None:
-    place = here()
+    place = own_location()
     backend = transport.backend(place, place)
     group = dist.new_group([0, 1], EDGE.timeout, backend) if backend else None
     assert not isinstance(group, int)

@@ -60,7 +60,7 @@ class ActorGroup:
     def attempt(self, number: int, observer: Observer) -> Result:
         """One attempt of the pipeline. Raises AttemptLost where another may help, else what stopped it."""
         self._gather(number)
-        observer(StagesPlaced(number, [site._asdict() for site in self.actor_infos]))
+        observer(StagesPlaced(number, [info._asdict() for info in self.actor_infos]))
         self.is_placed = True
         runs = {actor.run.remote(self.make_job, self.meeting): rank for rank, actor in enumerate(self.actors)}
         if self.stopping:
@@ -73,7 +73,7 @@ class ActorGroup:
             self._dismiss_unfit(set(errors))
             if any(isinstance(error, StoppedBeforeStartError) for error in errors.values()):
                 raise Interrupted(self.stopping, begun=number > 0)
-            raise verdict(errors, self.actor_infos)
+            raise error_of_attempt(errors, self.actor_infos)
         return result
 
     def stop(self, number: int) -> None:
@@ -211,7 +211,7 @@ class Heartbeats:
 
     def __init__(self, timeout: float | None) -> None:
         self.timeout = timeout
-        self.doing: dict[int, str] = {}
+        self.activity: dict[int, str] = {}
         """What each said last that it is at."""
         self.stop_signal = 0
         """The signal that told one of them to stop."""
@@ -237,19 +237,19 @@ class Heartbeats:
                 del self._asked[rank]
                 self._heard[rank] = now
                 with suppress(RayError):  # it has died, as its run will tell
-                    self.doing[rank], beat = ray.get(answer)
+                    self.activity[rank], beat = ray.get(answer)
                     self.stop_signal = self.stop_signal or beat
         return [rank for rank in actors if now - self._heard[rank] > silence_of(self.timeout)]
 
 
-def hangs(rank: int, site: ActorInfo, beats: Heartbeats) -> StageLostError:
+def hangs(rank: int, info: ActorInfo, beats: Heartbeats) -> StageLostError:
     """The error of an actor that gives no sign of life."""
-    others = [f"stage {other}: {doing}" for other, doing in sorted(beats.doing.items()) if other != rank]
+    others = [f"stage {other}: {activity}" for other, activity in sorted(beats.activity.items()) if other != rank]
     return StageLostError(
         f"stage {rank} does not answer",
-        where=f"worker {rank}, process {site.pid} on {site.address}",
+        where=f"worker {rank}, process {info.pid} on {info.address}",
         expected=f"a sign of life within {beats.timeout:g} s",
-        got="; ".join([f"silence; last it was {beats.doing.get(rank, 'starting')}", *others]),
+        got="; ".join([f"silence; last it was {beats.activity.get(rank, 'starting')}", *others]),
         remedy="look for what has stopped the process, or what cuts its host off; or raise "
         f"{setting('run.timeout')} where the machine has too much to do",
     )
@@ -262,7 +262,7 @@ def _yes(answer: Any) -> bool:
         return False
 
 
-def verdict(errors: dict[int, BaseException], sites: list[ActorInfo]) -> BaseException:
+def error_of_attempt(errors: dict[int, BaseException], infos: list[ActorInfo]) -> BaseException:
     """AttemptLost where stages died or lost one another; else the job's own error, which would come again."""
     someone_died = any(isinstance(error, RayActorError) for error in errors.values())
     losses = (RayActorError, TransportError, StageLostError, dist.DistError)
@@ -276,7 +276,7 @@ def verdict(errors: dict[int, BaseException], sites: list[ActorInfo]) -> BaseExc
         return could_not_start(cause) if isinstance(cause, RayError) else cause
     dead = {rank: error for rank, error in errors.items() if isinstance(error, RayActorError)} or errors
     reasons = [
-        f"stage {rank} on {sites[rank].address} (process {sites[rank].pid}): {brief(error)}"
+        f"stage {rank} on {infos[rank].address} (process {infos[rank].pid}): {brief(error)}"
         for rank, error in sorted(dead.items())
     ]
     cause = root_cause(list(dead.values()))
@@ -301,10 +301,10 @@ def brief(error: BaseException) -> str:
     return lines[-1].strip() if isinstance(error, RayError) and lines else (lines or [repr(error)])[0]
 
 
-def check_actor_infos(sites: list[ActorInfo], run: Path | None) -> None:
+def check_actor_infos(infos: list[ActorInfo], run: Path | None) -> None:
     """Raises ConfigError unless all stages run the same versions, and see the same run directory and data."""
-    first = sites[0]
-    for rank, here in enumerate(sites):
+    first = infos[0]
+    for rank, here in enumerate(infos):
         where = f"stage {rank} on {here.address}"
         if here.versions != first.versions:
             raise ConfigError(

@@ -10,7 +10,7 @@ from ffdist import digests
 from ffdist.data.manifest import ShardFile
 
 
-def written(path: Path, batch: pa.RecordBatch) -> ShardFile:
+def write_arrow_file(path: Path, batch: pa.RecordBatch) -> ShardFile:
     """The file, once it is written."""
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, batch.schema) as file:
         file.write_batch(batch)

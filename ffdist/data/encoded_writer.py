@@ -17,10 +17,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from ffdist.data.arrow_file import write_arrow_file
 from ffdist.data.manifest import ShardFile, SplitFiles
 from ffdist.data.row_digests import digests_of, write_digests
 from ffdist.data.sampler import generator
-from ffdist.data.written import written
 
 SHARD_BYTES = 64 * 2**20
 INDEX = pa.schema([("shard", pa.int32()), ("start", pa.int64()), ("length", pa.int64()), ("label", pa.int32())])
@@ -117,13 +117,13 @@ class EncodedWriter:
         if self.superclass is not None:
             columns.insert(2, pa.array(np.array(self.superclass, np.int32)[labels]))
         path = self.folder / f"{self.split}-{len(self.files):05d}.arrow"
-        self.files.append(written(path, pa.record_batch(columns, schema=self.schema)))
+        self.files.append(write_arrow_file(path, pa.record_batch(columns, schema=self.schema)))
         return np.stack([np.full(len(rows), len(self.files) - 1), starts[:-1] + first_byte(path)])
 
     def write_index(self, shard: np.ndarray, start: np.ndarray) -> ShardFile:
         columns = [pa.array(shard.astype(np.int32)), pa.array(start), pa.array(self.lengths[: self.rows])]
         batch = pa.record_batch([*columns, pa.array(self.labels[: self.rows])], schema=INDEX)
-        return written(self.folder / f"{self.split}-index.arrow", batch)
+        return write_arrow_file(self.folder / f"{self.split}-index.arrow", batch)
 
 
 def first_byte(path: Path) -> int:

@@ -427,7 +427,7 @@ class PlanSearch:
         each: PartialPlan | None = run
         while each is not None and each.before is not None:
             if each.counts:
-                found.append((each.stage, dealt_lanes(each, self.lanes)))
+                found.append((each.stage, shares_of_lanes(each, self.lanes)))
             each = start_of(each)
         stages: list[PlanStage] = []
         for place, ((i, j), shares) in enumerate(reversed(found)):
@@ -449,7 +449,7 @@ def start_of(run: PartialPlan) -> PartialPlan | None:
     return before
 
 
-def dealt_lanes(run: PartialPlan, lanes: int) -> list[Share]:
+def shares_of_lanes(run: PartialPlan, lanes: int) -> list[Share]:
     """The lanes of a stage in the order of its workers."""
     first, shares = 0, list[Share]()
     for place, count in enumerate(run.counts):

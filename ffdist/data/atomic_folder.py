@@ -58,7 +58,7 @@ def check_free_remote(out: RemoteFolder) -> None:
     """Check that a remote folder is free; the shards of a killed upload, without a manifest, are no data set, and make
     room. Raises DataError."""
     with remote_errors(out, "a remote folder cannot be looked into"):
-        strange = [name for name in out.found() if not name.endswith(".arrow")]
+        strange = [name for name in out.list_files() if not name.endswith(".arrow")]
     if strange:
         raise DataError(
             "the folder exists, and nothing is overwritten",
@@ -69,16 +69,16 @@ def check_free_remote(out: RemoteFolder) -> None:
 
 
 @contextmanager
-def uploaded(out: RemoteFolder) -> Iterator[Path]:
+def uploaded_folder(out: RemoteFolder) -> Iterator[Path]:
     """A new folder of this machine, whose files are put into `out` at the end, the manifest last: that makes it a data
     set. When anything goes wrong nothing stays. Raises DataError for what cannot be put."""
     put: list[str] = []
-    with scratch(out) as folder:
+    with temporary_folder(out) as folder:
         yield folder
         try:
             with remote_errors(out, "the folder cannot be written"):
                 check_free(out)
-                for name in out.found():
+                for name in out.list_files():
                     out.remove(name)
                 for path in sorted(folder.iterdir(), key=lambda path: (path.name == MANIFEST, path.name)):
                     put.append(path.name)
@@ -92,23 +92,23 @@ def uploaded(out: RemoteFolder) -> Iterator[Path]:
 
 
 @contextmanager
-def appearing(out: Path | RemoteFolder) -> Iterator[Path]:
+def atomic_folder(out: Path | RemoteFolder) -> Iterator[Path]:
     """A new folder beside `out`, which gets its name at the end, or is removed when anything goes wrong.
 
     What a killed process left of one is removed first. Raises DataError where it cannot be made or written.
     """
     if isinstance(out, RemoteFolder):
-        with uploaded(out) as folder:
+        with uploaded_folder(out) as folder:
             yield folder
         return
-    with scratch(out) as partial_folder:
+    with temporary_folder(out) as partial_folder:
         yield partial_folder
         check_free(out)  # somebody else may have been faster
         partial_folder.rename(out)
 
 
 @contextmanager
-def scratch(out: Path | RemoteFolder) -> Iterator[Path]:
+def temporary_folder(out: Path | RemoteFolder) -> Iterator[Path]:
     """A new folder beside `out`, or among the temporary ones if that is remote; what is still there in the end is
     removed.
 
