@@ -72,12 +72,21 @@ class ByBatch:
     def settle(self, step: int) -> None:
         """From the worker of the last batch that was learned, to all."""
         group = self.group
+        early = set[int]()
+
+        def take_state(frame: Frame) -> None:
+            self._take_over(frame)
+            early.add(frame.fields["bucket"])
+
+        group.take_state = take_state
         frames = group.gather("Progress", step, {}, learned=self.learned, seen=self.seen)
+        group.take_state = None
         newest = max(frame.fields["learned"] for frame in frames.values())
         if newest > self.settled:  # round from who has learned it last: its next has that on the way already
             behind = (group.place - newest) % len(group.shares)
             for numbers in self.together if behind else ():
-                self._take(numbers)
+                if numbers[0] not in early:
+                    self._take(numbers)
                 if behind < len(group.shares) - 1:
                     self._post(numbers, step)
         self.settled = max(frame.fields["seen"] for frame in frames.values())
@@ -113,11 +122,13 @@ class ByBatch:
         yield self.blocks if self.group.leads else []
 
     def _take(self, numbers: range) -> None:
-        frame = self.group.take(STATES, numbers[0], [self.before])[self.before]
+        self._take_over(self.group.take(STATES, numbers[0], [self.before])[self.before])
+
+    def _take_over(self, frame: Frame) -> None:
         self.group.receive_announcements([frame])
         with self.group.exchanges("take over states"):
-            for place, number in enumerate(numbers):
-                self.handovers[number].take(frame.fields["states"][place], of_block(place, frame))
+            for place, state in enumerate(frame.fields["states"]):
+                self.handovers[frame.fields["bucket"] + place].take(state, of_block(place, frame))
 
     def _post(self, numbers: range, step: int) -> None:
         with self.group.exchanges("put states together"):

@@ -71,6 +71,8 @@ class StageGroup:
         """Seconds so far, of exchanges within batches, that this worker went on with other things; that it waited."""
         self.early: dict[int, dict[tuple[str, int], Frame]] = {worker: {} for worker in receivers}
         """What came before it was asked for."""
+        self.take_state: Callable[[Frame], None] | None = None
+        """Takes states that come before they are asked for, which else would lie in memory of their own."""
         self.trace = Trace()
 
     @property
@@ -114,10 +116,10 @@ class StageGroup:
     def take(self, kind: str, bucket: int = 0, workers: Iterable[int] | None = None) -> dict[int, Frame]:
         """The next frame of each of the others, or of these. Raises StageError where one is at another point."""
         asked = self.others if workers is None else workers
-        began = time.perf_counter()
+        began, exchanging = time.perf_counter(), self.exchanging
         with self.trace.span(f"wait for {kind.lower()}", "no_gradients"), self.lent():
             frames = {worker: self._next(worker, (kind, bucket)) for worker in asked}
-        waited = time.perf_counter() - began
+        waited = time.perf_counter() - began - (self.exchanging - exchanging)
         self.waited += waited
         posted = self.posted.pop((kind, bucket), began)
         if kind in (GRADIENTS, SLICES):
@@ -130,6 +132,10 @@ class StageGroup:
         while wanted not in early:
             frame = self.receivers[worker].recv()
             key = (frame.kind, frame.fields.get("bucket", 0))
+            if self.take_state and frame.kind == STATES:
+                self.take_state(frame)
+                del frame  # the memory it lies in goes back before the next is asked for
+                continue
             if key != wanted and (frame.kind not in (GRADIENTS, SLICES, STATES) or key in early):
                 raise StageError(
                     "the workers of a stage are not at the same point",

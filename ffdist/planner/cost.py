@@ -193,8 +193,8 @@ class PlanCosts:
         return self._longest[key]
 
     def by_batch_memory(self, i: int, j: int) -> float:
-        """As `memory`, with what is on its way from the worker before."""
-        return self.memory(i, j, self.lanes, 1) + self.state(i, j)
+        """As `memory`, with what is on its way from the worker before, and to the next one."""
+        return self.memory(i, j, self.lanes, 1) + 2 * self.state(i, j)
 
     def memory(self, i: int, j: int, lanes: int, workers: int) -> float:
         """Bytes of weights, gradients with a buffer a level of the lanes' tree, moments, and on both sides full queues

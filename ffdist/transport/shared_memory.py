@@ -107,9 +107,9 @@ class SharedMemorySender(Sender):
         needed = wire.aligned(len(header)) + wire.payload_end(t.nbytes for t in tensors)
         if self._slots is None or self._slots.slot_bytes < needed:
             self._slots = self._grow(needed)
-        while not self._free:
+        while not self._free or self._packets.unread_bytes():
             self._recv()
-        slot = self._free.pop()  # the last one freed is still in the cache
+        slot = self._free.pop()  # the last one freed is still in the cache, and others' memory may never be touched
         self._slots.write(slot, header, tensors)
         self._notify(prelude + bytes([slot]))
         self._sequence += 1

@@ -112,3 +112,30 @@ def test_a_stranger_who_connects_is_turned_away() -> None:
         assert receiver.recv().kind == "for you"
         receiver.close()
         sender.close()
+
+
+def resident_in_shared_memory() -> int:
+    """Bytes of edges' slots that this process has touched, mapped at both ends."""
+    found, inside = 0, False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        if "-" in line.split(maxsplit=1)[0]:
+            inside = "memfd:ffdist" in line
+        elif inside and line.startswith("Rss:"):
+            found += int(line.split()[1]) * 1024
+    return found
+
+
+def test_shared_memory_that_is_free_again_is_taken_before_any_that_was_never_used() -> None:
+    """An edge as deep as a stage has blocks holds no more memory than what is under way at once."""
+    store, edge, before = dist.HashStore(), replace(EDGE, depth=32), resident_in_shared_memory()
+    with ThreadPoolExecutor(1) as pool:
+        opening = pool.submit(shared_memory.TRANSPORT.open_receiver, edge, EdgeContext(store))
+        sender = shared_memory.TRANSPORT.open_sender(edge, EdgeContext(store))
+        receiver = opening.result()
+    values = torch.ones(2**16)
+    for _ in range(2 * edge.depth):
+        sender.send(Frame("x", {}, {"x": values}))
+        assert torch.equal(receiver.recv().tensors["x"], values)
+    assert resident_in_shared_memory() - before <= 2 * 4 * values.nbytes, "four slots at both ends, of 33"
+    sender.close()
+    receiver.close()
