@@ -81,7 +81,7 @@ def find(name: str, known: Mapping[str, T], kind: str) -> T | Any:
         raise ConfigError(
             f"'{place}' has no '{attribute}'",
             where=f"{kind} {name}",
-            remedy=nearest(attribute, [n for n in vars(module) if not n.startswith("_")]),
+            remedy=nearest(attribute, [n for n, value in vars(module).items() if n[0] != "_" and callable(value)]),
         )
     return getattr(module, attribute)
 

@@ -54,6 +54,12 @@ def main(args: Sequence[str]) -> None:
     command = replace(command, run=local_folder(command.run))
     if command.batch_size is not None and command.batch_size < 1:
         raise ConfigError("--batch-size is too small", expected=">= 1", got=command.batch_size)
+    if command.predictor != "mean" and not command.confusion:
+        raise ConfigError(
+            "--predictor chooses a confusion matrix, and none is asked for",
+            got=f"--predictor {command.predictor}",
+            remedy="--confusion beside it; accuracies are printed of every predictor",
+        )
     evaluate(command)
 
 

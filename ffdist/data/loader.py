@@ -73,7 +73,7 @@ class Loader:
             raise DataError(
                 "there is no sample to train on",
                 where=f"data set {images.name}",
-                remedy=f"a larger {setting('dataset.samples')} or a smaller validation share",
+                remedy=f"a larger {setting('dataset.samples')}, or a smaller {setting('dataset.validation')}",
             )
         self.images = images
         self.image_size = image_size

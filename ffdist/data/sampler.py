@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ffdist.errors import ConfigError, DataError
+from ffdist.errors import ConfigError, DataError, setting
 
 PURPOSES = ("split", "order", "augment", "mirrored", "deal")
 
@@ -68,7 +68,12 @@ def split_indices(
         raise ConfigError("the validation share is a fraction", expected="0 <= validation < 1", got=validation)
     picked = len(labels) if samples is None else samples
     if not 0 < picked <= len(labels):
-        raise DataError("the data set has not that many training samples", expected=f"1..{len(labels)}", got=picked)
+        raise DataError(
+            "the data set has not that many training samples",
+            where=setting("dataset.samples"),
+            expected=f"1 to {len(labels)}",
+            got=picked,
+        )
     draws = generator(seed, "split")
     members = [draws.permutation(np.flatnonzero(labels == k)) for k in np.unique(labels)]
     sizes = quotas([len(m) for m in members], picked)

@@ -46,7 +46,7 @@ def kind_of(wanted: Kind, up: WorkerLocation, down: WorkerLocation, joined: str)
             f"{wanted} cannot join {joined}",
             where=setting("plan.transport"),
             expected=transport.needs,
-            got=f"{tuple(up)} and {tuple(down)}",
+            got=f"{up.device} and {down.device}",
             remedy=f"use {setting('plan.transport', 'auto')}",
         )
     return wanted

@@ -20,14 +20,15 @@ FORMS = (".pt2", ".safetensors")
 
 
 def export(
-    run: str | Path, to: str | Path, *, snapshot: str | int = "last", predictor: str = "mean", trust: bool = False
+    run: str | Path, to: str | Path, *, snapshot: str | int = "final", predictor: str = "mean", trust: bool = False
 ) -> dict[str, Any]:
     """Write a run's snapshot as one file, as `ffdist export` does, and give what it says of itself.
 
     to: FILE.pt2, a torch.export program: pixels in [0, 1], float32 [B, C, H, W] (of other data: what the network
         takes) -> scores [B, K], for any batch size, with torch alone. FILE.safetensors: the state of one `Classifier`,
         with network, rule, classes, predictor and normalisation in its metadata, which `ffdist.load` gives back.
-    snapshot: "last", "best", or a step. predictor: "mean", "last", "weighted", "fusion", or a block's name.
+    snapshot: "final", "last", "best", or a step, as `ffdist.load` has it.
+    predictor: "mean", "last", "weighted", "fusion", or a block's name.
     trust: run code that the run's settings name, of a run of others'.
 
     Raises ConfigError for another form, a file that is there already, a folder that is not, and for a network that

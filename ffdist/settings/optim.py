@@ -10,6 +10,8 @@ from ffdist.options import nearest
 from ffdist.settings.base import SettingsGroup, option
 
 OPTIMIZERS = ("adamw", "adam", "sgd", "muon")
+OF_TORCH = ("ASGD", "Adadelta", "Adafactor", "Adagrad", "Adamax", "NAdam", "RAdam", "RMSprop", "Rprop")
+"""Classes of torch.optim that people ask for by name."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ class OptimSettings(SettingsGroup):
                 where=setting("optim.optimizer"),
                 expected=f"{', '.join(OPTIMIZERS)}, module:Class (torch.optim:RMSprop, say) or file.py:Class",
                 got=self.optimizer,
-                remedy=nearest(self.optimizer, OPTIMIZERS),
+                remedy=of_torch(self.optimizer) or nearest(self.optimizer, OPTIMIZERS),
             )
         if self.optimizer_args and self.optimizer in OPTIMIZERS:
             raise ConfigError(
@@ -116,3 +118,9 @@ class OptimSettings(SettingsGroup):
         factor = self.block_rates[index]
         rates = {name: getattr(self, name) for name in ("lr", "bias_lr", "head_lr")}
         return replace(self, **{name: factor * rate for name, rate in rates.items() if rate is not None})
+
+
+def of_torch(name: str) -> str | None:
+    """The setting that takes torch's optimiser of this name, in whatever case; None where it has none."""
+    found = next((each for each in OF_TORCH if each.lower() == name.lower()), None)
+    return found and setting("optim.optimizer", f"torch.optim:{found}")

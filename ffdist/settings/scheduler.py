@@ -74,7 +74,9 @@ class SchedulerSettings(SettingsGroup):
                 remedy=f"take another {setting('scheduler.schedule')}, or leave {names[0]} out",
             )
         if len(names) > 1:
-            raise ConfigError(f"{' and '.join(names)} say how long it rises in several ways", expected="one of them")
+            raise ConfigError(
+                f"{' and '.join(names)} say in several ways how long the rate rises", expected="one of them"
+            )
 
     def check_milestones(self) -> None:
         """Raises ConfigError for those that do not rise, and for none where there must be some."""

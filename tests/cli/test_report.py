@@ -97,6 +97,7 @@ def test_eval_prints_both_accuracies_of_predictors_and_blocks_and_the_matrix(
     bare = "no predictor 'fusion'"
     main(["train", "digits", "--out", str(run.parent / "bare"), *SMALL[:-1], "1"])
     assert bare in refused(capsys, "eval", run.parent / "bare", "--confusion", "--predictor", "fusion")
+    assert "none is asked for" in refused(capsys, "eval", run, "--predictor", "last")
     assert bare in refused(capsys, "export", run.parent / "bare", "--predictor", "fusion", "--to", run / "m.pt2")
     assert "train with --fusion" in refused(capsys, "predict", run.parent / "bare", "x.png", "--predictor", "fusion")
 

@@ -49,7 +49,7 @@ def test_impossible_shares_and_sizes_are_refused() -> None:
     with pytest.raises(ConfigError, match="got: 1"):
         split_indices(LABELS, validation=1, seed=0)
     for samples in (0, 401):
-        with pytest.raises(DataError, match=r"expected: 1\.\.400\n  got: " + str(samples)):
+        with pytest.raises(DataError, match=r"expected: 1 to 400\n  got: " + str(samples)):
             split_indices(LABELS, validation=0.2, samples=samples, seed=0)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import MISSING, fields
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,11 @@ from jobs import NEEDS_MUON, fingerprint, learned
 import ffdist
 from ffdist import SFF, OptimSettings, Pipeline, Settings, TrainingSettings, models, open_data
 from ffdist.cli import main
+from ffdist.cli.evaluate import Eval
+from ffdist.cli.export import Export
+from ffdist.cli.report import Report
 from ffdist.cli.train import parse
+from ffdist.cli.watch import WatchCommand
 from ffdist.cores import available_cores
 from ffdist.errors import ConfigError
 from ffdist.presets import with_preset
@@ -47,6 +53,15 @@ def line(folder: Path) -> list[str]:
     """A file of no settings stands in place of the preset of a bare `ffdist train`."""
     (folder / "none.toml").touch()
     return ["train", "--config", str(folder / "none.toml"), "--launcher", "threads", "--stages", "1"]
+
+
+def test_functions_have_their_commands_defaults() -> None:
+    doors = {ffdist.export: Export, ffdist.write_report: Report, ffdist.PageServer: WatchCommand, ffdist.load: Eval}
+    for function, command in doors.items():
+        defaults = {name: each.default for name, each in signature(function).parameters.items()}
+        same = [each for each in fields(command) if each.name in defaults and each.default is not MISSING]
+        assert len(same) > 1
+        assert {each.name: defaults[each.name] for each in same} == {each.name: each.default for each in same}
 
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=NEEDS_MUON if name == "muon" else ()) for name in SAME])
