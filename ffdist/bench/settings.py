@@ -124,11 +124,11 @@ class BenchSettings:
         """Raises ConfigError for what both sides of a comparison cannot have."""
         for name, value in self.train.items():
             if name in OURS_ALONE and value != (usual := BASE.value(name)):
-                away = setting(f"{GROUP_OF[name]}.{name}", "none" if usual is None else usual)
+                away = setting(f"{GROUP_OF[name]}.{name}", "none" if usual in (None, ()) else usual)
                 raise ConfigError(
                     f"{setting(f'{GROUP_OF[name]}.{name}')} is nothing that both sides of a comparison have",
                     where="ffdist bench",
-                    got=value,
+                    got=" ".join(map(str, value)) if isinstance(value, tuple) else value,
                     remedy=f"leave it out; a preset's is taken away by {away}",
                 )
         if self.precision == "fp16":

@@ -284,7 +284,9 @@ def embedded() -> DatasetEntry:
 
 def list_data(root: Path) -> list[DatasetEntry]:
     """List data sets: those embedded, those that can be prepared by name, and those prepared in `root` or up to two
-    levels below it."""
+    levels below it. Raises DataError for a folder that is not there, but for data/."""
+    if root != Path("data") and not root.is_dir():
+        raise DataError("there is no such folder", where=root, expected="a folder of prepared data sets")
     entries = [embedded()]
     entries += [DatasetEntry(name, "preparable", k.shape, k.num_classes, k.counts) for name, k in KNOWN.items()]
     manifests = sorted(path for depth in ("", "*/", "*/*/") for path in root.glob(depth + MANIFEST))

@@ -132,12 +132,12 @@ def by_blocks(stage: PlanStage, k: int, workers: tuple[int, int]) -> Iterator[li
 
 
 def nothing_fits(profile: Profile, cluster: Cluster, counts: Sequence[int]) -> ConfigError:
-    least = min(least_memory(profile, cluster, count) for count in counts)
+    least, limit = min(least_memory(profile, cluster, count) for count in counts), cluster.memory_limit or 0.0
     return ConfigError(
         "no plan keeps to the memory limit",
         where=setting("memory_limit"),
         expected=f"{in_mib(least)} at least, on {cluster.devices} devices",
-        got=in_mib(cluster.memory_limit or 0.0),
+        got=in_mib(limit) if limit >= 2**20 else f"{limit:.0f} bytes",
         remedy=f"{setting('memory_limit', in_mib(least))}; or more {setting('devices')}, a smaller "
         f"{setting('training.batch_size')}, or more {setting('training.microbatches')}",
     )

@@ -123,7 +123,7 @@ class SimulatedRun:
         return [replace(each, batch=batch) for batch in own for each in microbatches]
 
     def work(self, worker: int) -> Process:
-        """What a worker does."""
+        """Simulate what a worker does."""
         serving = list(reversed(self.plan.stages_of(worker)))
         while any(self.expected[stage, worker] for stage in serving):
             stage = next((s for s in serving if self.is_ready(s, worker)), None)

@@ -35,7 +35,7 @@ def passed_whole(kind: Kind, count: int) -> bool:
 
 @dataclass(frozen=True)
 class ChainMain:
-    """What one process of the chain does."""
+    """The part of one process of the chain."""
 
     kind: Kind
 

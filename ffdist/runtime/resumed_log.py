@@ -83,7 +83,7 @@ def sorted_lines(values: Sequence[Any], cut_off: bool, records: Sequence[dict[st
 
 
 def is_epoch(value: Any) -> bool:
-    """Whether it has what tells an epoch from other lines."""
+    """True if it has what tells an epoch from other lines."""
     return isinstance(value, dict) and type(value.get("epoch")) is int and "train" in value
 
 

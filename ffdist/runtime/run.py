@@ -199,7 +199,7 @@ def saved_plan(run: Path | None) -> Plan | None:
 
 
 def are_of_a_run(path: Path) -> bool:
-    """Whether a file of that name was written by a run, whole or not, and is no other's."""
+    """True if a file of that name was written by a run, whole or not, and is no other's."""
     try:
         text = read_text(path)
         return text.startswith(HEAD) or LAST in flat(read_toml(path, read_bytes))

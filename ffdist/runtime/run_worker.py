@@ -1,4 +1,4 @@
-"""What a worker does in a process of its own: the one entry of every launcher."""
+"""The work of a worker in a process of its own: the one entry of every launcher."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ FORMAT = 3
 """Since 2 a manifest has a digest of itself; since 3 its records count epochs from 1."""
 MANIFEST = "manifest.json"
 NAME = re.compile(r"step-\d{9,19}-epoch-\d{5,19}")
-"""Of a snapshot's folder, as `snapshot_folder` makes it."""
+"""A snapshot's folder, as `snapshot_folder` makes it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,13 +150,13 @@ def _is_count(value: Any) -> TypeGuard[int]:
 
 
 def passed_over(run: Path, than: str = "") -> list[str]:
-    """What stands in `snapshots` behind the snapshot of that name and is none, and why."""
+    """The entries of `snapshots` behind the snapshot of that name that are none, and why."""
     places = sorted(path for path in (run / "snapshots").glob("step-*") if path.name > than)
     return [f"{path.name} {why}" for path in places if (why := _why_none(path))]
 
 
 def _why_none(path: Path) -> str:
-    """Why a place is no committed snapshot; empty for one that is."""
+    """The reason why a place is no committed snapshot; empty for one that is."""
     if path.is_symlink():
         return f"is a link (to {path.readlink()}), and a run makes none"
     if not path.is_dir():

@@ -100,6 +100,8 @@ def test_an_epoch_by_shards_takes_each_sample_once_and_few_shards_at_a_time() ->
     assert max(len({*group}) for group in groups) <= 6  # of two windows, at most
     assert not np.array_equal(order, shuffled_by_shard(rows, shards[rows], 3, 5, window=3))
     assert not np.array_equal(order, shuffled_by_shard(rows, shards[rows], 4, 4, window=3))
+    begins = {int(shards[shuffled_by_shard(rows, shards[rows], 3, epoch, window=1)[0]]) for epoch in range(5)}
+    assert len(begins) > 1  # shards, too, come in an order of the epoch
     first = shards[order[: np.isin(shards, [*{*shards[order[:60]]}]).sum()]]
     assert (np.diff(first) != 0).mean() > 0.4  # mixed within the window, and no shard behind another
 

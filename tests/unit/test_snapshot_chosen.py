@@ -15,7 +15,8 @@ from ffdist.cli import main
 from ffdist.errors import ConfigError, DamagedSnapshotError, FfdistError, SnapshotError
 from ffdist.runtime.run import load_classifier
 from ffdist.snapshot import committed, read_manifest
-from ffdist.snapshot.chosen import MARK
+from ffdist.snapshot.chosen import MARK, best_of, marked_best
+from ffdist.snapshot.manifest import Manifest, commit
 
 
 @pytest.fixture(scope="module")
@@ -150,3 +151,17 @@ def test_a_run_without_a_snapshot_and_an_exported_file_say_so(run: Path, tmp_pat
     main(["export", str(run), "--to", str(tmp_path / "one.safetensors")])
     with pytest.raises(FfdistError, match="one network alone"):
         ffdist.load(tmp_path / "one.safetensors", snapshot=4)
+
+
+def test_of_kept_snapshots_the_most_accurate_is_one_that_ends_an_epoch(tmp_path: Path) -> None:
+    """One within the next epoch has learned since, though its last record is the same."""
+    validation = {"accuracy": {"mean": 0.9}, "weights": {}}
+    records = [{"epoch": 1, "train": {"blocks": []}, "validation": validation}]
+    for step, epoch, batch in ((4, 1, 0), (6, 1, 2)):
+        folder = tmp_path / "snapshots" / f"step-{step:09d}-epoch-{epoch:05d}"
+        folder.mkdir(parents=True)
+        commit(tmp_path, Manifest(step, epoch, batch, [], [], records, []))
+    assert len(committed(tmp_path)) == 2
+    assert best_of(committed(tmp_path)) == 4
+    with pytest.raises(SnapshotError, match="snapshot=4"):
+        marked_best(tmp_path, committed(tmp_path))
