@@ -17,7 +17,7 @@ from ray.cluster_utils import Cluster
 from benchmarks.report import report
 from ffdist.bench.harness.probe import Probe
 from ffdist.bench.harness.result import BenchResult
-from ffdist.bench.suites.transport import carried
+from ffdist.bench.suites.transport import rate_table
 from ffdist.transport.measure import MIB, TransportRate, measure_transport
 
 TRANSPORTS = ("shared-memory", "gloo", "object-store")
@@ -44,7 +44,7 @@ def main(rounds: int = 5, record: Path | None = None) -> None:
 
 
 def found(rates: list[TransportRate], probe: float) -> BenchResult:
-    made = carried(rates)
+    made = rate_table(rates)
     note = f"Ray {ray.__version__}; two processes' matrix products ran at {probe:.2f} of one's around it (2 is ideal)"
     return BenchResult("ray-transport", {"transport": made.drawn_cells(), "probe": probe}, [made], [note])
 

@@ -20,7 +20,7 @@ from ffdist.data import Images
 from ffdist.data.given import Data
 from ffdist.errors import ConfigError, DataError, NetworkError, setting, spelled
 from ffdist.events import Observer, Observers
-from ffdist.launch import Watching, check_flags, check_unkept, launched, note_run_facts, opened, result_of, watched
+from ffdist.launch import Watching, check_flags, check_unkept, launched, note_run_facts, open_given, result_of, watched
 from ffdist.models import Chain, load_model, weights_file, with_weights
 from ffdist.models.chain import children, no_sequential
 from ffdist.models.dirac import with_dirac
@@ -46,7 +46,7 @@ from ffdist.runtime.job import Job
 from ffdist.runtime.join import JoinedRun
 from ffdist.runtime.modules import joined_in_modules
 from ffdist.runtime.outcome import Result
-from ffdist.runtime.own_code import GIVEN, named_code, settled
+from ffdist.runtime.own_code import GIVEN, named_code, with_absolute_paths
 from ffdist.runtime.planned import planned
 from ffdist.runtime.planning import count_workers
 from ffdist.runtime.record import facts, note_start
@@ -198,7 +198,7 @@ class Pipeline:
             **as_fields(options, "Pipeline.fit"), **({} if out is None else {"out": pulled(out) if resume else out})
         )
         check_options(self.network, self.objective, settings)
-        settings, images, named = opened(settings, data, test, held_out)
+        settings, images, named = open_given(settings, data, test, held_out)
         world = World.from_env()
         job = self._job(images, settings, world)
         job = replace(job, metrics=given_metrics(metrics, job.chain.num_classes))
@@ -243,7 +243,7 @@ class Pipeline:
         begin = partial(resumed_run if resume else new_run, settings, job.images)
 
         def ready(run: Path) -> Callable[[], None]:
-            return partial(note_start, run, made_with, settled(settings) if resume else None)
+            return partial(note_start, run, made_with, with_absolute_paths(settings) if resume else None)
 
         if world:
             finished = lambda: nothing_left(settings) is not None  # noqa: E731
@@ -378,7 +378,7 @@ class Pipeline:
         """
         settings = self.settings.changed(**as_fields(options, "Pipeline.plan"))
         check_options(self.network, self.objective, settings)
-        settings, images, _ = opened(settings, data)
+        settings, images, _ = open_given(settings, data)
         job = self._job(images, settings, None)
         check_job(job)
         return planned(job, Request(devices, link, memory_limit, tuple(speeds), lanes, plan, fresh))

@@ -27,12 +27,12 @@ def in_container() -> bool:
 
 def loss(folder: Path) -> str | None:
     """The note on a folder that goes when its container goes; None for one that stays."""
-    if not in_container() or stays(folder, Path("/proc/self/mountinfo").read_text()):
+    if not in_container() or is_persistent_mount(folder, Path("/proc/self/mountinfo").read_text()):
         return None
     return f"{folder} is in this container, and goes with it; a volume keeps it: docker run {VOLUME} ..."
 
 
-def stays(folder: Path, mounts: str) -> bool:
+def is_persistent_mount(folder: Path, mounts: str) -> bool:
     """True if a folder is on a mount of its own that keeps what it holds.
 
     mounts: lines of proc(5)'s mountinfo. A later line lies over an earlier one at the same place.

@@ -26,7 +26,7 @@ from ffdist.runtime.stage_process import StageMain
 from ffdist.runtime.threads import run_threads
 from ffdist.sending import GivenJob, check_sendable
 from ffdist.settings import Settings
-from ffdist.settings.unread import unread
+from ffdist.settings.unused import unused_settings
 
 Watching = Callable[[Path | None], Observers]
 """Makes those who are told of the run in this directory; None: of one that nobody keeps."""
@@ -58,7 +58,7 @@ def check_flags(**flags: Any) -> None:
             )
 
 
-def opened(settings: Settings, data: Data, test: Any = None, held_out: Any = None) -> tuple[Settings, Images, bool]:
+def open_given(settings: Settings, data: Data, test: Any = None, held_out: Any = None) -> tuple[Settings, Images, bool]:
     """The settings, the data as the network gets them, and whether the settings name them."""
     if named := isinstance(data, (str, Path)):
         settings = settings.changed(data=str(data))
@@ -69,7 +69,7 @@ def opened(settings: Settings, data: Data, test: Any = None, held_out: Any = Non
 def note_run_facts(job: Job) -> None:
     """Note for the user what is notable about the run that begins."""
     origin = f"weights to start from: {job.chain.origin}" if job.chain.origin else None
-    for text in (validation_note(job), job.chain.joined, origin, *unread(job.settings)):
+    for text in (validation_note(job), job.chain.joined, origin, *unused_settings(job.settings)):
         if text:
             note(spelled(text))
 

@@ -172,7 +172,7 @@ def _resolved(note: object, owner: object) -> Any:
     try:
         holder = SimpleNamespace(__annotations__={"it": note})
         return get_type_hints(holder, getattr(owner, "__globals__", vars(sys.modules[owner.__module__])))["it"]
-    except Exception:
+    except Exception:  # it names nothing, or raises: the value counts as what it looks like
         return Any
 
 

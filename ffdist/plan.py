@@ -243,7 +243,7 @@ class Plan:
     def from_json(cls, value: Any, where: object = None) -> Plan:
         """Raises ConfigError for what `as_json` does not make."""
         try:
-            only(value, "format", "lanes", "stages")
+            check_keys(value, "format", "lanes", "stages")
             if isinstance(value["format"], bool) or value["format"] != FORMAT:
                 raise ValueError(f"format {value['format']}")
             plan = cls(whole(value["lanes"]), tuple(stage_from(stage) for stage in filled(value["stages"])))
@@ -295,14 +295,14 @@ def filled(value: Any, many: int | None = None) -> list[Any]:
     return value
 
 
-def only(value: Any, *keys: str) -> None:
+def check_keys(value: Any, *keys: str) -> None:
     if unknown := [key for key in value if key not in keys]:
         raise ValueError(f"{unknown[0]!r} is none of {', '.join(keys)}")
 
 
 def stage_from(value: Any) -> PlanStage:
     """A stage of its JSON. Raises what `Plan.from_json` catches."""
-    only(value, "blocks", "workers", "by_batch")
+    check_keys(value, "blocks", "workers", "by_batch")
     blocks = filled(value["blocks"])
     if not all(isinstance(name, str) for name in blocks):
         raise ValueError(f"{blocks!r} are no names of blocks")
@@ -311,7 +311,7 @@ def stage_from(value: Any) -> PlanStage:
 
 
 def share_from(value: Any) -> Share:
-    only(value, "worker", "lanes")
+    check_keys(value, "worker", "lanes")
     first, last = filled(value["lanes"], 2)
     return Share(whole(value["worker"]), range(whole(first), whole(last) + 1))
 

@@ -42,7 +42,7 @@ AUGMENT: Mapping[str, list[str]] = {
 """Ours: the papers that augment name crops and flips of CIFAR alone."""
 
 
-def on(data: str, summary: str, *layers: Values) -> Preset:
+def preset_of(data: str, summary: str, *layers: Values) -> Preset:
     """A preset of one data set; later layers over earlier ones."""
     merged: Values = {"data": data}
     for layer in layers:
@@ -50,7 +50,7 @@ def on(data: str, summary: str, *layers: Values) -> Preset:
     return Preset(f"{summary}, {NAMES[data]}", merged)
 
 
-def ours(data: str) -> Values:
+def own_values(data: str) -> Values:
     """Our own values, where nothing is published."""
     return {"augment": AUGMENT[data], "precision": "bf16"}
 
@@ -181,7 +181,7 @@ GROUPS: dict[str, dict[str, Preset]] = {
     "dead units), all samples for training (there 50,000) and one rate for head and blocks (there 10 times it); "
     "2000: the paper's 4 x 2000": {
         **{
-            f"hinton-mlp-{data}": on(
+            f"hinton-mlp-{data}": preset_of(
                 data,
                 "MLP 3 x 1000, supervised, by goodness and by a linear layer",
                 HINTON,
@@ -190,14 +190,14 @@ GROUPS: dict[str, dict[str, Preset]] = {
             )
             for data in SMALL_PICTURES[:3]
         },
-        "hinton-mlp2000-mnist": on(
+        "hinton-mlp2000-mnist": preset_of(
             "mnist",
             "MLP 4 x 2000, supervised, by goodness",
             HINTON,
             {"objective": "hinton", "objective_args": ["peer=0.03"], "model_args": ["init=fan-out"]},
         ),
         **{
-            f"hinton-unsupervised-mlp-{data}": on(
+            f"hinton-unsupervised-mlp-{data}": preset_of(
                 data,
                 "MLP 3 x 1000 on hybrid pictures, a linear layer predicts",
                 HINTON,
@@ -208,7 +208,7 @@ GROUPS: dict[str, dict[str, Preset]] = {
         },
     },
     "spatially extended labels (arXiv 2312.14924); ours on CIFAR: 6 convolutions, 2 pools": {
-        f"sel-{kind}-{data}": on(
+        f"sel-{kind}-{data}": preset_of(
             data,
             f"{kind} labels",
             SEL,
@@ -220,10 +220,10 @@ GROUPS: dict[str, dict[str, Preset]] = {
     },
     "channel-wise competition (AAAI 2024; windows of the authors' code, CwComp); ours: no schedule": {
         **{
-            f"cwc-{data}": on(data, "CFSE network, interleaved training", CWC, CWC_WINDOWS[data])
+            f"cwc-{data}": preset_of(data, "CFSE network, interleaved training", CWC, CWC_WINDOWS[data])
             for data in SMALL_PICTURES[:3]
         },
-        "cwc-cifar100": on(
+        "cwc-cifar100": preset_of(
             "cifar100",
             "CFSE network of 6 convolutions, super-classes in 4 of them",
             CWC,
@@ -233,16 +233,20 @@ GROUPS: dict[str, dict[str, Preset]] = {
     },
     "CwC-mod (arXiv 2501.03176); ours: lr, widths that 10 divides": {
         **{
-            f"cwc-mod-{net}-cifar10": on(
-                "cifar10", net.upper(), CWC_MOD, ours("cifar10"), {"model": net, "model_args": ["widths=30,60,120"]}
+            f"cwc-mod-{net}-cifar10": preset_of(
+                "cifar10",
+                net.upper(),
+                CWC_MOD,
+                own_values("cifar10"),
+                {"model": net, "model_args": ["widths=30,60,120"]},
             )
             for net in ("cnn", "cnnb")
         },
-        "cwc-mod-resnet18-imagenette": on(
+        "cwc-mod-resnet18-imagenette": preset_of(
             "imagenette",
             "ResNet18",
             CWC_MOD,
-            ours("imagenette"),
+            own_values("imagenette"),
             {
                 "model": "resnet18",
                 "batch_size": 64,
@@ -252,11 +256,11 @@ GROUPS: dict[str, dict[str, Preset]] = {
     },
     "SFF (arXiv 2501.03176); ours: lr, cosine schedule, epochs, augmentation; off CIFAR the kernel": {
         **{
-            f"sff-{net}-{data}": on(
+            f"sff-{net}-{data}": preset_of(
                 data,
                 f"{net.upper()}, auxiliary convolution {KERNEL[data]}x{KERNEL[data]}",
                 SFF,
-                ours(data),
+                own_values(data),
                 {"model": net, "objective_args": [f"kernel={KERNEL[data]}"]},
                 SHORTER.get(data, {}),
             )
@@ -264,41 +268,41 @@ GROUPS: dict[str, dict[str, Preset]] = {
             for data in SMALL_PICTURES
         },
         **{
-            f"sff-resnet18-{data}": on(
+            f"sff-resnet18-{data}": preset_of(
                 data,
                 "ResNet18 in 5 blocks, 3x3 stem",
                 SFF,
-                ours(data),
+                own_values(data),
                 {"model": "resnet18", "model_args": ["split=stem-group"], "objective_args": ["kernel=1"]},
             )
             for data in ("cifar10", "cifar100")
         },
-        "sff-resnet18-imagenette": on(
+        "sff-resnet18-imagenette": preset_of(
             "imagenette",
             "ResNet18 in 5 blocks",
             SFF,
-            ours("imagenette"),
+            own_values("imagenette"),
             DEEP,
             {"model": "resnet18", "model_args": ["stem=7", "split=stem-group"]},
         ),
-        "sff-mobilenet-imagenette": on(
+        "sff-mobilenet-imagenette": preset_of(
             "imagenette",
             "MobileNetV3-small in 12 blocks",
             SFF,
-            ours("imagenette"),
+            own_values("imagenette"),
             DEEP,
             {"model": "mobilenet-v3-small"},
         ),
     },
     "ASGE (2025); ours: crops and flips alone, cosine to 0": {
-        f"asge-{net}-{data}": on(data, f"{net.upper()} without norms", ASGE, {"model": net}, ours(data))
+        f"asge-{net}-{data}": preset_of(data, f"{net.upper()} without norms", ASGE, {"model": net}, own_values(data))
         for net in ("vgg8", "vgg11")
         for data in SMALL_PICTURES
     },
     "fast (settings after airbench, arXiv 2404.00498); modules of two or three convolutions, their heads of several "
     "layers": {
         **{
-            f"auglocal-speednet-{data}": on(
+            f"auglocal-speednet-{data}": preset_of(
                 data,
                 "3 modules, narrow copies of what follows as heads (arXiv 2402.17318)",
                 FAST,
@@ -308,7 +312,7 @@ GROUPS: dict[str, dict[str, Preset]] = {
             for data in SMALL_PICTURES
         },
         **{
-            f"dgl-speednet-{data}": on(
+            f"dgl-speednet-{data}": preset_of(
                 data,
                 "3 modules, a convolution as head (arXiv 1901.08164)",
                 FAST,
@@ -317,7 +321,7 @@ GROUPS: dict[str, dict[str, Preset]] = {
             for data in ("cifar10", "cifar100")
         },
         **{
-            f"backprop-speednet-{data}": on(
+            f"backprop-speednet-{data}": preset_of(
                 data, "the same network by backpropagation", FAST, {"objective": "backprop"}, MOVED.get(data, {})
             )
             for data in SMALL_PICTURES
@@ -325,24 +329,24 @@ GROUPS: dict[str, dict[str, Preset]] = {
     },
     "beyond; ours: schedules, augmentation, and what is not VGG11": {
         **{
-            f"predsim-vgg11-{data}": on(
-                data, "VGG11, similarity matching (arXiv 1901.06656)", PREDSIM, ours(data), {"model": "vgg11"}
+            f"predsim-vgg11-{data}": preset_of(
+                data, "VGG11, similarity matching (arXiv 1901.06656)", PREDSIM, own_values(data), {"model": "vgg11"}
             )
             for data in ("cifar10", "cifar100")
         },
-        "predsim-cnnb-cifar10": on(
-            "cifar10", "CNNB, similarity matching", PREDSIM, ours("cifar10"), {"model": "cnnb", "epochs": 60}
+        "predsim-cnnb-cifar10": preset_of(
+            "cifar10", "CNNB, similarity matching", PREDSIM, own_values("cifar10"), {"model": "cnnb", "epochs": 60}
         ),
-        "mono-forward-cnnb-cifar10": on(
+        "mono-forward-cnnb-cifar10": preset_of(
             "cifar10",
             "CNNB, learned projections (arXiv 2501.09238)",
-            ours("cifar10"),
+            own_values("cifar10"),
             {"model": "cnnb", "objective": "mono-forward", "epochs": 60},
         ),
-        "deeperforward-cnn-cifar10": on(
+        "deeperforward-cnn-cifar10": preset_of(
             "cifar10",
             "CNN, mean goodness; lr, decay, dropout as there (ICLR 2025)",
-            ours("cifar10"),
+            own_values("cifar10"),
             {
                 "model": "cnn",
                 "model_args": ["widths=40,80,160"],
@@ -354,19 +358,19 @@ GROUPS: dict[str, dict[str, Preset]] = {
             },
         ),
         **{
-            f"dgl-{net}-cifar10": on(
+            f"dgl-{net}-cifar10": preset_of(
                 "cifar10",
                 f"{net.upper()} of half the filters, a convolution as head; --modules K",
-                ours("cifar10"),
+                own_values("cifar10"),
                 NARROW[net],
                 BY_K,
             )
             for net in NARROW
         },
-        "local-ce-cnnb-cifar10": on(
+        "local-ce-cnnb-cifar10": preset_of(
             "cifar10",
             "CNNB, a linear classifier a block",
-            ours("cifar10"),
+            own_values("cifar10"),
             {"model": "cnnb", "objective": "local-ce", "epochs": 60},
         ),
     },

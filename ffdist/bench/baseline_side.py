@@ -43,7 +43,7 @@ class BaselineRank(NamedTuple):
     config: BaselineConfig
 
     @classmethod
-    def joined(cls, make_job: MakeJob, member: PoolMember, *, compiled: bool = False) -> BaselineRank:
+    def join_group(cls, make_job: MakeJob, member: PoolMember, *, compiled: bool = False) -> BaselineRank:
         """In the default group of all ranks, on its device."""
         job = make_job()
         device = stage_device(job.settings.compute.device, member.world)
@@ -66,7 +66,7 @@ class BaselineMain:
     """Count memory, which takes time; the last word is then a `MemoryUse`."""
 
     def __call__(self, member: PoolMember) -> MemoryUse | None:
-        rank = BaselineRank.joined(self.make_job, member, compiled=self.compiled)
+        rank = BaselineRank.join_group(self.make_job, member, compiled=self.compiled)
         bench = HeldBaselines(rank)
         with Meter(rank.config.device) if self.weigh else nullcontext() as meter:
             while (order := member.next_order()) is not None:

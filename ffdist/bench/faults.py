@@ -26,7 +26,7 @@ from ffdist.bench.faults_found import DisturbedRunCosts, KillOutcome, result_of
 from ffdist.bench.harness.result import BenchResult, Progress
 from ffdist.bench.ray_nodes import RayNodes
 from ffdist.bench.start_times import note_imports
-from ffdist.bench.victims import kept_in, left_of, words_of
+from ffdist.bench.victims import command_line_of, kept_in, left_of
 from ffdist.errors import StageError
 from ffdist.report.log import read_run_log
 from ffdist.snapshot import committed, latest
@@ -60,7 +60,7 @@ def disturb(run: DisturbedRun, faults: list[Fault]) -> list[KillOutcome]:
             if left := left_of(before, GONE[run.launcher]):
                 raise StageError(
                     "workers have outlived their launcher",
-                    got=sorted(" ".join(words_of(each.pid))[:80] for each in left),
+                    got=sorted(" ".join(command_line_of(each.pid))[:80] for each in left),
                 )
             latest(run.run)  # raises where a snapshot that counts as one is not whole
         wait_ready(run, outcomes[-1], faults[number + 1 : number + 2])

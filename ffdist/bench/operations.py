@@ -84,11 +84,11 @@ def steps_of(settings: BenchSettings) -> SideSteps:
     """In a process of its own, of as many threads as are told."""
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else the profiler writes of itself
     compare = settings.compare
-    work = partial(taken, warmup=compare.warmup_batches, rounds=compare.rounds)
+    work = partial(measure_sides, warmup=compare.warmup_batches, rounds=compare.rounds)
     return in_a_process(settings, work, compiled=compare.compiled)
 
 
-def taken(job: Job, config: BlockConfig, warmup: int, rounds: int) -> SideSteps:
+def measure_sides(job: Job, config: BlockConfig, warmup: int, rounds: int) -> SideSteps:
     """Steps of either side in turns, then profiled."""
     sides, batch = both_sides(job), job.settings.training.batch_size
     steps = {name: OneStep(*side, config, batch) for name, side in sides.items()}

@@ -25,7 +25,7 @@ from ffdist.digests import sha256
 from ffdist.errors import ConfigError, DataError, setting
 from ffdist.folders import remedy_unwritable, why_unwritable
 from ffdist.json_lines import JsonLines
-from ffdist.runtime.own_code import own_files, settled
+from ffdist.runtime.own_code import own_files, with_absolute_paths
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -190,7 +190,7 @@ def identity(settings: BenchSettings) -> dict[str, Any]:
     compare = {name: value for name, value in told["compare"].items() if name not in FREE}
     where = {"host": platform.node(), **machine()}
     facts = {"train": told["train"], "compare": compare, "machine": where, "versions": versions()}
-    own = {kind: digest_of(path) for kind, path in own_files(settled(settings.train)).items()}
+    own = {kind: digest_of(path) for kind, path in own_files(with_absolute_paths(settings.train)).items()}
     return json.loads(json.dumps(facts | {"code": code(), "own code": own}, default=str))
 
 

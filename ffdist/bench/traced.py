@@ -124,7 +124,7 @@ class TracedBaselineMain:
     variant: str
 
     def __call__(self, member: PoolMember) -> list[tuple[str, int, int]] | str:
-        rank = BaselineRank.joined(self.make_job, member)
+        rank = BaselineRank.join_group(self.make_job, member)
         spans = list[tuple[str, int, int]]()
         try:
             learner: Any = rank.learner(self.variant)
@@ -172,13 +172,13 @@ def traced(title: str, spans: Sequence[PageSpan], once: str) -> Traced:
     a_batch = (turns[-1] - turns[0]) / max(1, len(turns) - 1)
     begin = max(min(span.begin for span in each if span.style == "busy") for each in rows.values())
     made = Traced(
-        title, {row: within(without_overlap(each), begin, begin + SHOWN * a_batch) for row, each in rows.items()}
+        title, {row: clip_spans(without_overlap(each), begin, begin + SHOWN * a_batch) for row, each in rows.items()}
     )
     said = f"{a_batch / 1e3:.3g} ms a batch, stages compute {made.computing:.0%} of the time"
     return made._replace(title=f"{title}: {said}")
 
 
-def within(spans: Sequence[PageSpan], begin: float, end: float) -> list[PageSpan]:
+def clip_spans(spans: Sequence[PageSpan], begin: float, end: float) -> list[PageSpan]:
     """The spans between two times, clipped, and counted from the first."""
     clipped = [replace(s, begin=max(begin, s.begin) - begin, end=min(end, s.end) - begin) for s in spans]
     return [span for span in clipped if span.end > span.begin]

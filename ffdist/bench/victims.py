@@ -60,7 +60,7 @@ def left_of(seen: set[ProcessId], timeout: float) -> list[ProcessId]:
     return left
 
 
-def words_of(pid: int) -> list[str]:
+def command_line_of(pid: int) -> list[str]:
     """Its command line."""
     with suppress(OSError):
         return Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
@@ -69,7 +69,7 @@ def words_of(pid: int) -> list[str]:
 
 def is_worker(seen: ProcessId, launcher: str) -> bool:
     """True if it is a stage's process of such a launcher."""
-    words = words_of(seen.pid)
+    words = command_line_of(seen.pid)
     if launcher == "processes":
         return any(word.startswith("stage-") for word in words)
     if launcher == "ray":

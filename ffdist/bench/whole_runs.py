@@ -72,7 +72,7 @@ class BaselineRun:
     variant: str
 
     def __call__(self, member: PoolMember) -> None:
-        rank = BaselineRank.joined(self.make_job, member)
+        rank = BaselineRank.join_group(self.make_job, member)
         loaders, epochs = rank.job.loaders(), rank.job.settings.training.epochs
         assert loaders.validation
         loaders.train.shard = loaders.validation.shard = (rank.place.rank, rank.place.size)

@@ -61,8 +61,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     with signals_restored():
         handle_signals(leave_at_once)
         let_any_text_pass()
-        verbose, args = without(VERBOSE, sys.argv[1:] if argv is None else argv)
-        quiet, args = without(SILENT, args)
+        verbose, args = split_off_flags(VERBOSE, sys.argv[1:] if argv is None else argv)
+        quiet, args = split_off_flags(SILENT, args)
         try:
             command, args = read(args)
             module, _, function = COMMANDS[command][0].partition(":")
@@ -97,7 +97,7 @@ VERBOSE, SILENT = ("-v", "--verbose"), ("-q", "--quiet")
 """The flags of every command: errors with their tracebacks; nothing but results and errors."""
 
 
-def without(flags: Sequence[str], args: Sequence[str]) -> tuple[bool, list[str]]:
+def split_off_flags(flags: Sequence[str], args: Sequence[str]) -> tuple[bool, list[str]]:
     """True if one of the flags is among the arguments, and the other arguments; behind "--" they are names."""
     end = list(args).index("--") if "--" in args else len(args)
     rest = [arg for arg in args[:end] if arg not in flags] + list(args[end:])

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 
 import ffdist
 from ffdist.calls import calls_of, check_transforms
-from ffdist.cli.help import Flag, Positional, choices_of, heading, refilled, typed_text, width, wrapped
+from ffdist.cli.help import Flag, Positional, choices_of, heading, join_lines, typed_text, width, wrapped
 from ffdist.cli.parsing import parsed
 from ffdist.errors import ConfigError
 from ffdist.known import DATA_SETS, MODEL_PLACES, OBJECTIVE_PLACES, TRANSFORM_PLACES
@@ -303,7 +303,7 @@ def print_entry(name: str, made: Any, skip: int, flag: str, *, as_json: bool) ->
         print(json.dumps({"name": name, "text": text, "options": options}))
         return
     print(f"{name}\n")
-    print(refilled(without_options(text, options)))
+    print(join_lines(without_options(text, options)))
     print()
     if not options:
         print(NO_OPTIONS)

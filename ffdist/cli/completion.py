@@ -91,7 +91,7 @@ def completions(words: list[str]) -> list[str]:
         return begun(last, GLOBAL if last.startswith("-") else [*COMMANDS, *(["help"] if not before else [])])
     options = options_of(before)
     if last.startswith("-"):
-        switches = [f"--no-{flag[2:]}" for flag in turned_off(before)] if last.startswith("--n") else []
+        switches = [f"--no-{flag[2:]}" for flag in negatable_switches(before)] if last.startswith("--n") else []
         return begun(last, [*options, *switches, *GLOBAL])
     if before[-1] in options and before[-1] not in switches_of(before):
         return begun(last, options[before[-1]])
@@ -145,7 +145,7 @@ def switches_of(words: list[str]) -> set[str]:
     return {each.flag for each in arguments_behind(words) if each.kind is bool}
 
 
-def turned_off(words: list[str]) -> list[str]:
+def negatable_switches(words: list[str]) -> list[str]:
     """Switches that have a form that turns them off."""
     return [each.flag for each in arguments_behind(words) if each.kind is bool and each.both]
 

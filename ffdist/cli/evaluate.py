@@ -74,7 +74,7 @@ def evaluate(command: Eval) -> None:
     settings, facts = read_settings(command.run), read_facts(command.run)
     check_named(settings, command.run)
     check_code(command.run, settings, strict=False)
-    images = opened(command.run, command.data, settings, facts, "eval")
+    images = open_data_of(command.run, command.data, settings, facts, "eval")
     result, confusions = measure_run(
         command.run,
         settings,
@@ -106,7 +106,7 @@ def evaluate(command: Eval) -> None:
         console.print(confusion_table(result["confusion"]))
 
 
-def opened(run: Path, data: str | None, settings: Settings, facts: DataFacts, command: str) -> Images:
+def open_data_of(run: Path, data: str | None, settings: Settings, facts: DataFacts, command: str) -> Images:
     """The run's own data, or others, as its network takes them. Raises DataError for those that do not fit, ConfigError
     where its own were given in Python."""
     from ffdist.data.fitting import as_trained, opened_to_measure

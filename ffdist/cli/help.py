@@ -124,7 +124,7 @@ def wrapped(text: str, indent: str = "") -> str:
     return "\n".join(line for each in lines for line in each)
 
 
-def refilled(text: str) -> str:
+def join_lines(text: str) -> str:
     """Paragraphs, without the line breaks that they have in a source; those with indented lines stay as they are."""
     paragraphs = text.split("\n\n")
     return "\n\n".join(each if "\n " in each else wrapped(" ".join(each.split())) for each in paragraphs)
@@ -140,13 +140,13 @@ def page(usage: str, summary: str, groups: list[tuple[str, list[Argument]]], mor
                 *([""] if width() >= 70 else []),
                 f"{title}:",
                 *(line for each in arguments if not each.rare for line in entry(each)),
-                *further([each.flag for each in arguments if each.rare]),
+                *rare_names([each.flag for each in arguments if each.rare]),
             ]
     lines += ["", *(line for part in more.splitlines() for line in textwrap.wrap(part, width()))] if more else []
     return "\n".join(lines)
 
 
-def further(flags: list[str]) -> list[str]:
+def rare_names(flags: list[str]) -> list[str]:
     """The rare ones' names alone."""
     return (
         textwrap.wrap(f"  further: {' '.join(flags)}", width(), subsequent_indent=" " * 11, break_on_hyphens=False)
@@ -157,7 +157,7 @@ def further(flags: list[str]) -> list[str]:
 
 def entry(argument: Argument) -> list[str]:
     """An argument's lines: how it is spelled, the first sentence about it, its default."""
-    text = first_sentence(argument.text) + said_choices(argument) + said_default(argument)
+    text = first_sentence(argument.text) + choices_text(argument) + default_text(argument)
     left, columns = f"  {argument.spelled}", LEFT + 3
     if width() < 80:
         return textwrap.wrap(f"{left}  {text}", width(), subsequent_indent=" " * 6, break_on_hyphens=False)
@@ -173,13 +173,13 @@ def first_sentence(text: str) -> str:
     return SENTENCE.split(text, maxsplit=1)[0].rstrip(".")
 
 
-def said_choices(argument: Argument) -> str:
+def choices_text(argument: Argument) -> str:
     """The choices, where what stands for the value does not name them."""
     names = choices_of(argument.kind)
     return f": {', '.join(map(str, names))}" if names and "NAME" in argument.spelled else ""
 
 
-def said_default(argument: Argument) -> str:
+def default_text(argument: Argument) -> str:
     """The default in brackets; for an argument without one, what its text says of that, where it is short."""
     value = argument.default
     if value is None or value == ():

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from ffdist.cli.evaluate import opened
+from ffdist.cli.evaluate import open_data_of
 from ffdist.cli.help import Flag, Positional
 from ffdist.cli.parsing import parsed
 from ffdist.cli.train import local_folder
@@ -167,7 +167,7 @@ def draw_cam(command: Report, run: Path, path: Path, console: PlainConsole) -> N
     from ffdist.runtime.run import load_classifier
 
     classifier, settings, facts = load_classifier(run, command.snapshot)
-    images = opened(run, command.data, settings, facts, "report --cam")
+    images = open_data_of(run, command.data, settings, facts, "report --cam")
     chosen = of_each_class(images, command.pictures)
     assert images.test is not None
     x, y = samples(images, images.test, chosen, settings)

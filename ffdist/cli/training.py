@@ -38,7 +38,7 @@ from ffdist.runtime.observing import observers
 from ffdist.runtime.on_ray import settings_on_ray
 from ffdist.runtime.opened import open_dataset
 from ffdist.runtime.outcome import Result, with_remedy
-from ffdist.runtime.own_code import GIVEN, check_code, settled
+from ffdist.runtime.own_code import GIVEN, check_code, with_absolute_paths
 from ffdist.runtime.planning import costs_of, count_workers, new_plan, settled_plan
 from ffdist.runtime.processes import run_processes
 from ffdist.runtime.rank import idle_gpus, set_threads, stage_device
@@ -51,7 +51,7 @@ from ffdist.runtime.torchrun import RankSignals, Rendezvous, meet, run_rank
 from ffdist.runtime.world import World
 from ffdist.settings import Settings
 from ffdist.settings.toml import write_toml
-from ffdist.settings.unread import unread
+from ffdist.settings.unused import unused_settings
 from ffdist.snapshot import committed
 from ffdist.snapshot.mirror import as_user_named
 
@@ -74,7 +74,7 @@ def train(command: Train, words: Sequence[str]) -> None:
             print_end(command.resume, as_json=command.json)
         return
     if command.resume:
-        check_code(command.resume, settled(settings), strict=True)
+        check_code(command.resume, with_absolute_paths(settings), strict=True)
     check_named(settings, command.resume)
     if settings.dataset.data == GIVEN:
         raise no_data_to_learn(command.resume)
@@ -91,7 +91,7 @@ def train(command: Train, words: Sequence[str]) -> None:
         warn(validation_note(job))
         warn(job.chain.joined)
         warn(f"weights to start from: {job.chain.origin}" if job.chain.origin else None)
-        for text in unread(settings):
+        for text in unused_settings(settings):
             warn(text)
     if command.dry_run:
         if prints:
@@ -143,7 +143,7 @@ def has_begun(command: Train) -> bool:
 
 def job_of(command: Train, images: Images, out: Path, options: dict[str, Any], *, resume: bool) -> SettingsJob:
     """options: `facts` of this start. resume: whether there is a snapshot to go on from."""
-    recorded = settled(command.settings) if command.resume else None
+    recorded = with_absolute_paths(command.settings) if command.resume else None
     folder = images.prepared and images.prepared.folder
     settings = command.settings.changed(out=out)
     return SettingsJob(settings, out, options["stages"], resume, recorded, options, folder=folder)

@@ -86,16 +86,16 @@ def as_samples(
         of_objects = "one type for all columns: x.astype('float32'), which makes True 1"
         remedies = {"c": "numpy.stack([x.real, x.imag], 1)", "O": of_objects}
         remedies |= dict.fromkeys("fbiu", "x.reshape(-1, 1)")
-        raise unlike(x, where, remedies.get(x.dtype.kind))
+        raise other_samples_error(x, where, remedies.get(x.dtype.kind))
     if x.dtype.kind == "f":
         return as_floats_checked(x, where, channels_last)
     shape, last = x.shape[1:], bool(channels_last)
     if channels_last is None and x.ndim == 4 and shape[0] > FEW >= shape[2]:
-        raise unlike(x, where, LAST)
+        raise other_samples_error(x, where, LAST)
     if x.ndim not in (3, 4) or (x.ndim == 4 and shape[2 if last else 0] > FEW):
         flat = x.dtype.kind in "iu" and x.ndim == 2
         measured = f"floats: {as_floats}, and from_tensors(..., normalize=True)"
-        raise unlike(x, where, WHOLE_NUMBERS.format(as_floats) if flat else measured)
+        raise other_samples_error(x, where, WHOLE_NUMBERS.format(as_floats) if flat else measured)
     if x.ndim == 4 and not last:
         x = x.transpose(0, 2, 3, 1)
     pictures = f"{as_floats}[:, None]" if x.ndim == 3 else as_floats
@@ -115,7 +115,7 @@ FIRST = "from_tensors(x, y, channels_last=False), from_dataset and from_arrow li
 LAST = "from_tensors(x, y, channels_last=True), from_dataset and from_arrow likewise; False where they are not"
 
 
-def unlike(x: np.ndarray, where: object, remedy: str | None) -> DataError:
+def other_samples_error(x: np.ndarray, where: object, remedy: str | None) -> DataError:
     return DataError(
         "samples are uint8 pictures or floating-point tensors",
         where=where,
@@ -173,7 +173,7 @@ def as_picture(array: np.ndarray, where: object, channels_last: bool | None = No
     if array.ndim == 2:
         return array[..., None]
     if channels_last is None and max(array.shape[::2]) <= FEW and array.shape[0] != 1:
-        raise asked(array.shape, where, "[C, H, W] or [H, W, C]", LAST)
+        raise unknown_axes(array.shape, where, "[C, H, W] or [H, W, C]", LAST)
     last = array.shape[2] <= FEW < array.shape[0] if channels_last is None else channels_last
     return array if last else array.transpose(1, 2, 0)
 
@@ -213,15 +213,17 @@ def check_channels(shape: tuple[int, ...], where: object, channels_last: bool | 
         return
     if looks_channels_last(shape):
         axes = "H, W" if len(shape) == 3 else "D, H, W"
-        raise asked(shape, where, f"[C, {axes}] or [{axes}, C]", LAST)
+        raise unknown_axes(shape, where, f"[C, {axes}] or [{axes}, C]", LAST)
     if len(shape) == 3 and {shape[0], shape[2]} <= {3, 4} and shape[1] > FEW:
-        raise asked(shape, where, "[C, H, W] or [H, W, C]", LAST)
+        raise unknown_axes(shape, where, "[C, H, W] or [H, W, C]", LAST)
     if len(shape) == 4 and shape[3] <= FEW < min(shape[1:3]):
-        raise asked(shape, where, "[C, D, H, W] or [T, H, W, C]", LAST)
+        raise unknown_axes(shape, where, "[C, D, H, W] or [T, H, W, C]", LAST)
     if len(shape) == 3 and len({*shape}) == 1 and shape[0] > FEW:
-        raise asked(shape, where, "[C, H, W] or volumes [D, H, W]", f"x[:, None] of volumes; of channels, {FIRST}")
+        raise unknown_axes(
+            shape, where, "[C, H, W] or volumes [D, H, W]", f"x[:, None] of volumes; of channels, {FIRST}"
+        )
     if len(shape) == 4 and shape[1] <= FEW < min(shape[2:]):
-        raise asked(
+        raise unknown_axes(
             shape,
             where,
             "[C, D, H, W] or [T, C, H, W]",
@@ -229,7 +231,7 @@ def check_channels(shape: tuple[int, ...], where: object, channels_last: bool | 
         )
 
 
-def asked(shape: tuple[int, ...], where: object, which: str, remedy: str) -> DataError:
+def unknown_axes(shape: tuple[int, ...], where: object, which: str, remedy: str) -> DataError:
     """For samples whose axes nobody knows."""
     expected = "an answer: channels_last=False where channels are first, True where they are last"
     return DataError(f"are these samples {which}?", where=where, expected=expected, got=shape, remedy=remedy)

@@ -75,7 +75,7 @@ def prepared_in_cache(
     with writable(cache), locked(index.with_suffix(".lock"), f"preparing {source}"):
         if folder := unchanged(source, place, index):  # another process was faster
             return folder
-        return anew(source, place, index, preparation, root=place if known else None, download=download)
+        return prepare_anew(source, place, index, preparation, root=place if known else None, download=download)
 
 
 def unchanged(source: str, place: Path, index: Path) -> Path | None:
@@ -94,7 +94,9 @@ def unchanged(source: str, place: Path, index: Path) -> Path | None:
     return used(folder, f"{source}, unchanged since it was prepared")
 
 
-def anew(source: str, place: Path, index: Path, preparation: Preparation, *, root: Path | None, download: bool) -> Path:
+def prepare_anew(
+    source: str, place: Path, index: Path, preparation: Preparation, *, root: Path | None, download: bool
+) -> Path:
     """Look at every byte of a source, and prepare it unless that has been done of these very bytes."""
     files, *more = KNOWN[source].parts(have_known(source, place, download)) if root else [place]
     name, apart = place.name.partition(".")[0], []

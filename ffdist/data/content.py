@@ -37,7 +37,7 @@ def file_states(source: Path, elsewhere: Iterable[Path] = ()) -> FileStates:
     """elsewhere: files that lie elsewhere, and belong to it."""
     now, newest, size, count = time.time_ns(), 0, 0, 0
     seen = hashlib.blake2b(digest_size=16)
-    for path in (*walked(source), *elsewhere):
+    for path in (*walk_files(source), *elsewhere):
         count += 1
         try:
             found = os.stat(path)
@@ -81,7 +81,7 @@ def changed(source: Path) -> DataError:
 def content(source: Path, elsewhere: Iterable[Path] = ()) -> str:
     """Digest of the names below the source, and of every byte."""
     seen = hashlib.blake2b(digest_size=16)
-    paths, threads = (*walked(source), *elsewhere), available_cores()
+    paths, threads = (*walk_files(source), *elsewhere), available_cores()
     with closing(in_order(digest_of, iter(paths), threads=threads, ahead=4 * threads, name="ffdist-digest")) as found:
         for path, digest in zip(paths, found, strict=True):
             # a file by itself may have been renamed or moved, and what it names with it
@@ -90,15 +90,15 @@ def content(source: Path, elsewhere: Iterable[Path] = ()) -> str:
     return seen.hexdigest()
 
 
-def walked(source: Path) -> Iterator[Path]:
+def walk_files(source: Path) -> Iterator[Path]:
     """Every file at any depth, links followed, in a fixed order; without what systems leave."""
     if source.is_dir():
-        yield from below(source, frozenset([identity(source)]))
+        yield from walk_folder(source, frozenset([identity(source)]))
     else:
         yield source
 
 
-def below(folder: Path, above: frozenset[tuple[int, int]]) -> Iterator[Path]:
+def walk_folder(folder: Path, above: frozenset[tuple[int, int]]) -> Iterator[Path]:
     """A folder that cannot be looked into counts as a file that cannot be read: whoever prepares it says more."""
     try:
         with os.scandir(folder) as entries:
@@ -111,7 +111,7 @@ def below(folder: Path, above: frozenset[tuple[int, int]]) -> Iterator[Path]:
         if not path.is_dir():
             yield path
         elif (place := identity(path)) not in above:  # else a link back to a folder that it lies in
-            yield from below(path, above | {place})
+            yield from walk_folder(path, above | {place})
 
 
 def identity(folder: Path) -> tuple[int, int]:

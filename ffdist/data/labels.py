@@ -73,7 +73,7 @@ def labels_of(
     if y.ndim > 1 and y.size == len(y):
         y = y.reshape(len(y))
     if y.ndim == 2:
-        raise several(y, where)
+        raise several_labels_error(y, where)
     if y.shape != (rows,):
         raise DataError(
             "labels are one whole number a sample",
@@ -91,7 +91,7 @@ def labels_of(
         case "S":
             return texts(np.char.decode(y, "utf-8", "replace"), where)
         case "O":
-            return labels_of(unboxed(y, where), where, rows, names, remedy)
+            return labels_of(to_numpy_type(y, where), where, rows, names, remedy)
     raise DataError(
         "labels are whole numbers or names",
         where=where,
@@ -126,7 +126,7 @@ def whole(y: np.ndarray, where: str) -> np.ndarray:
     return y.astype(np.int64)
 
 
-def several(y: np.ndarray, where: str) -> DataError:
+def several_labels_error(y: np.ndarray, where: str) -> DataError:
     """The error for labels [N, K], several a sample."""
     numbers = y.dtype.kind in "biuf"
     if numbers and y.size and ((y == 0) | (y == 1)).all() and (y.sum(1) == 1).all():
@@ -141,7 +141,7 @@ def several(y: np.ndarray, where: str) -> DataError:
     )
 
 
-def unboxed(y: np.ndarray, where: str) -> np.ndarray:
+def to_numpy_type(y: np.ndarray, where: str) -> np.ndarray:
     """An array of Python's own values as one of NumPy's types. Raises DataError for unlike or missing ones."""
     values = [value.item() if isinstance(value, np.generic) else value for value in y.tolist()]
     values = [value.decode(errors="replace") if isinstance(value, bytes) else value for value in values]

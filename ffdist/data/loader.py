@@ -176,7 +176,7 @@ class Loader:
         parts = [self.part(len(of)) for of in rows]
         own = [of[part] for of, part in zip(rows, parts, strict=True)]
         taken, ends = np.concatenate(own), np.cumsum([len(of) for of in own]).tolist()
-        x = self.tensor(self.made(self.split, taken, self.steps.draw_all(epoch, batches[0], rows, parts)))
+        x = self.tensor(self.samples_at(self.split, taken, self.steps.draw_all(epoch, batches[0], rows, parts)))
         y = torch.from_numpy(self.split.labels[taken])
         return [(x[start:end], y[start:end]) for start, end in zip([0, *ends], ends, strict=False)]
 
@@ -243,15 +243,15 @@ class Loader:
         them."""
         split = self.split.in_epoch(self.seed, epoch if self.training else 0)
         drawn = self.steps.draw(epoch, batch, rows, part) if self.pictures else NOTHING
-        return self.made(split, rows[part], drawn), drawn
+        return self.samples_at(split, rows[part], drawn), drawn
 
-    def made(self, split: Split, rows: np.ndarray, drawn: StepDraws) -> np.ndarray:
+    def samples_at(self, split: Split, rows: np.ndarray, drawn: StepDraws) -> np.ndarray:
         """The samples at these rows, ready but for mixing."""
         if not self.pictures:
             x = split.take(rows)
             return x if self.as_given else self.normalised(x)
         x = self.steps.batch(self.at_size(split, rows, drawn), drawn)
-        return self.steps.behind(x if self.as_given else self.normalised(x), drawn)
+        return self.steps.after_normalisation(x if self.as_given else self.normalised(x), drawn)
 
     def at_size(self, split: Split, rows: np.ndarray, drawn: StepDraws) -> np.ndarray:
         """Pictures in the network's size, [B, h, w, C]: by the transforms for that, else scaled to it."""

@@ -100,10 +100,10 @@ def classes_in(dataset: Any, label: str) -> Any:
     if hasattr(dataset, "dataset"):
         return classes_in(dataset.dataset, label)
     parts = [classes_in(part, label) for part in getattr(dataset, "datasets", None) or ()]
-    return joined(parts, type(dataset).__name__) if parts and not any(part is None for part in parts) else None
+    return joined_names(parts, type(dataset).__name__) if parts and not any(part is None for part in parts) else None
 
 
-def joined(parts: list[Any], where: str) -> Any:
+def joined_names(parts: list[Any], where: str) -> Any:
     """The names of data sets that are one behind the other: the longest, where all count alike. Raises DataError where
     a number is one class in one of them, and another class in another."""
     if not all(isinstance(part, (list, tuple)) for part in parts):
@@ -183,7 +183,7 @@ def kept(split: ItemsSplit, held: np.ndarray | None, drawn: list[str], *, anew: 
     Raises DataError for items that are others whenever they are read, where there is no memory for all."""
     where = split.items.where
     whose = f"{listed([*drawn])} generators".replace(", ", " and ").replace(" and ", ", ", max(len(drawn) - 2, 0))
-    if why := unsteady(split, None if drawn else held):
+    if why := difference_when_read_again(split, None if drawn else held):
         if held is None:
             raise DataError(
                 "items must be read again and again, and are others each time",
@@ -208,7 +208,7 @@ def kept(split: ItemsSplit, held: np.ndarray | None, drawn: list[str], *, anew: 
     return held is not None
 
 
-def unsteady(split: ItemsSplit, held: np.ndarray | None) -> str | None:
+def difference_when_read_again(split: ItemsSplit, held: np.ndarray | None) -> str | None:
     """The difference between items and the same read again, from the same seeds; None where there is none. held: all,
     if what was read first is to be the same."""
     rows = np.unique(np.linspace(0, len(split) - 1, min(READ_TWICE, len(split))).astype(np.int64))

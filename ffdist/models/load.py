@@ -72,7 +72,7 @@ def load_model(
     for count in counts:
         group = range(sum(counts[: len(blocks)]), sum(counts[: len(blocks)]) + count)
         blocks.append(("+".join(parts[i][0] for i in group), _Children(build, shape, num_classes, given, group)))
-    check_apart([(name, picked(made, block.indices)) for name, block in blocks])
+    check_apart([(name, child_at(made, block.indices)) for name, block in blocks])
     chain = Chain(blocks, input_shape=shape, num_classes=num_classes, axes=declared(made, where))
     chain.joined = describe_joins(parts, counts)
     chain.recipe = recipe
@@ -94,10 +94,10 @@ class _Children:
         self.indices = indices
 
     def __call__(self) -> nn.Module:
-        return picked(self.build(self.shape, self.num_classes, **self.given), self.indices)
+        return child_at(self.build(self.shape, self.num_classes, **self.given), self.indices)
 
 
-def picked(module: nn.Sequential, indices: Sequence[int]) -> nn.Module:
+def child_at(module: nn.Sequential, indices: Sequence[int]) -> nn.Module:
     """A child, or several in a row as one."""
     parts = [module[i] for i in indices]
     return parts[0] if len(parts) == 1 else BlockGroup(*parts)

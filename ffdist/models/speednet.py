@@ -14,9 +14,6 @@ from ffdist.models.arguments import checked_arguments
 from ffdist.models.chain import Chain, Shape
 from ffdist.models.parts import check_picture, check_widths
 
-PATCHES = 5000
-"""Pictures whose patches are whitened."""
-
 
 class Whitening(nn.Conv2d):
     """A fixed convolution whose outputs are uncorrelated and of equal spread over the training pictures' patches.

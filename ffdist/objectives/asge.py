@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ffdist.errors import ConfigError
 from ffdist.objectives.base import BlockSpec, Local
 from ffdist.objectives.competitive import Competitive
-from ffdist.objectives.form import form, looked_at, rms_normalised
+from ffdist.objectives.form import form, readout_input, rms_normalised
 
 
 @dataclass(frozen=True)
@@ -58,10 +58,10 @@ class ASGE(Competitive):
         loss = self.compete(logits, labels, learning=head.training)
         scores = logits if self.readout == "feedback" else None
         if head.linear is not None:
-            scores = head.linear(head.pooled(looked_at(out, head))).float()
+            scores = head.linear(head.pooled(readout_input(out, head))).float()
             readout = self.compete(scores, labels, learning=head.training)
             loss = None if loss is None or readout is None else loss + readout
-        next_input = None if head.last else rms_normalised(F.dropout(out.detach(), self.dropout, head.training))
+        next_input = rms_normalised(F.dropout(out.detach(), self.dropout, head.training))
         return Local(loss, scores, next_input)
 
     def features(self, head: nn.Module, out: Tensor, samples: int) -> Tensor | None:
@@ -77,7 +77,6 @@ class ASGEHead(nn.Module):
 
     def __init__(self, spec: BlockSpec, *, readout: bool) -> None:
         super().__init__()
-        self.last = spec.is_last
         self.counts = spec.index > 0 or spec.num_blocks == 1
         self.form = form(spec, "ASGE")
         size = self.form.channels

@@ -109,7 +109,7 @@ class CwCMod(Competitive):
         assert isinstance(head, CwCModHead)
         scores = head.form.class_means(out.square(), head.num_classes)
         loss = self.compete(scores, labels, learning=head.training)
-        return Local(loss, scores, None if head.last else head.norm(out.detach()))
+        return Local(loss, scores, head.norm(out.detach()))
 
 
 class CwCModHead(nn.Module):
@@ -117,7 +117,6 @@ class CwCModHead(nn.Module):
 
     def __init__(self, spec: BlockSpec) -> None:
         super().__init__()
-        self.last = spec.is_last
         self.num_classes = spec.num_classes
         self.form = check_groups(spec, "CwC-mod", spec.num_classes)
         self.norm = channel_norm(self.form, learned=False)

@@ -53,7 +53,8 @@ class DeeperForward(Competitive):
         kept = F.dropout(out, self.dropout, head.training)
         scores = head.form.class_means(kept, head.num_classes)
         loss = self.compete(scores, labels, learning=head.training)
-        return Local(loss, scores, None if head.last else head.normalised(kept.detach()))
+        # the last block may have a number a group, which cannot be normalised
+        return Local(loss, scores, head.normalised(kept.detach()) if head.normalises else None)
 
 
 def _standardised(x: Tensor) -> Tensor:
@@ -66,7 +67,7 @@ class DeeperForwardHead(nn.Module):
 
     def __init__(self, spec: BlockSpec) -> None:
         super().__init__()
-        self.last = spec.is_last
+        self.normalises = not spec.is_last
         self.num_classes = spec.num_classes
         self.form = check_groups(spec, "DeeperForward", spec.num_classes)
         if not spec.is_last and self.form.channels * self.form.num_positions == spec.num_classes:

@@ -97,7 +97,7 @@ def rms_normalised(y: Tensor, eps: float = 1e-8) -> Tensor:
     return y / (y.square().mean(axes, keepdim=True, dtype=torch.float32).sqrt() + eps).to(y.dtype)
 
 
-def looked_at(out: Tensor, head: nn.Module) -> Tensor:
+def readout_input(out: Tensor, head: nn.Module) -> Tensor:
     """A block's output as a readout gets it that must not touch the block while both learn: then without its graph."""
     return out.detach() if head.training else out
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ffdist.errors import ConfigError, setting
 from ffdist.objectives.base import BlockSpec, Local, Objective
-from ffdist.objectives.form import FlatFeatures, OutputForm, form, looked_at, rms_normalised
+from ffdist.objectives.form import FlatFeatures, OutputForm, form, readout_input, rms_normalised
 
 MOST_LAG = 64
 """What an edge of shared memory can hold."""
@@ -231,7 +231,7 @@ class UnlabelledInput(Objective):
         assert isinstance(head, ThresholdHead)
         next_input = rms_normalised(out.detach())
         batch = out.shape[0] // 2 if head.training else out.shape[0]
-        scores = head.read(rms_normalised(looked_at(out, head)[:batch]))
+        scores = head.read(rms_normalised(readout_input(out, head)[:batch]))
         loss = F.cross_entropy(scores, labels) if scores is not None and labels is not None else None
         if head.training:
             positive, negative = head.excess(out).split(batch)

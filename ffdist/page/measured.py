@@ -116,11 +116,11 @@ def measured(
     mistakes = mistakes_of(surest, classifier, images, facts, settings)
     counts = confusions[PREDICTOR].counts.tolist()
     return SnapshotMeasurement(
-        record, facts.classes, counts, mistakes, surest.wrong, said_snapshot(snapshot), maps, no_maps
+        record, facts.classes, counts, mistakes, surest.wrong, snapshot_text(snapshot), maps, no_maps
     )
 
 
-def said_snapshot(snapshot: str | int) -> str:
+def snapshot_text(snapshot: str | int) -> str:
     return f"the {snapshot} snapshot" if isinstance(snapshot, str) else f"the snapshot of step {snapshot}"
 
 

@@ -56,10 +56,10 @@ def page(views: Sequence[RunView]) -> str:
     """A whole page, that needs nothing beside itself, of one run or of several compared."""
     title = views[0].name if len(views) == 1 else f"{len(views)} runs compared"
     content = run_content(views[0]) if len(views) == 1 else compared_content(views)
-    return framed(title, content)
+    return page_frame(title, content)
 
 
-def framed(title: str, content: Markup, *, live: str | None = None, up: bool = False) -> str:
+def page_frame(title: str, content: Markup, *, live: str | None = None, up: bool = False) -> str:
     """The content in a page. live: where it is asked for anew; up: whether there is a page of all runs."""
     style, script = asset("page.css"), asset("page.js")
     return (

@@ -195,7 +195,7 @@ def is_at_work(run: Path) -> bool:
         lines = [line.replace("-> ", "").split() for line in LOCKS.read_text().splitlines()]
         held = {words[5] for words in lines if len(words) > 5}
     except OSError:
-        return any(recently(path) for path in files[1:])
+        return any(is_recent(path) for path in files[1:])
     return any(name in held for name in named_in_locks(files))
 
 
@@ -208,7 +208,7 @@ def named_in_locks(files: Iterable[Path]) -> Iterable[str]:
         yield f"{os.major(found.st_dev):02x}:{os.minor(found.st_dev):02x}:{found.st_ino}"
 
 
-def recently(path: Path) -> bool:
+def is_recent(path: Path) -> bool:
     try:
         return time.time() - path.stat().st_mtime < 60
     except OSError:

@@ -22,7 +22,7 @@ from markupsafe import Markup
 
 from ffdist.errors import ConfigError, FfdistError, described
 from ffdist.page.folder import WatchedFolder
-from ffdist.page.render import asset, framed, index_content, run_content
+from ffdist.page.render import asset, index_content, page_frame, run_content
 from ffdist.page.run import RunView
 
 PORT = 8642
@@ -212,7 +212,7 @@ def page_at(watch: PageServer, path: str) -> str | None:
         address = f"/run/{places[1]}/part"
     else:
         return None
-    return str(content) if last == "part" else framed(title, content, live=address, up=not alone and bool(places))
+    return str(content) if last == "part" else page_frame(title, content, live=address, up=not alone and bool(places))
 
 
 def front(watch: PageServer) -> tuple[str, Markup, bool]:

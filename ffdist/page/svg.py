@@ -93,11 +93,11 @@ class ChartFrame:
     y0: float
     y1: float
 
-    def across(self, x: float) -> float:
+    def to_x(self, x: float) -> float:
         inside = WIDTH - LEFT - RIGHT
         return LEFT + (inside * (x - self.x0) / (self.x1 - self.x0) if self.x1 > self.x0 else inside / 2)
 
-    def down(self, y: float) -> float:
+    def to_y(self, y: float) -> float:
         inside = HEIGHT - TOP - BOTTOM
         return TOP + inside - (inside * (y - self.y0) / (self.y1 - self.y0) if self.y1 > self.y0 else inside / 2)
 
@@ -105,11 +105,11 @@ class ChartFrame:
 def grid(frame: ChartFrame, x: Axis, y: Axis) -> Iterable[str]:
     """Lines and numbers of both axes, and their names."""
     for value in ticks(frame.y0, frame.y1, 5):
-        at = frame.down(value)
+        at = frame.to_y(value)
         yield f'<path class="grid" d="M{LEFT} {at:.1f}H{WIDTH - RIGHT}"/>'
         yield f'<text x="{LEFT - 5}" y="{at + 4:.1f}" text-anchor="end">{escaped(y.write(value))}</text>'
     for value in ticks(frame.x0, frame.x1, 6, whole=x.whole):
-        at = frame.across(value)
+        at = frame.to_x(value)
         yield f'<path class="tick" d="M{at:.1f} {HEIGHT - BOTTOM}v4"/>'
         yield f'<text x="{at:.1f}" y="{HEIGHT - BOTTOM + 16}" text-anchor="middle">{escaped(x.write(value))}</text>'
     yield f'<path class="axis" d="M{LEFT} {TOP}V{HEIGHT - BOTTOM}H{WIDTH - RIGHT}"/>'
@@ -124,11 +124,11 @@ def path(frame: ChartFrame, curve: ChartCurve, index: int, x: Axis, y: Axis) -> 
         if py is None:
             pen = "M"
             continue
-        steps.append(f"{pen}{frame.across(px):.1f} {frame.down(py):.1f}")
+        steps.append(f"{pen}{frame.to_x(px):.1f} {frame.to_y(py):.1f}")
         pen = "L"
     marks = curve.known if len(curve.known) <= DOTS else curve.known[-1:]
     dots = [
-        f'<circle cx="{frame.across(px):.1f}" cy="{frame.down(py):.1f}" r="2.6"><title>{escaped(curve.name)}, '
+        f'<circle cx="{frame.to_x(px):.1f}" cy="{frame.to_y(py):.1f}" r="2.6"><title>{escaped(curve.name)}, '
         f"{escaped(x.label)} {escaped(x.write(px))}: {escaped(y.write(py))}</title></circle>"
         for px, py in marks
     ]

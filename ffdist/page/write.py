@@ -54,7 +54,8 @@ def write_report(
     check_free(path)
     with trusting(trust):
         views = [
-            viewed(run, name, chosen, data, pictures) for run, name in zip(folders, names_of(folders), strict=True)
+            measured_view(run, name, chosen, data, pictures)
+            for run, name in zip(folders, names_of(folders), strict=True)
         ]
     text = render(views, folders)
     try:
@@ -80,7 +81,7 @@ def render(views: Sequence[RunView], folders: Sequence[Path]) -> str:
     return page(views)
 
 
-def viewed(run: Path, name: str, snapshot: str | int, data: str | None, pictures: int | None) -> RunView:
+def measured_view(run: Path, name: str, snapshot: str | int, data: str | None, pictures: int | None) -> RunView:
     """The view with what is measured, or why that is not."""
     with as_written(run):
         view = replace(view_run(run, name), trace=read_trace(run))

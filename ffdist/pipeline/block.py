@@ -156,7 +156,7 @@ class LearningBlock:
         loss = local.loss if share == 1 else local.loss * share
         with compiling(self.spec, self.config):
             # given a gradient, torch would import sympy to compare its shape: half a second a process
-            (self.scale.applied(loss) if self.scale else loss).backward()
+            (self.scale.scale_loss(loss) if self.scale else loss).backward()
         if self.scale:
             self.scale.mend()
         self._count(local, y)

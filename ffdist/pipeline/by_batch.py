@@ -39,7 +39,7 @@ class ByBatch:
         self.reduces_with: StageGroup | None = None
         self.blocks = list(blocks)
         self.handovers = [Handover(block) for block in blocks]
-        self.together = together(len(self.blocks))
+        self.together = frames_of(len(self.blocks))
         workers = [share.worker for share in group.shares]
         self.before = workers[group.place - 1]
         self.next = workers[(group.place + 1) % len(workers)]
@@ -143,7 +143,7 @@ class ByBatch:
         self.group.post({self.next: Frame(STATES, fields, tensors)})
 
 
-def together(blocks: int) -> list[range]:
+def frames_of(blocks: int) -> list[range]:
     """The numbers of consecutive blocks that travel in one frame: one alone, but for very many blocks."""
     each = -(-blocks // MOST_STATES)
     return [range(first, min(first + each, blocks)) for first in range(0, blocks, each)]

@@ -28,10 +28,10 @@ def compile_block(module: nn.Module) -> None:
     limit = "recompile_limit" if hasattr(limits, "recompile_limit") else "cache_size_limit"  # as torch 2.6 has it
     for name in (limit, f"accumulated_{limit}"):
         setattr(limits, name, max(getattr(limits, name), FORMS))
-    module._compiled_call_impl = torch.compile(called(module), dynamic=False)
+    module._compiled_call_impl = torch.compile(function_to_compile(module), dynamic=False)
 
 
-def called(module: nn.Module) -> Callable[..., Any]:
+def function_to_compile(module: nn.Module) -> Callable[..., Any]:
     """The function that `module.compile` compiles, in a frame of ours: torch 2.6 steps over frames of its own, and
     would leave an `nn.Sequential` of its layers as it is, without a word."""
 

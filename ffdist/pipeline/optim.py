@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -14,14 +13,6 @@ from ffdist.pipeline.own_optimizer import own_optimizer
 from ffdist.settings import OptimSettings, Settings
 
 NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
-
-
-def decay_groups(module: nn.Module, no_decay: Collection[str]) -> list[dict[str, Any]]:
-    """The learned parameters as an optimiser takes them, those that decay before those that are spared.
-
-    "bias": whatever is called so, of norms too; "norm": scale and shift of norms.
-    """
-    return in_groups(module, OptimSettings(no_decay=tuple(no_decay)))  # pyright: ignore[reportArgumentType]
 
 
 def in_groups(module: nn.Module, config: OptimSettings) -> list[dict[str, Any]]:

@@ -63,15 +63,15 @@ def make_metric(metric: Any, num_classes: int, name: str) -> Metric:
     with users_code(ConfigError, "the metric cannot be made", where=f"metric {name}", expected=EXPECTED):
         known = {"num_classes": num_classes, "task": "multiclass"}
         if inspect.isclass(metric):
-            metric = metric(**asked(metric, known))
-        elif inspect.isroutine(metric) and (more := asked(metric, known)):
+            metric = metric(**named_parameters_of(metric, known))
+        elif inspect.isroutine(metric) and (more := named_parameters_of(metric, known)):
             metric = partial(metric, **more)
     if not (is_stateful(metric) or callable(metric)):
         raise ConfigError("this is no metric", where=f"metric {name}", expected=EXPECTED, got=type(metric).__name__)
     return metric
 
 
-def asked(call: Callable[..., Any], known: Mapping[str, Any]) -> dict[str, Any]:
+def named_parameters_of(call: Callable[..., Any], known: Mapping[str, Any]) -> dict[str, Any]:
     """The known values that it names among its parameters, without defaults of its own."""
     makers = (call.__init__, call.__new__) if inspect.isclass(call) else (call,)
     found: dict[str, Any] = {}

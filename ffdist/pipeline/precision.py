@@ -52,7 +52,7 @@ class LossScale:
             buffer.copy_(torch.where(buffer.isfinite(), buffer, before))
         self.before = []
 
-    def applied(self, loss: Tensor) -> Tensor:
+    def scale_loss(self, loss: Tensor) -> Tensor:
         """The loss as it is to be backpropagated."""
         return self.scaler.scale(loss)
 

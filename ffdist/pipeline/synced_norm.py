@@ -80,13 +80,13 @@ class SyncedNormFunction(torch.autograd.Function):
         # joined in float64: a lane's part of the variance is a difference of means, which loses digits in float32
         own = torch.stack([count, mean.double(), var.double() * count])
         every = {(n, n + 1): value for n, value in lane.meet(own).items()}
-        found = total(every, (0, 1 + max(n for n, _ in every)), joined)
+        found = total(every, (0, 1 + max(n for n, _ in every)), merge_statistics)
         assert found is not None
         total_count, mean, var = found[0], found[1], found[2] / found[0]
         mean, scale = mean.to(wide.dtype), (var + eps).rsqrt().to(wide.dtype)
-        normed = (wide - along(mean, x)) * along(scale, x)
-        out = normed if weight is None else normed * along(weight, x)
-        out = out if bias is None else out + along(bias, x)
+        normed = (wide - per_channel(mean, x)) * per_channel(scale, x)
+        out = normed if weight is None else normed * per_channel(weight, x)
+        out = out if bias is None else out + per_channel(bias, x)
         ctx.save_for_backward(x, weight, mean, scale, total_count)
         ctx.lane, ctx.dims = lane, dims
         ctx.mark_non_differentiable(statistics := mean, var, count_now := total_count[0])
@@ -96,21 +96,21 @@ class SyncedNormFunction(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, mean, scale, count = ctx.saved_tensors
         grad = gradients[0].to(mean.dtype)
-        normed = (x.to(mean.dtype) - along(mean, x)) * along(scale, x)
+        normed = (x.to(mean.dtype) - per_channel(mean, x)) * per_channel(scale, x)
         own = torch.stack([grad.sum(ctx.dims), (grad * normed).sum(ctx.dims)])
         lane = LANE.get() or ctx.lane  # a GPU's part of the backward pass runs in a thread of autograd's
         every = {(n, n + 1): value.double() for n, value in lane.meet(own).items()}
         sums = total(every, (0, 1 + max(n for n, _ in every)), torch.add)
         assert sums is not None
-        by_mean, by_scale = (along((part / count).to(mean.dtype), x) for part in sums)
-        inner = (grad - by_mean - normed * by_scale) * along(scale, x)
-        inner = inner if weight is None else inner * along(weight, x)
+        by_mean, by_scale = (per_channel((part / count).to(mean.dtype), x) for part in sums)
+        inner = (grad - by_mean - normed * by_scale) * per_channel(scale, x)
+        inner = inner if weight is None else inner * per_channel(weight, x)
         of_weight = own[1].to(weight.dtype) if weight is not None else None
         of_bias = own[0].to(weight.dtype) if weight is not None else None
         return inner.to(x.dtype), of_weight, of_bias, None, None
 
 
-def joined(one: Tensor, other: Tensor) -> Tensor:
+def merge_statistics(one: Tensor, other: Tensor) -> Tensor:
     """Counts, means and squared deviations [3, C] of two sets as those of both."""
     count = one[0] + other[0]
     apart = other[1] - one[1]
@@ -118,6 +118,6 @@ def joined(one: Tensor, other: Tensor) -> Tensor:
     return torch.stack([count, mean, one[2] + other[2] + apart.square() * (one[0] * other[0] / count)])
 
 
-def along(value: Tensor, x: Tensor) -> Tensor:
+def per_channel(value: Tensor, x: Tensor) -> Tensor:
     """[C] as [1, C, 1, ...] beside x."""
     return value.view(1, -1, *[1] * (x.dim() - 2))

@@ -135,13 +135,13 @@ class LaneTimes(NamedTuple):
 
 def lanes_of(block: LearningBlock) -> LaneTimes:
     """By a batch of two lanes without samples, one of which is another worker's. Medians."""
-    if block.optimizer is None or block.config.settings.training.sync_norms or not alike(block.learned):
+    if block.optimizer is None or block.config.settings.training.sync_norms or not fit_one_vector(block.learned):
         return LaneTimes()
     device, found = block.config.device, list[LaneTimes]()
     mine, others = (Reduction(block, range(lane, lane + 1), 2, None) for lane in range(2))
     edge = Edge("measured", 1, timedelta(seconds=1), 0)
 
-    def behind(reduction: Reduction, lane: int) -> None:
+    def end_lane_of(reduction: Reduction, lane: int) -> None:
         reduction.begin(lane)
         for parameter in block.learned:
             parameter.grad = torch.zeros_like(parameter)
@@ -149,9 +149,9 @@ def lanes_of(block: LearningBlock) -> LaneTimes:
         reduction.end_lane(lane)
 
     for _ in range(1 + LEAST):
-        lane = timed(lambda: behind(mine, 0), device)[1]
+        lane = timed(lambda: end_lane_of(mine, 0), device)[1]
         zeros = timed(lambda: [torch.zeros_like(parameter) for parameter in block.learned], device)[1]
-        behind(others, 1)
+        end_lane_of(others, 1)
         (fields, (tensors,)), put = timed(mine.collect, device)
         theirs = others.collect()
         came = wire.encode(Frame("Gradients", theirs[0], theirs[1][0]), edge, 0)
@@ -185,7 +185,7 @@ def handing_over(block: LearningBlock) -> float:
     return median([timed(hand_over, block.config.device)[1] for _ in range(1 + LEAST)][1:])
 
 
-def alike(parameters: Sequence[Tensor]) -> bool:
+def fit_one_vector(parameters: Sequence[Tensor]) -> bool:
     """True if they may lie in one vector, as lanes want it."""
     return len({parameter.dtype for parameter in parameters}) == 1
 

@@ -264,7 +264,7 @@ class PlanSearch:
         own = min(most, lanes or most)
         while own > 0:
             left = gone[max(run.lanes - own, 0)]
-            head = self.taken_on(left, run, own, workers, i, j, seconds) if left else None
+            head = self.keep_last_worker(left, run, own, workers, i, j, seconds) if left else None
             if head and workers > 1 and not self.can_leave(head, j, seconds):
                 head = None
             if head or lanes:
@@ -319,7 +319,7 @@ class PlanSearch:
         spent = run.total + (run.lanes * self.costs.sending[j] if counts else 0.0)
         for lanes, speed in zip(dealt[len(counts) : -1], speeds[:-1], strict=True):
             spent += lanes * self.costs.sending[j] + self.begun(lanes, workers, i, j, speed)
-        return self.opened(first + more - 1, tuple(dealt), workers, i, j, run, spent)
+        return self.add_worker(first + more - 1, tuple(dealt), workers, i, j, run, spent)
 
     def begun(self, lanes: int, workers: int, i: int, j: int, speed: float) -> float:
         """Seconds busy of a worker with these lanes alone, whose output is not sent yet."""
@@ -351,7 +351,7 @@ class PlanSearch:
             upto = 2 ** (upto - 1).bit_length() // 2  # with a buffer less
         return upto
 
-    def opened(
+    def add_worker(
         self, worker: int, counts: tuple[int, ...], workers: int, i: int, j: int, before: PartialPlan, spent: float
     ) -> PartialPlan:
         """A worker that begins with its lanes of this stage."""
@@ -372,7 +372,7 @@ class PlanSearch:
             spent,
         )
 
-    def taken_on(
+    def keep_last_worker(
         self, gone: PartialPlan, run: PartialPlan, lanes: int, workers: int, i: int, j: int, seconds: float
     ) -> PartialPlan | None:
         """The last worker with so many lanes of the next stage, too; None where it has no room for them.

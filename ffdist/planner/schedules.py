@@ -68,11 +68,13 @@ def one_f_one_b(profile: Profile, cluster: Cluster, *, batches: int = BATCHES, s
     """The best of a few numbers of microbatches. Stages by measured time, one a device; where there are more devices
     than blocks, replicas of the pipeline, whose gradients are reduced around a ring behind the last microbatch."""
     counts = [count for count in (1, 4, 8, 16, 32) if count <= profile.batch]
-    found = [piped(profile, cluster, count, min(batches, 8), seed) for count in counts]
+    found = [pipeline_time(profile, cluster, count, min(batches, 8), seed) for count in counts]
     return min(found, key=lambda each: each.seconds)
 
 
-def piped(profile: Profile, cluster: Cluster, microbatches: int, batches: int, seed: int | None) -> BackpropTime:
+def pipeline_time(
+    profile: Profile, cluster: Cluster, microbatches: int, batches: int, seed: int | None
+) -> BackpropTime:
     blocks, draw, link = of(profile).blocks, TimeDraw(seed), cluster.link
     size = min(cluster.devices, len(blocks) - 1)
     replicas = cluster.devices // size

@@ -92,11 +92,13 @@ def check_lanes(profile: Profile, lanes: int) -> None:
 def with_all(profile: Profile, cluster: Cluster, found: Price) -> Price:
     """The same with work for every device: parts are parted, where it costs the least, until there are as many."""
     while found.plan.workers < cluster.devices:
-        found = min((price(profile, cluster, each) for each in parted(found.plan)), key=lambda each: each.seconds)
+        found = min(
+            (price(profile, cluster, each) for each in with_one_worker_more(found.plan)), key=lambda each: each.seconds
+        )
     return found
 
 
-def parted(plan: Plan) -> Iterator[Plan]:
+def with_one_worker_more(plan: Plan) -> Iterator[Plan]:
     """Each plan with one worker more, who takes some of the lanes, or of the blocks, that one worker has in a stage."""
     new = plan.workers
     for n, stage in enumerate(plan.stages):

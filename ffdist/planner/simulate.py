@@ -205,10 +205,10 @@ class SimulatedRun:
         delay = 0.0
         if target != worker:
             yield from self.spend(worker, link.sending(num_bytes, 1))
-            delay = link.latency + self.carried([worker], [target], num_bytes)
+            delay = link.latency + self.link_seconds([worker], [target], num_bytes)
         self.later(delay, lambda: self.arrive(stage + 1, target, message))
 
-    def carried(self, senders: list[int], receivers: list[int], num_bytes: float) -> float:
+    def link_seconds(self, senders: list[int], receivers: list[int], num_bytes: float) -> float:
         """Seconds until a link has carried them; a copy within a host is the sender's own work, where that is a CPU."""
         link = self.cluster.link
         if link.wired:
@@ -217,7 +217,7 @@ class SimulatedRun:
 
     def arrive(self, stage: int, worker: int, message: SimulatedMicrobatch) -> None:
         self.inbox[stage, worker].add(message)
-        self.rouse(worker)
+        self.wake_worker(worker)
 
     def take(self, stage: int, worker: int, message: SimulatedMicrobatch) -> None:
         """The first block has done with its input: its slot is free again."""
@@ -226,7 +226,7 @@ class SimulatedRun:
         sender = self.sharer(stage - 1, message)
         if sender != worker:
             self.room[stage - 1, sender, worker] += 1
-            self.rouse(sender)
+            self.wake_worker(sender)
 
     def post(self, stage: int, worker: int, index: int, batch: int) -> Process:
         """A batch's gradients of a block are complete here: the step, where nobody else has a part; or they go out."""
@@ -244,14 +244,14 @@ class SimulatedRun:
         exchange.begun = True
         many, link = len(workers), self.cluster.link
         exchange.seconds = (
-            self.carried(workers, workers, self.exchanged(index, many))
+            self.link_seconds(workers, workers, self.exchanged(index, many))
             + self.cluster.exchange.rounds(many) * link.latency
             + block.step / self.slices(many)
         )
         self.exchanging += exchange.seconds * many
         self.events.fire(exchange.done, exchange.seconds)
         for each in workers:
-            self.rouse(each)
+            self.wake_worker(each)
 
     def hand_on(self, stage: int, worker: int, index: int, batch: int) -> Process:
         """All that a block has learned goes to the worker of the next batch."""
@@ -261,10 +261,10 @@ class SimulatedRun:
         exchange = self.exchanges.setdefault((stage, index, batch), GradientExchange(1))
         exchange.begun = True
         following = place.worker_of(0, batch + 1)
-        exchange.seconds = self.carried([worker], [following], float(block.state_bytes)) + link.latency
+        exchange.seconds = self.link_seconds([worker], [following], float(block.state_bytes)) + link.latency
         self.exchanging += exchange.seconds
         self.events.fire(exchange.done, exchange.seconds)
-        self.rouse(following)
+        self.wake_worker(following)
 
     def updated(self, stage: int, worker: int, index: int, batch: int) -> Process:
         """Until a shared block has the weights of the batch before; what the exchange took of a CPU comes now."""
@@ -303,7 +303,7 @@ class SimulatedRun:
 
         self.events.start(process())
 
-    def rouse(self, worker: int) -> None:
+    def wake_worker(self, worker: int) -> None:
         if not self.wake[worker].fired:
             self.events.fire(self.wake[worker])
 

@@ -41,7 +41,7 @@ class ConsoleReport:
             console=console,
             auto_refresh=False,
         )
-        self.live = Live(console=console, refresh_per_second=4, transient=True) if moves(console) else None
+        self.live = Live(console=console, refresh_per_second=4, transient=True) if can_redraw(console) else None
         self.task: TaskID | None = None
         self.epochs = 0
         self.steps = 0
@@ -105,7 +105,7 @@ class ConsoleReport:
         self.spoke = time.monotonic()
 
 
-def moves(console: Console) -> bool:
+def can_redraw(console: Console) -> bool:
     """True if what was shown there can be drawn anew."""
     return console.is_terminal and not console.is_dumb_terminal and not console.quiet
 

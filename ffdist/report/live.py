@@ -69,8 +69,8 @@ def columns_of(event: PulseReported, *, tall: int) -> tuple[list[LiveColumn], li
     ]
     learning = [
         LiveColumn("blocks", lambda stage: between.join(block["block"] for block in stage["blocks"]), folds=folds),
-        LiveColumn("loss", lambda stage: each(stage, "loss", ".3g", between), 1, folds=folds),
-        LiveColumn("accuracy", lambda stage: each(stage, "accuracy", ".1%", between), folds=folds),
+        LiveColumn("loss", lambda stage: per_block_texts(stage, "loss", ".3g", between), 1, folds=folds),
+        LiveColumn("accuracy", lambda stage: per_block_texts(stage, "accuracy", ".1%", between), folds=folds),
         LiveColumn("run\nmemory", lambda stage: f"{stage['run_bytes'] / MIB:,.0f} MiB", 2),
         LiveColumn("process\nmemory", lambda stage: f"{stage['process_bytes'] / MIB:,.0f} MiB", 6),
     ]
@@ -114,7 +114,7 @@ def share(stage: dict[str, Any], key: str) -> str:
     return f"{stage.get(key, 0.0) / stage['seconds']:.0%}" if stage["seconds"] > 0 else "-"
 
 
-def each(stage: dict[str, Any], key: str, form: str, between: str = " ") -> str:
+def per_block_texts(stage: dict[str, Any], key: str, form: str, between: str = " ") -> str:
     """One text for each block, in order."""
     values = [block[key] for block in stage["blocks"]]
     return between.join("-" if value is None else format(value, form) for value in values)

@@ -26,7 +26,7 @@ from ffdist.runtime.run import classifier_of, read_settings, trained
 from ffdist.runtime.run import network as named_network
 from ffdist.settings import Settings
 from ffdist.snapshot import as_snapshot, pulled
-from ffdist.snapshot.files import apart, write_durably
+from ffdist.snapshot.files import detached_copies, write_durably
 from ffdist.trust import check_may_run, trusting
 
 NETWORK = ("model", "model_args", "blocks", "objective", "objective_args", "label_smoothing", "fusion")
@@ -68,7 +68,7 @@ def input_of(facts: DataFacts) -> str:
 
 def weights(classifier: Classifier, about: Mapping[str, str]) -> bytes:
     """A .safetensors file of the state of the classifier; tied weights under each of their names."""
-    return save(apart(classifier.state_dict()), metadata={"format": "pt", **about})
+    return save(detached_copies(classifier.state_dict()), metadata={"format": "pt", **about})
 
 
 def write_whole(path: Path, data: bytes) -> None:

@@ -16,7 +16,7 @@ from ffdist.notes import note
 from ffdist.report.log import PULSES, read_run_log
 from ffdist.runtime.data_facts import FACTS, DataFacts, check_same_data, read_facts, write_facts
 from ffdist.runtime.nonfinite import KEPT
-from ffdist.runtime.own_code import CODE, KINDS, check_code, has_moved, keep_code, named_code, settled
+from ffdist.runtime.own_code import CODE, KINDS, check_code, has_moved, keep_code, named_code, with_absolute_paths
 from ffdist.runtime.record import ENVIRONMENT
 from ffdist.runtime.run import PLAN, SETTINGS, are_of_a_run, read_settings, write_settings, writing_to
 from ffdist.runtime.writers import WRITERS, written_there
@@ -24,7 +24,14 @@ from ffdist.settings import GROUP_OF, Settings, is_free
 from ffdist.snapshot import Manifest, committed, read_manifest
 from ffdist.snapshot.chosen import MARK
 from ffdist.snapshot.files import make_folder, write_durably
-from ffdist.snapshot.mirror import as_user_named, check_free_at, forget_own_files, held_at, mirror_of, push_own_files
+from ffdist.snapshot.mirror import (
+    as_user_named,
+    check_free_at,
+    forget_own_files,
+    lock_address,
+    mirror_of,
+    push_own_files,
+)
 from ffdist.trust import trust
 
 LOCK = ".lock"
@@ -77,7 +84,7 @@ def write_run_files(out: Path, settings: Settings, images: Images) -> None:
 
     Raises ConfigError where the folder cannot be written.
     """
-    recorded = settled(settings)
+    recorded = with_absolute_paths(settings)
     trust([*named_code(settings), *named_code(recorded)])
     with writing_to(out):
         write_facts(out, DataFacts.of(images))
@@ -100,7 +107,7 @@ def new_run(settings: Settings, images: Images) -> Iterator[Path]:
             with removed_on_failure(out):
                 clear(out)
                 write_run_files(out, settings, images)
-                with held_at(out):
+                with lock_address(out):
                     push_own_files(out)
                     yield out
     except BaseException:  # an interrupt, too; raised again
@@ -160,10 +167,10 @@ def resumed_run(settings: Settings, images: Images) -> Iterator[Path]:
     assert out, "checked when the settings were read"
     with locked(out):
         check_same_data(read_facts(out), images, settings.dataset.data)
-        check_code(out, settled(settings), strict=True)
+        check_code(out, with_absolute_paths(settings), strict=True)
         if not committed(out):
             note(f"the run in {as_user_named(out)} has no snapshot yet: it starts from its beginning")
-        with held_at(out):
+        with lock_address(out):
             yield out
 
 
@@ -237,10 +244,10 @@ def read_recorded(run: Path | None) -> Settings:
 def check_resumable(before: Settings, now: Settings, remedy: str = "leave it out") -> None:
     """Raises ConfigError naming the first setting that differs though it decides what the run learns. A network or rule
     of the user's own may have moved."""
-    here = settled(now)
+    here = with_absolute_paths(now)
     for name, group in GROUP_OF.items():
         old, new = before.value(name), now.value(name)
-        if is_free(name) or old in (new, here.value(name)) or (name == "modules" and are_joined(before, now)):
+        if is_free(name) or old in (new, here.value(name)) or (name == "modules" and has_modules(before, now)):
             continue
         if name in KINDS and now.run.out and has_moved(now.run.out, name, old, here.value(name)):
             continue
@@ -253,7 +260,7 @@ def check_resumable(before: Settings, now: Settings, remedy: str = "leave it out
         )
 
 
-def are_joined(before: Settings, now: Settings) -> bool:
+def has_modules(before: Settings, now: Settings) -> bool:
     """True if the modules that are told are those that the run's blocks make."""
     blocks, modules = before.network.blocks, now.network.modules
     return modules in (blocks, (len(blocks),))

@@ -20,7 +20,7 @@ AS_ONE = 0.3
 """Seconds within which signals count as one: timeout(1), for one, sends its own to a process, and to its group."""
 
 
-def heeded() -> list[signal.Signals]:
+def handled_signals() -> list[signal.Signals]:
     """All but those that whoever started this process wants ignored: nohup, a script's background jobs."""
     return [number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
 
@@ -29,7 +29,7 @@ def handle_signals(handle: Callable[[int, FrameType | None], Any]) -> None:
     """Handle signals from now on. Of no effect outside the main thread."""
     if threading.current_thread() is not threading.main_thread():
         return
-    for number in heeded():
+    for number in handled_signals():
         signal.signal(number, handle)
 
 
@@ -108,7 +108,7 @@ def interrupts(ask: Callable[[int], None]) -> Iterator[StopRequest]:
         elif now - request.at > AS_ONE:
             raise Interrupted(number)
 
-    previous = {number: signal.signal(number, handle) for number in heeded()}
+    previous = {number: signal.signal(number, handle) for number in handled_signals()}
     try:
         yield request
     finally:

@@ -83,7 +83,7 @@ class JoinedRun:
         end_with_parent(os.getppid())
         if world.local_rank == 0 and (text := idle_gpus(job.settings.compute.device, world)):
             note(text)
-        with signals.handled(), computing_threads_kept(), ExitStack() as start:
+        with signals.handling(), computing_threads_kept(), ExitStack() as start:
             meeting = meet(world, job.timeout)
             store, key = meeting.store, f"run {self.number}"
             place = RunPlace(*agree(store, world, key, lambda: self._place(meeting, key, start), job.timeout))

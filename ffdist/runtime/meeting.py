@@ -34,7 +34,7 @@ def await_key(store: dist.Store, key: str, timeout: timedelta, *, failure: str, 
             remedy="look for what it waits for, or raise the timeout if it is only slow",
         ) from error
     except RuntimeError as error:
-        raise gone(error, where) from error
+        raise store_lost_error(error, where) from error
 
 
 def set_key(store: dist.Store, key: str, value: str, *, where: str) -> None:
@@ -42,10 +42,10 @@ def set_key(store: dist.Store, key: str, value: str, *, where: str) -> None:
     try:
         store.set(key, value)
     except RuntimeError as error:
-        raise gone(error, where) from error
+        raise store_lost_error(error, where) from error
 
 
-def gone(error: Exception, where: str) -> StageAwayError:
+def store_lost_error(error: Exception, where: str) -> StageAwayError:
     return StageAwayError(
         "the store through which the stages meet is gone",
         where=where,

@@ -50,10 +50,10 @@ def trackers(settings: Settings, run: Path) -> list[Observer]:
     names = settings.watch.track
     if names is None:
         names = (USUAL,) if importlib.util.find_spec(USUAL) else ()
-    return [opened(name, run, settings) for name in dict.fromkeys(names)]
+    return [open_tracker(name, run, settings) for name in dict.fromkeys(names)]
 
 
-def opened(name: str, run: Path, settings: Settings) -> Observer:
+def open_tracker(name: str, run: Path, settings: Settings) -> Observer:
     """Raises ConfigError for a tracker that is not installed, or that its own package refuses to open."""
     expected = "what the tracker's package takes: see its own environment variables and files of settings"
     with users_code(ConfigError, "the tracker cannot be opened", where=setting("watch.track", name), expected=expected):

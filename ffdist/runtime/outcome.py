@@ -71,7 +71,7 @@ def root_cause(errors: Sequence[BaseException]) -> BaseException:
     return min(errors, key=distance)
 
 
-def explained(errors: Sequence[BaseException], hung: Sequence[str]) -> BaseException:
+def cause_of(errors: Sequence[BaseException], hung: Sequence[str]) -> BaseException:
     """`root_cause`; or where all that is known of it is that somebody did not answer, who that is.
 
     hung: the stages that did not end though others had failed, as users know them.

@@ -39,7 +39,7 @@ def own_transforms(texts: Sequence[object]) -> list[str]:
     return [call.name for call in calls_of(texts, setting("dataset.augment")) if ":" in call.name]
 
 
-def settled(settings: Settings) -> Settings:
+def with_absolute_paths(settings: Settings) -> Settings:
     """The same settings with the paths of data and of a user's own code absolute, so that they hold in any folder."""
     root = settings.dataset.data_root
     return settings.changed(

@@ -104,7 +104,7 @@ class Rank:
         forget_plan(device)
         routes = routes_of(start.plan, settings.plan.queue, job.objective.score_lag)
         with ExitStack() as behind, ExitStack() as ends:
-            ways = within(routes, world.rank, job.timeout, ends)
+            ways = local_edges(routes, world.rank, job.timeout, ends)
             outside = [route for route in routes if not route.within]
             self.activity.set("opening its edges")
             opened = self.edges.open(outside, ends)
@@ -131,7 +131,7 @@ class Rank:
         return AgreedStart(Plan.from_json(agreed["plan"]), agreed["steps"], manifest)
 
 
-def within(routes: Sequence[Route], rank: int, timeout: timedelta, ends: ExitStack) -> EdgeEnds:
+def local_edges(routes: Sequence[Route], rank: int, timeout: timedelta, ends: ExitStack) -> EdgeEnds:
     """Both ends of the edges from this worker to itself, where it serves in two stages that follow each other."""
     found = EdgeEnds({}, {})
     for route in routes:

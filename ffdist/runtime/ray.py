@@ -43,7 +43,7 @@ def run_ray(
     """
     with joined(options, stages), room(options, stages) as group:
         actors = ActorGroup(make_job, run and run.absolute(), data, options, group, [None] * stages)
-        observing = stopping(metered(noted(run, observer)), actors.end_early)
+        observing = stopping(metered(with_ray_log(run, observer)), actors.end_early)
         with closing(actors), interrupts(actors.stop) as request:
             result = supervise(
                 lambda number: actors.attempt(number, observing),
@@ -56,7 +56,7 @@ def run_ray(
             return result
 
 
-def noted(run: Path | None, observer: Observer) -> Callable[[RunEvent], None]:
+def with_ray_log(run: Path | None, observer: Observer) -> Callable[[RunEvent], None]:
     """`observer`, and beside it RUN/ray.log: where each attempt's stages are, and what their edges travel by."""
 
     def observe(event: RunEvent) -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 from ffdist.errors import StageLostError, TransportError
 from ffdist.events import Observer, RunRestarted
 from ffdist.runtime.job import Job
-from ffdist.runtime.outcome import Result, explained
+from ffdist.runtime.outcome import Result, cause_of
 from ffdist.runtime.world import World
 from ffdist.snapshot import committed
 
@@ -91,7 +91,7 @@ def verdict(errors: Sequence[BaseException], hung: Sequence[str] = ()) -> BaseEx
 
     hung: the workers that did not end though others had failed, as users know them.
     """
-    cause = explained(errors, hung)
+    cause = cause_of(errors, hung)
     return AttemptLost(cause, [brief(cause)]) if may_pass(cause) else cause
 
 

@@ -19,7 +19,7 @@ from ffdist.models import wait_at_most
 from ffdist.runtime.edges import EdgeEnds
 from ffdist.runtime.interrupts import StopRequest, interrupts
 from ffdist.runtime.job import Job
-from ffdist.runtime.outcome import Result, explained
+from ffdist.runtime.outcome import Result, cause_of
 from ffdist.runtime.rank import Rank
 from ffdist.runtime.routes import Route
 from ffdist.runtime.world import World
@@ -161,7 +161,7 @@ class ThreadGroup:
         if self.too_early():
             raise Interrupted(self.stop_request.number)
         if errors:
-            raise explained(errors, [f"stage {rank}" for rank in sorted(running)])
+            raise cause_of(errors, [f"stage {rank}" for rank in sorted(running)])
         self.result.signal = self.stop_request.number
         return self.result
 

@@ -79,7 +79,7 @@ class RankSignals:
         handle_in_thread(self._heard)
 
     @contextmanager
-    def handled(self) -> Iterator[None]:
+    def handling(self) -> Iterator[None]:
         """A context that handles signals: behind it signals do what they did before. Of no effect outside the main
         thread."""
         if current_thread() is not main_thread():

@@ -114,7 +114,7 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def detached_copies(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The tensors as safetensors takes them: contiguous, on the CPU, no two over the same memory (tied weights are)."""
     result: dict[str, Tensor] = {}
     storages: set[int] = set()
@@ -146,11 +146,6 @@ def copied(tensor: Tensor) -> Tensor:
     return torch.empty(tensor.shape, dtype=tensor.dtype).copy_(tensor.detach())
 
 
-def write_block(path: Path, tensors: Mapping[str, Tensor], fields: dict[str, Any]) -> dict[str, Any]:
-    """Write one block, and the folders above it; returns what the manifest says of the file."""
-    return BlockCopy(tensors, fields).write(path, Path(path.anchor))
-
-
 def check_file(path: Path, entry: dict[str, Any]) -> None:
     """Raises DamagedSnapshotError unless the file's size and sha256 are those of the manifest's `entry`."""
     try:
@@ -176,7 +171,7 @@ def check_file(path: Path, entry: dict[str, Any]) -> None:
 
 
 def read_block(path: Path, entry: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The inverse of `write_block`. Raises DamagedSnapshotError as `check_file` does."""
+    """The inverse of `BlockCopy.write`. Raises DamagedSnapshotError as `check_file` does."""
     check_file(path, entry)
     try:
         with safe_open(path, framework="pt") as file:

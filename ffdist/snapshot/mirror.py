@@ -141,7 +141,7 @@ def check_free_at(run: Path) -> None:
 
 
 @contextmanager
-def held_at(run: Path) -> Iterator[None]:
+def lock_address(run: Path) -> Iterator[None]:
     """Hold the address with a mark of this run's, if it has one; its own files are put there at the end, too."""
     remote = address_of(run)
     if remote is None:

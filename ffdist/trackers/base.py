@@ -39,7 +39,7 @@ class Tracker(ABC):
                 self.begin(step)
             case PulseReported(step=step):
                 self.step = step
-                self.write(dict(within(event)), step)
+                self.write(dict(numbers_within_epoch(event)), step)
             case EpochEnded(record):
                 self.step = record.get("step") or self.step
                 self.write(scalars(record) | {"epoch": record["epoch"]}, self.step)
@@ -85,7 +85,7 @@ class Tracker(ABC):
         (self.run / NAMES).write_text(json.dumps(names | {self.name: name}) + "\n")
 
 
-def within(event: PulseReported) -> Iterator[tuple[str, float]]:
+def numbers_within_epoch(event: PulseReported) -> Iterator[tuple[str, float]]:
     """The numbers of a report within an epoch, below "running/"; of several workers of a block, their mean."""
     if event.samples_per_second is not None:
         yield "running/samples_per_second", event.samples_per_second

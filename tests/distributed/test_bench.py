@@ -26,7 +26,7 @@ from ffdist.bench.hosts import Hosts, why_not
 from ffdist.bench.settings import BenchSettings
 from ffdist.bench.sittings import TRAININGS
 from ffdist.bench.suites.accuracy import check
-from ffdist.bench.suites.depth import deepened, threads_memory
+from ffdist.bench.suites.depth import threads_memory, with_blocks
 from ffdist.bench.suites.loader import loader_mains
 from ffdist.cli import main
 from ffdist.data import Loader, from_tensors, prepare
@@ -160,7 +160,7 @@ def test_a_file_of_recipes_that_cannot_be_used_is_refused_before_anything_runs(
 
 def test_memory_of_a_stage_does_not_grow_with_the_number_of_stages() -> None:
     settings = BenchSettings().changed(model="mlp", batch_size=32, precision="fp32", data="digits")
-    few, many = (threads_memory(deepened(settings, n), n) for n in (3, 9))
+    few, many = (threads_memory(with_blocks(settings, n), n) for n in (3, 9))
     assert max(use.peak for use in many) <= 1.05 * max(use.peak for use in few)
     frame = 32 * 512 * 4
     assert min(use.queue for use in many) >= 3 * frame, "a stage's edges have a slot more than they are deep"

@@ -96,7 +96,7 @@ KILLS = [KillOutcome(fault, 1.0, 1, 7, again=3.0, lost=2) for fault in schedule(
 TABLES = {
     "throughput": lambda: [compared(), throughput.stages(rounds(), "ours"), rounds().table()],
     "memory": lambda: [memory.weighed(SETTINGS, {"ours": [MemoryUse(*[2**20 * n for n in range(7, 0, -1)])]})],
-    "transport": lambda: [transport.carried([TransportRate("gloo", 2**16, 9.0, 10.0, 0.5, 0.4, 0.6, 5)])],
+    "transport": lambda: [transport.rate_table([TransportRate("gloo", 2**16, 9.0, 10.0, 0.5, 0.4, 0.6, 5)])],
     "step": lambda: [step.whole(steps(), "a step"), step.kinds(steps()), step.largest(steps())],
     "accuracy": lambda: [
         accuracy_found.side_table("race", race(), {"ours": True, "ddp": True}),

@@ -15,7 +15,7 @@ import pytest
 
 import ffdist
 from ffdist.cli import main
-from ffdist.folders import command, loss, remedy_unwritable, stays, why_unwritable
+from ffdist.folders import command, is_persistent_mount, loss, remedy_unwritable, why_unwritable
 
 SOURCE = Path(ffdist.__file__).parents[1]
 IN_CONTAINER = """\
@@ -58,7 +58,7 @@ def ours() -> Iterator[Path]:
     ],
 )
 def test_a_folder_stays_where_a_mount_of_its_own_keeps_it(folder: str, kept: bool) -> None:
-    assert stays(Path(folder), IN_CONTAINER) is kept
+    assert is_persistent_mount(Path(folder), IN_CONTAINER) is kept
 
 
 @pytest.mark.usefixtures("container")

@@ -19,13 +19,13 @@ from ffdist.objectives import OBJECTIVES, SFF, load_objective
 from ffdist.pipeline.average import RAMP
 from ffdist.pipeline.block import BlockConfig, LearningBlock
 from ffdist.pipeline.classifier import Classifier
-from ffdist.pipeline.optim import decay_groups
+from ffdist.pipeline.optim import in_groups
 from ffdist.pipeline.plan import block_specs, build_block
 from ffdist.pipeline.predictors import predictions
 from ffdist.runtime.agree import check_job
 from ffdist.runtime.run import network
 from ffdist.runtime.threads import run_threads
-from ffdist.settings import Settings
+from ffdist.settings import OptimSettings, Settings
 from ffdist.snapshot import SnapshotStore, latest
 
 X, Y = torch.randn(16, 1, 8, 8, generator=torch.Generator().manual_seed(0)), torch.arange(16) % 10
@@ -60,8 +60,8 @@ def test_weight_decay_spares_what_it_is_told_to_and_nothing_else() -> None:
     parts["frozen"].requires_grad_(False)
     names = {id(p): name for name, p in parts.named_parameters()}
 
-    def spared(*no_decay: str) -> list[list[str]]:
-        return [[names[id(p)] for p in group["params"]] for group in decay_groups(parts, no_decay)]
+    def spared(*no_decay: Any) -> list[list[str]]:
+        return [[names[id(p)] for p in group["params"]] for group in in_groups(parts, OptimSettings(no_decay=no_decay))]
 
     assert spared() == [["conv.weight", "conv.bias", "norm.weight", "norm.bias"]]
     assert spared("bias") == [["conv.weight", "norm.weight"], ["conv.bias", "norm.bias"]]

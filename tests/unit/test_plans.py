@@ -23,7 +23,7 @@ from ffdist.events import ProgressMade, RunEvent
 from ffdist.models import mlp
 from ffdist.objectives import SCFF, SFF, Hinton, Local
 from ffdist.pipeline.block import LearningBlock, learn
-from ffdist.pipeline.by_batch import together
+from ffdist.pipeline.by_batch import frames_of
 from ffdist.pipeline.flat import ALIGNMENT, FlatParameters, in_memory
 from ffdist.pipeline.plan import build_block
 from ffdist.pipeline.reduce import Reduction, slices_pay
@@ -313,7 +313,7 @@ def test_states_of_very_many_blocks_travel_together(tmp_path: Path) -> None:
     make = DeepJob(epochs=1, settings=told)
     assert run(make, "* @ 0, 1 by batch", tmp_path / "two") == run(make, "* @ 0", tmp_path / "one")
     for blocks in (1, 3, MAX_DEPTH, MAX_DEPTH + 1, 1000):
-        parts = together(blocks)
+        parts = frames_of(blocks)
         assert [number for numbers in parts for number in numbers] == list(range(blocks))
         plan = Plan.parse("* @ 0-2 by batch", [f"block{i}" for i in range(blocks)])
         within = [route for route in routes_of(plan, 2) if route.purpose == "gradients"]

@@ -18,7 +18,7 @@ from ffdist.pipeline.lr_schedule import check_rise, rate_by_step
 from ffdist.pipeline.own_optimizer import check_own_optimizer
 from ffdist.pipeline.plan import block_specs, build_block
 from ffdist.settings import OptimSettings, SchedulerSettings, Settings
-from ffdist.settings.unread import unread
+from ffdist.settings.unused import unused_settings
 from ffdist.snapshot import latest
 
 OWN = """
@@ -217,6 +217,6 @@ def test_a_warm_up_as_long_as_the_run_is_refused() -> None:
 
 def test_what_nothing_reads_is_told() -> None:
     told = Settings().changed(optimizer="sgd", betas=(0.8, 0.9), milestones=(3,), schedule="constant", start=0.1)
-    said = "\n".join(unread(told))
+    said = "\n".join(unused_settings(told))
     assert all(name in said for name in ("optim.betas", "scheduler.milestones", "scheduler.start"))
-    assert not list(unread(Settings().changed(schedule="one-cycle", start=0.1, end=0.1, factor=0.1)))
+    assert not list(unused_settings(Settings().changed(schedule="one-cycle", start=0.1, end=0.1, factor=0.1)))

@@ -20,7 +20,7 @@ from ffdist.runtime.planning import count_stages
 from ffdist.runtime.run import SETTINGS, read_settings, write_settings
 from ffdist.settings import GROUP_OF, GROUPS, OptimSettings, Settings, TrainingSettings, apply, explained, flat
 from ffdist.settings.toml import read_toml, tomllib, write_toml
-from ffdist.settings.unread import unread
+from ffdist.settings.unused import unused_settings
 
 
 def test_each_layer_covers_the_one_below(tmp_path: Path) -> None:
@@ -273,13 +273,13 @@ def test_groups_and_names_say_the_same() -> None:
     ],
 )
 def test_a_setting_that_nothing_reads_is_told(told: dict[str, object], lines: list[str]) -> None:
-    found = list(map(spelled, unread(Settings().changed(**told))))
+    found = list(map(spelled, unused_settings(Settings().changed(**told))))
     assert len(found) == len(lines)
     assert all(re.match(line, text) for line, text in zip(lines, found, strict=True))
 
 
 def test_no_preset_has_a_setting_that_nothing_reads() -> None:
-    assert not [text for name in PRESETS for text in unread(with_preset(Settings(), name))]
+    assert not [text for name in PRESETS for text in unused_settings(with_preset(Settings(), name))]
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,13 +17,17 @@ from jobs import QUIET, DigitsJob
 from ffdist.errors import SnapshotError
 from ffdist.runtime.threads import run_threads
 from ffdist.snapshot import Manifest, SnapshotStore, latest, newest, read_manifest
-from ffdist.snapshot.files import read_block, write_block, write_of_snapshot
+from ffdist.snapshot.files import BlockCopy, read_block, write_of_snapshot
 from ffdist.snapshot.manifest import MANIFEST, commit, discard_others, snapshot_folder
+
+
+def written(path: Path, tensors: dict[str, torch.Tensor], fields: dict[str, Any]) -> dict[str, Any]:
+    return BlockCopy(tensors, fields).write(path, Path(path.anchor))
 
 
 def snapshot(run: Path, step: int, *, committed: bool = True, keep: int = 2) -> Path:
     folder = snapshot_folder(run, step, 0)
-    entry = write_block(folder / "block-000-a.safetensors", {"w": torch.full((3,), float(step))}, {"step": step})
+    entry = written(folder / "block-000-a.safetensors", {"w": torch.full((3,), float(step))}, {"step": step})
     if committed:
         manifest = Manifest(step, 0, step, ["a"], [entry])
         commit(run, manifest)
@@ -35,7 +40,7 @@ def test_a_block_reads_back_as_it_was_written_in_every_dtype(tmp_path: Path) -> 
         str(d): torch.arange(6).reshape(2, 3).to(d) for d in (torch.float32, torch.bfloat16, torch.int64, torch.bool)
     }
     tensors["channels-last"] = torch.randn(2, 3, 4, 4).contiguous(memory_format=torch.channels_last)
-    entry = write_block(tmp_path / "b.safetensors", tensors, {"lr": 0.1, "nested": [1, {"x": None}]})
+    entry = written(tmp_path / "b.safetensors", tensors, {"lr": 0.1, "nested": [1, {"x": None}]})
     read, fields = read_block(tmp_path / "b.safetensors", entry)
     assert fields == {"lr": 0.1, "nested": [1, {"x": None}]}
     assert all(torch.equal(read[name], value) and read[name].dtype == value.dtype for name, value in tensors.items())
@@ -43,7 +48,7 @@ def test_a_block_reads_back_as_it_was_written_in_every_dtype(tmp_path: Path) -> 
 
 def test_the_same_state_gives_the_same_bytes(tmp_path: Path) -> None:
     entries = [
-        write_block(tmp_path / f"{i}.safetensors", {"w": torch.ones(4), "a": torch.zeros(2)}, {"x": 1, "y": [2]})
+        written(tmp_path / f"{i}.safetensors", {"w": torch.ones(4), "a": torch.zeros(2)}, {"x": 1, "y": [2]})
         for i in range(5)
     ]
     assert len({entry["sha256"] for entry in entries}) == 1
@@ -302,7 +307,7 @@ def test_a_snapshot_of_the_same_blocks_with_other_shapes_is_refused(tmp_path: Pa
     path = manifest.folder / manifest.files[2]["file"]
     tensors, fields = read_block(path, manifest.files[2])
     tensors["module.0.weight"] = tensors["module.0.weight"][:3]
-    manifest.files[2].update(write_block(path, tensors, fields))
+    manifest.files[2].update(written(path, tensors, fields))
     names = ("step", "epoch", "batch", "blocks", "files", "records")
     values = {"format": 1} | {name: getattr(manifest, name) for name in names}
     (manifest.folder / MANIFEST).write_text(json.dumps(values))

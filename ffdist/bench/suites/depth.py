@@ -61,7 +61,7 @@ def depth(settings: BenchSettings, progress: Progress) -> BenchResult:
     made, tables, notes = ResultTable("depth", title, columns(devices, stages), UNITS), list[ResultTable](), list[str]()
     for blocks in settings.compare.depths:
         progress(f"{blocks} blocks")
-        deep = deepened(settings, blocks)
+        deep = with_blocks(settings, blocks)
         ours = worst(threads_memory(deep, blocks))
         sliver = deep.changed(devices=1, batch_size=ceil(settings.batch_size / blocks))
         theirs, as_many = (worst(baseline_memory(each, VARIANT)) for each in (deep, sliver))
@@ -106,7 +106,7 @@ def columns(devices: int, stages: int) -> dict[str, str]:
     }
 
 
-def deepened(settings: BenchSettings, blocks: int) -> BenchSettings:
+def with_blocks(settings: BenchSettings, blocks: int) -> BenchSettings:
     widths = ",".join([str(WIDTHS[settings.model])] * blocks)
     return settings.changed(model_args=(f"widths={widths}",), split=None, cut=())
 

@@ -109,13 +109,17 @@ def found_out(settings: BenchSettings, names: list[str], rounds: Rounds) -> Benc
     }
     made = ResultTable("loaders", title, columns, {"throughput": "samples/s", "a_core": "samples/s", "waiting": ""})
     for name in names:
-        made.add(side=name.replace(ALONE, "loader alone", 1), throughput=rounds.rate(name), a_core=a_core(rounds, name))
+        made.add(
+            side=name.replace(ALONE, "loader alone", 1),
+            throughput=rounds.rate(name),
+            a_core=samples_per_core_second(rounds, name),
+        )
     made.add(side="training", throughput=rounds.rate(TRAINING), waiting=waits)
     plot = Plot.bars_of(made, "throughput", "samples/s")
     return BenchResult("loader", summary, [made, rounds.table()], notes, plot)
 
 
-def a_core(rounds: Rounds, name: str) -> float | None:
+def samples_per_core_second(rounds: Rounds, name: str) -> float | None:
     """Samples for each second of computing."""
     cores = [
         window.samples / window.details["computing"]

@@ -64,7 +64,7 @@ def found_out(
     rates = {name: rounds.rate(name).median for name in found if name in rounds.names}
     tables = [
         compared(settings, rounds, ours, summary),
-        *map(qualified, families.items()),
+        *map(table_of_variants, families.items()),
         stages(rounds, ours),
         floor_table(found, timed, rates, settings.num_stages, settings.batch_size),
         rounds.table(),
@@ -185,7 +185,7 @@ def compared(settings: BenchSettings, rounds: Rounds, ours: str, summary: list[d
     return made
 
 
-def qualified(item: tuple[str, Family]) -> ResultTable:
+def table_of_variants(item: tuple[str, Family]) -> ResultTable:
     """All the variants that were tried."""
     name, family = item
     columns = {

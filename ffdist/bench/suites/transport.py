@@ -29,12 +29,12 @@ def transport(settings: BenchSettings, progress: Progress) -> BenchResult:
         notes.append("NOT RELIABLE: the cores were never free together; the figures are of a discarded attempt")
     notes.append("shared-memory hands large tensors over where they lie: the sender's copy is the only one")
     notes.append("local passes references within one process: its MB/s is no copy's")
-    made = carried(rates)
+    made = rate_table(rates)
     summary = {"transport": made.drawn_cells(), "trusted": trusted}
     return BenchResult("transport", summary, [made], notes, shares(rates))
 
 
-def carried(rates: list[TransportRate]) -> ResultTable:
+def rate_table(rates: list[TransportRate]) -> ResultTable:
     """A line for each transport and size of a message."""
     columns = {
         "transport": "side",

@@ -57,7 +57,7 @@ class ArrayFiles(DataSource):
         self.name = path.resolve().stem
         self.value_range = value_range
         arrays = opened(path)
-        parts = sorted_out([*arrays], columns, path)
+        parts = names_by_split([*arrays], columns, path)
         self.samples = {split: arrays[of["samples"]] for split, of in parts.items()}
         self.where = {split: f"{path}, {of['samples']}" for split, of in parts.items()}
         names = next((arrays[name] for name in arrays if name.casefold() in NAMES), None)
@@ -178,7 +178,7 @@ def why(error: BaseException) -> object:
     return "no file of NumPy's" if "pickled data" in str(error) else error
 
 
-def sorted_out(names: list[str], columns: Columns, path: Path) -> dict[str, dict[str, str]]:
+def names_by_split(names: list[str], columns: Columns, path: Path) -> dict[str, dict[str, str]]:
     """The names of samples and labels of each split."""
     usual = Columns()
     roles = {

@@ -50,7 +50,7 @@ def fetch(name: str, root: Path) -> None:
                 return
             with scratch(root, name) as new:
                 for remote in remotes(name):
-                    unpack(have(name, remote, root, new), new / remote.into)
+                    unpack(find_or_download(name, remote, root, new), new / remote.into)
                 move(new / KNOWN[name].folders[0], root / KNOWN[name].folders[0])
     except OSError as error:
         if error.errno not in UNWRITABLE:
@@ -72,7 +72,7 @@ def scratch(root: Path, name: str) -> Iterator[Path]:
         yield Path(folder)
 
 
-def have(name: str, remote: RemoteFile, root: Path, new: Path) -> Path:
+def find_or_download(name: str, remote: RemoteFile, root: Path, new: Path) -> Path:
     """The file as it was published: one that lies in `root` already, or else from the first address that has it whole.
 
     Raises DataError where no address has.

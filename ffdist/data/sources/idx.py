@@ -79,7 +79,7 @@ class Idx(DataSource):
                 magic, *shape = np.frombuffer(stream.read(4 * (ndim + 1)), ">u4", ndim + 1).tolist()
                 if magic != 0x800 + ndim:
                     raise ValueError(f"magic number {magic:#x}, not {0x800 + ndim:#x}")
-                data = exactly(stream, shape, plain if plain.exists() else packed)
+                data = read_exactly(stream, shape, plain if plain.exists() else packed)
             return np.frombuffer(data, np.uint8).reshape(shape)
         except DataError:
             raise
@@ -87,7 +87,7 @@ class Idx(DataSource):
             raise DataError("an IDX file cannot be read", where=plain, got=error, remedy="download it again") from error
 
 
-def exactly(stream: IO[bytes] | gzip.GzipFile, shape: Sequence[int], where: Path) -> bytes:
+def read_exactly(stream: IO[bytes] | gzip.GzipFile, shape: Sequence[int], where: Path) -> bytes:
     """The bytes behind a header that tells of so many, a few MiB at a time: what it says may be false.
 
     Raises DataError for fewer, and for more."""

@@ -161,7 +161,7 @@ def holds_classes(listing: Listing, folder: Path) -> bool:
     """True if it has folders in it, and no pictures beside them."""
     quiet = listing.quiet()
     folders, files = quiet.listed(folder)
-    return bool(folders) and not any(quiet.taken(path) for path in files)
+    return bool(folders) and not any(quiet.takes(path) for path in files)
 
 
 def class_folders(listing: Listing, base: Path) -> list[Path]:

@@ -50,7 +50,7 @@ class Listing:
 
     def leave_loose(self, base: Path, files: list[Path]) -> int:
         """Account for files that lie beside folders. Returns how many of them are pictures."""
-        loose = sum(self.taken(path) for path in files)
+        loose = sum(self.takes(path) for path in files)
         self.leave(f"pictures in {base.name}", "in no class folder", loose)
         return loose
 
@@ -101,9 +101,9 @@ class Listing:
 
     def pictures(self, folder: Path) -> list[Path]:
         """Every picture at any depth, sorted; other files are left out, and counted by their ending."""
-        return [path for path in self.files(folder) if self.taken(path)]
+        return [path for path in self.files(folder) if self.takes(path)]
 
-    def taken(self, path: Path) -> bool:
+    def takes(self, path: Path) -> bool:
         """True if a file is a picture, be it a broken one, as is what has no ending and cannot be looked into."""
         ending = path.suffix.lower()
         if is_picture(path) or not (ending or os.access(path, os.R_OK)):

@@ -57,7 +57,7 @@ def splits_within(listing: Listing, folders: list[Path], notes: list[str]) -> di
     for folder in folders:
         inner, files = quiet.listed(folder)
         marks = [found.split for path in inner if is_split(path.name) and (found := mark(path.name)) and found.split]
-        plain = not any(quiet.listed(path)[0] for path in inner) and not any(quiet.taken(path) for path in files)
+        plain = not any(quiet.listed(path)[0] for path in inner) and not any(quiet.takes(path) for path in files)
         if len(marks) != len(inner) or TRAIN not in marks or len({*marks}) < len(marks) or not plain:
             return None
         for split, path in zip(marks, inner, strict=True):

@@ -70,7 +70,7 @@ def apply(x: np.ndarray, changes: np.ndarray, levels: np.ndarray, most: Extents,
     moving = np.flatnonzero((changes >= MOVING.start) & (changes < MOVING.stop))
     if len(moving):
         drawn = matrices(changes[moving], levels[moving], (x.shape[1], x.shape[2]), most)
-        x[moving] = pixels.moved(x[moving], drawn, fill)
+        x[moving] = pixels.warp(x[moving], drawn, fill)
     for change in range(MOVING.stop, len(CHANGES)):
         at = np.flatnonzero(changes == change)
         if len(at):

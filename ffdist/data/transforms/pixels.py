@@ -142,7 +142,7 @@ def hue(x: np.ndarray, shifts: np.ndarray) -> np.ndarray:
     return (made * np.float32(255.999)).astype(np.uint8)  # as torchvision makes bytes of floats
 
 
-def moved(x: np.ndarray, matrices: np.ndarray, fill: int = 0) -> np.ndarray:
+def warp(x: np.ndarray, matrices: np.ndarray, fill: int = 0) -> np.ndarray:
     """Each output pixel is the one nearest to where its sample's matrix, float [B, 2, 3], takes it: from places
     (x, y, 1) to places (x, y), counted from the middle of the picture. What comes from outside is `fill`."""
     b, h, w, c = x.shape

@@ -126,7 +126,7 @@ class TransformSteps:
                 x = step.batch(x, drawn.numbers.get(id(step), NONE))
         return x
 
-    def behind(self, x: np.ndarray, drawn: StepDraws) -> np.ndarray:
+    def after_normalisation(self, x: np.ndarray, drawn: StepDraws) -> np.ndarray:
         """float32 [B, H, W, C] behind the normalisation; its memory may be used again."""
         for transform in self.normalised:
             x = transform.batch(x, drawn.numbers.get(id(transform), NONE))

@@ -15,7 +15,7 @@ OF_LANES = ("exchange_dtype", "sync_norms")
 OF_RAY = tuple(name for name, group in GROUP_OF.items() if group == "ray")
 
 
-def unread(settings: Settings) -> Iterator[str]:
+def unused_settings(settings: Settings) -> Iterator[str]:
     """A line for each that is not at its default, and has no effect in such a run."""
     optimizer, schedule = settings.optim.optimizer, settings.scheduler.schedule
     rest = settings.optim.muon_rest if optimizer == "muon" else optimizer
