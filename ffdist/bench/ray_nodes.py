@@ -22,6 +22,10 @@ ENVIRONMENT = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_AUTH_MODE": "token",
     "RAY_worker_niceness": "0",
+    # a node is known to be dead after some checks that failed: with Ray's own numbers, after fifteen seconds
+    "RAY_health_check_initial_delay_ms": "1000",
+    "RAY_health_check_period_ms": "500",
+    "RAY_health_check_failure_threshold": "3",
 }
 
 

@@ -11,9 +11,9 @@ import tempfile
 import time
 from dataclasses import dataclass
 from itertools import pairwise
-from math import nan
+from math import log, nan, sqrt
 from pathlib import Path
-from statistics import median
+from statistics import fmean, median
 
 from ffdist.bench.disturbed import batches_of
 from ffdist.bench.harness.result import BenchResult, Plot, Progress
@@ -27,6 +27,10 @@ LOOKS = 60
 """Samples over a soak, about."""
 PULSE = 8
 """Batches between two words of how far it is."""
+BLOCKS, STUDENT = 10, 2.306
+"""Parts of the time whose means a trend goes through, and Student's t of 95 % for as many less two."""
+STEADY = 0.05
+"""A speed that changes by less than this share is steady."""
 FLAT = 1.05
 """The last third's median may be so many times the middle third's."""
 
@@ -115,6 +119,53 @@ def watched(process: subprocess.Popen[bytes], run: Path, seconds: float, progres
     return looks
 
 
+@dataclass(frozen=True)
+class SpeedTrend:
+    """The change of a speed from the beginning to the end of a run, by a straight line through its logarithms."""
+
+    change: float
+    """As a share: -0.02 is two per cent slower at the end."""
+    error: float
+    """Half the width of the 95 % interval of `change`."""
+
+    @property
+    def words(self) -> str:
+        said = f"{self.change:+.1%} from beginning to end (95 %: {self.low:+.1%} to {self.high:+.1%})"
+        if abs(self.change) > self.error:
+            steady = abs(self.change) + self.error < STEADY
+            return f"{said}: " + (f"a trend, of less than {STEADY:.0%}" if steady else "not steady")
+        steady = max(abs(self.low), abs(self.high)) < STEADY
+        return f"{said}: " + (
+            f"steady within {STEADY:.0%}" if steady else "no trend is shown, and no steadiness either"
+        )
+
+    @property
+    def low(self) -> float:
+        return self.change - self.error
+
+    @property
+    def high(self) -> float:
+        return self.change + self.error
+
+
+def trend_of(values: list[float]) -> SpeedTrend | None:
+    """The trend of a speed at equal distances of time; None for too few.
+
+    The line goes through the means of the logarithms of `BLOCKS` equal parts, since neighbours are alike (a minute of
+    other work slows all within it), which one by one would feign certainty.
+    """
+    logs = [log(value) for value in values if value > 0]
+    if len(logs) < 2 * BLOCKS:
+        return None
+    parts = [fmean(logs[len(logs) * i // BLOCKS : len(logs) * (i + 1) // BLOCKS]) for i in range(BLOCKS)]
+    middle = (BLOCKS - 1) / 2
+    squares = sum((i - middle) ** 2 for i in range(BLOCKS))
+    slope = sum((i - middle) * part for i, part in enumerate(parts)) / squares
+    left = sum((part - fmean(parts) - slope * (i - middle)) ** 2 for i, part in enumerate(parts))
+    error = STUDENT * sqrt(left / (BLOCKS - 2) / squares)
+    return SpeedTrend(BLOCKS * slope, BLOCKS * error)
+
+
 def result_of(
     looks: list[ResourceSample], speeds: list[float], by_cpu: list[float], minutes: float, stages: int
 ) -> BenchResult:
@@ -132,9 +183,9 @@ def result_of(
         "memory, MiB": [look.resident / 2**20 for look in looks],
         "descriptors": [float(look.descriptors) for look in looks],
         "threads": [float(look.threads) for look in looks],
-        "samples/s": speeds,
-        "samples per second of processor time": by_cpu,
     }
+    speeds_of = {"samples/s": speeds, "samples per second of processor time": by_cpu}
+    series |= speeds_of
     for name, values in series.items():
         third = max(1, len(values) // 3)
         middle, last = median(values[third : 2 * third] or values), median(values[-third:])
@@ -149,8 +200,10 @@ def result_of(
         (look.seconds / 60, look.resident / 2**20, look.resident / 2**20, look.resident / 2**20) for look in looks
     ]
     summary = {"minutes": minutes, "stages": stages, "epochs": len(speeds), "rows": made.drawn_cells()}
+    trends = [f"{name}: {trend.words}." for name, values in speeds_of.items() if (trend := trend_of(values))]
     notes = [
         f"Nothing grew by more than {FLAT - 1:.0%}.",
+        *trends,
         "Samples per second of processor time (of the workers alone, from look to look) tell whether the speed is "
         "steady where other work goes on beside it, though shared caches move them, too.",
         f"Load average (15 minutes) at the end: {load:.1f}, on {available_cores()} cores; where it is more than the "

@@ -12,7 +12,7 @@ import signal
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -22,6 +22,7 @@ from ffdist.runtime.child import end_with_parent
 
 VARIABLE = "FFDIST_AGENT"
 """Names the file in which ranks tell the agent of their node something, a line of JSON each."""
+LOOPBACK = "127.0.0.1"
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
 
@@ -78,6 +79,28 @@ def counting() -> Iterator[None]:
             yield
         finally:
             api.LocalElasticAgent = before  # type: ignore[misc]
+
+
+@contextmanager
+def on_loopback_alone() -> Iterator[None]:
+    """A context in which the two stores of a --standalone torchrun, each of which would listen on every interface,
+    listen on the loopback: whoever reaches one may read and end the run."""
+    from torch.distributed import TCPStore
+    from torch.distributed.elastic.rendezvous import c10d_rendezvous_backend as backend
+    from torch.distributed.elastic.rendezvous.dynamic_rendezvous import DynamicRendezvousHandler as Handler
+
+    from ffdist.transport.stores import serve_store
+
+    def open_store(host: str, port: int, *, is_master: bool, **more: Any) -> TCPStore:
+        return serve_store(LOOPBACK) if is_master else TCPStore(host, port, is_master=False, **more)
+
+    before = backend.TCPStore, Handler._create_tcp_store_server
+    backend.TCPStore = open_store  # type: ignore[misc] - there is no other way in
+    Handler._create_tcp_store_server = lambda *_: serve_store(LOOPBACK)  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        backend.TCPStore, Handler._create_tcp_store_server = before  # type: ignore[misc, method-assign]
 
 
 @contextmanager
@@ -156,10 +179,13 @@ def main(words: Sequence[str]) -> None:
     with loading():
         from torch.distributed import run
         from torch.distributed.elastic.multiprocessing import SignalException
+    told = run.parse_args([*words])
+    alone = told.standalone and told.local_addr is None
     try:
-        with counting():
+        with counting(), on_loopback_alone() if alone else nullcontext():
             notify_agent(imports=import_seconds())
-            run.main([f"--log-dir={os.devnull}", *words])
+            here = [f"--local-addr={LOOPBACK}"] if alone else []
+            run.main([f"--log-dir={os.devnull}", *here, *words])
     except SignalException as stopped:
         sys.exit(128 + stopped.sigval)
 

@@ -1,12 +1,18 @@
-"""A rank that torchrun started ends with the agent that started it, also where that has died before it could look."""
+"""A rank that torchrun started ends with the agent that started it, also where that has died before it could look; and
+the stores of a run on one host are for that host alone."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
+from datetime import timedelta
+from pathlib import Path
 
-from ffdist.runtime.agent import VARIABLE
+from torch.distributed.elastic.rendezvous import c10d_rendezvous_backend as backend
+from torch.distributed.elastic.rendezvous.dynamic_rendezvous import DynamicRendezvousHandler
+
+from ffdist.runtime.agent import VARIABLE, on_loopback_alone
 
 RANK = "from ffdist.runtime.agent import end_with_agent; end_with_agent(); print('goes on')"
 
@@ -20,3 +26,19 @@ def test_a_rank_whose_agent_has_died_ends_and_another_goes_on() -> None:
         done = subprocess.run([sys.executable, "-c", RANK], env=env, capture_output=True, text=True, check=False)
         said[agent] = (done.returncode, done.stdout)
     assert said == {dead.pid: (1, ""), os.getpid(): (0, "goes on\n")}
+
+
+def test_the_stores_of_a_standalone_torchrun_listen_on_the_loopback_alone() -> None:
+    before = backend.TCPStore
+    with on_loopback_alone():
+        make, wait = backend.TCPStore, timedelta(seconds=20)
+        first = make("localhost", 0, is_master=True, multi_tenant=True, timeout=wait)
+        second = DynamicRendezvousHandler._create_tcp_store_server(None, "any", 0)  # pyright: ignore[reportArgumentType]
+    assert backend.TCPStore is before
+    for store in (first, second):
+        lines = [line.split() for name in ("tcp", "tcp6") for line in Path("/proc/net", name).read_text().splitlines()]
+        (at,) = [words[1] for words in lines if words[1].endswith(f":{store.port:04X}") and words[3] == "0A"]
+        assert at.startswith("0100007F:")
+        client = before("127.0.0.1", store.port, is_master=False, timeout=wait)
+        client.set("key", "value")
+        assert store.get("key") == b"value"
