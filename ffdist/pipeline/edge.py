@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ffdist.pipeline.message import Message, from_frame, to_frame
+from ffdist.pipeline.message import Message, Written, from_frame, to_frame
 from ffdist.transport.base import Receiver, Sender
 
 
@@ -41,18 +41,41 @@ class FromEdge:
 
 
 class ToEdge:
-    """A sending end as an outbox."""
+    """A sending end as an outbox.
+
+    `Written` goes right in front of the next message, all of them as one. Sent by itself it would take room out of the
+    stream's order: its sender could wait for a reader that waits for a worker that waits for the sender at a marker.
+    """
 
     def __init__(self, sender: Sender) -> None:
         self.sender = sender
         self.awaiting = False
         """Whether a message is on its way out, or waits for room."""
+        self.word: Written | None = None
+        """What goes in front of the next message."""
 
     @property
     def waited(self) -> float:
         return self.sender.waited
 
     def send(self, message: Message) -> None:
+        if isinstance(message, Written):
+            self.word = joined(self.word, message)
+            return
+        if self.word:
+            self._put(self.word)
+            self.word = None
+        self._put(message)
+
+    def _put(self, message: Message) -> None:
         self.awaiting = True
         self.sender.send(to_frame(message))
         self.awaiting = False
+
+
+def joined(held: Written | None, word: Written) -> Written:
+    """Both as one. They are of one snapshot: the next one's marker has the last word on this one in front of it."""
+    if held is None:
+        return word
+    assert (held.step, held.epoch) == (word.step, word.epoch)
+    return Written(held.step, held.epoch, [*held.files, *word.files])

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from ffdist.errors import TransportError
-from ffdist.pipeline.edge import FromEdge, ToEdge
+from ffdist.pipeline.edge import FromEdge, ToEdge, joined
 from ffdist.pipeline.message import EndOfEpoch, EvalBatch, Message, Pulse, Snapshot, TrainBatch, Written
 from ffdist.plan import EVERY_BATCH
 
@@ -18,16 +18,24 @@ class FanOut:
         """by_batch: the ways of each lane; batch n of the stream takes those at n modulo their number."""
         self.by_batch = list(by_batch)
         self.all = list({id(way): way for ways in by_batch for way in ways.values()}.values())
+        self.word: Written | None = None
+        """What goes in front of the next message, by the way that this goes by, or the first of them."""
 
     @property
     def waited(self) -> float:
         return sum(way.waited for way in self.all)
 
     def send(self, message: Message) -> None:
-        if isinstance(message, (TrainBatch, EvalBatch)):
-            self.by_batch[message.order % len(self.by_batch)][message.lane].send(message)
+        if isinstance(message, Written):
+            self.word = joined(self.word, message)
             return
-        for way in self.all[:1] if isinstance(message, Written) else self.all:
+        ways = self.all
+        if isinstance(message, (TrainBatch, EvalBatch)):
+            ways = [self.by_batch[message.order % len(self.by_batch)][message.lane]]
+        if self.word:
+            ways[0].send(self.word)
+            self.word = None
+        for way in ways:
             way.send(message)
 
 

@@ -24,9 +24,12 @@ from ffdist.models import mlp
 from ffdist.objectives import SCFF, SFF, Hinton, Local
 from ffdist.pipeline.block import LearningBlock, learn
 from ffdist.pipeline.by_batch import frames_of
+from ffdist.pipeline.edge import ToEdge
 from ffdist.pipeline.flat import ALIGNMENT, FlatParameters, in_memory
+from ffdist.pipeline.message import Message, Stop, TrainBatch, Written, from_frame
 from ffdist.pipeline.plan import build_block
 from ffdist.pipeline.reduce import Reduction, slices_pay
+from ffdist.pipeline.route import FanOut
 from ffdist.pipeline.running import in_order
 from ffdist.pipeline.slices import OwnSlice
 from ffdist.pipeline.stage_group import StageGroup
@@ -38,6 +41,7 @@ from ffdist.runtime.routes import routes_of
 from ffdist.runtime.run import read_settings, write_settings
 from ffdist.runtime.threads import run_threads
 from ffdist.snapshot import latest
+from ffdist.transport.base import Frame
 from ffdist.transport.shared_memory import MAX_DEPTH
 
 LANES = 4
@@ -138,6 +142,45 @@ def test_a_run_goes_on_by_another_plan(before: str, after: str, tmp_path: Path) 
     assert manifest
     assert manifest.batch, "in the middle of an epoch"
     assert run(JOBS[name], after, tmp_path, resume=True, snapshot_every=2, exchange="slices") == alone(name)
+
+
+@pytest.mark.parametrize(
+    "plan",
+    [
+        "conv1 @ 2:0, 1:1, 0:2-3 | conv2 @ 3, 1, 2 by batch | conv3 @ 0, 3, 4 by batch",
+        "conv1 @ 0, 1 by batch | conv2 conv3 @ 2, 3 by batch",
+    ],
+)
+def test_snapshots_as_often_as_can_be_let_nobody_wait_in_a_circle(plan: str, tmp_path: Path) -> None:
+    """What tells of files on disk takes no room out of the stream's order."""
+    assert run(JOBS["batch norm"], plan, tmp_path, snapshot_every=1) == alone("batch norm")
+
+
+def test_words_of_files_on_disk_go_as_one_in_front_of_the_next_message() -> None:
+    sent: list[list[Message]] = [[], []]
+
+    @dataclass
+    class Kept:
+        to: list[Message]
+        waited: float = 0.0
+
+        def send(self, frame: Frame) -> None:
+            self.to.append(from_frame(frame))
+
+    ways = [ToEdge(Kept(to)) for to in sent]  # pyright: ignore[reportArgumentType]
+    out = FanOut([{0: way} for way in ways])
+    for file in ("a", "b"):
+        out.send(Written(3, 0, [{"file": file}]))
+    assert sent == [[], []]
+    out.send(TrainBatch(4, torch.zeros(1), torch.zeros(1, dtype=torch.int64), order=1))
+    word, batch = sent[1]
+    assert isinstance(batch, TrainBatch)
+    assert word == Written(3, 0, [{"file": "a"}, {"file": "b"}])
+    assert not sent[0]
+    out.send(Written(4, 0))
+    out.send(Stop("finished"))
+    assert sent[0] == [Written(4, 0), Stop("finished")]
+    assert sent[1][2:] == [Stop("finished")]
 
 
 def digits_block(**told: Any) -> LearningBlock:

@@ -126,9 +126,9 @@ def test_a_word_comes_by_one_way_between_any_two_messages_and_before_the_markers
     for lane, way in enumerate(ways):
         way.send(Snapshot(1, 0, 1, awaited=[NAMES[0]] * (lane == 0)))
         way.send(replace(batch(2), lane=lane))
-    FanOut([{0: ways[1], 1: ways[0]}]).send(word)
-    for way in ways:
-        way.send(Stop())
+    out = FanOut([{0: ways[1], 1: ways[0]}])
+    out.send(word)
+    out.send(Stop())
 
     def all_of_them() -> Iterator[Message]:
         for message in FanIn([{lane: FromEdge(receiver) for lane, (_, receiver) in enumerate(edges)}]):
