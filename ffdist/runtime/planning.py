@@ -11,7 +11,7 @@ from ffdist.cores import available_cores
 from ffdist.data import Loader
 from ffdist.device import parsed, seen
 from ffdist.errors import ConfigError, setting
-from ffdist.notes import note
+from ffdist.notes import listed, note
 from ffdist.pipeline.fusion import FUSION
 from ffdist.pipeline.plan import BlockCost, measure_blocks, partition
 from ffdist.plan import Plan, read_plan
@@ -186,6 +186,8 @@ def plan_of(job: Job, workers: int, device: torch.device, train: Loader, speeds:
             got=plan.lanes,
             remedy="a plan of as many lanes, or a new run",
         )
+    if saved and saved.blocks != plan.blocks:
+        note(f"{job.run and job.run / PLAN} was a plan of other blocks ({listed(saved.blocks)}); it is written anew")
     if job.run and plan != saved:
         write_plan(job.run, plan)
     return plan

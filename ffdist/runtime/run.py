@@ -219,7 +219,7 @@ def read_settings(run: Path) -> Settings:
             remedy="name the run directory that `ffdist train` printed",
         )
     values = read_toml(path, read_bytes)
-    head = read_text(path).partition("\n")[0]
+    head = read_text(path).removeprefix("\ufeff").partition("\n")[0].rstrip()
     whole = head == f"{HEAD}{digest_of(values)}" if head.startswith(HEAD) else LAST in flat(values)
     if not whole:
         raise SnapshotError(

@@ -19,11 +19,11 @@ else:
 def read_toml(path: Path, read: Callable[[Path], bytes] = Path.read_bytes) -> dict[str, Any]:
     """The keys of a TOML file. Raises ConfigError for one that cannot be read."""
     try:
-        return tomllib.loads(read(path).decode())
+        return tomllib.loads(read(path).decode("utf-8-sig"))  # some editors begin a text with a mark
     except OSError as error:
         raise ConfigError("a settings file cannot be read", where=path, got=error.strerror) from error
     except (ValueError, RecursionError) as error:  # not UTF-8, not TOML, or a number of thousands of digits
-        raise ConfigError("a settings file is not TOML", where=path, got=error) from error
+        raise ConfigError("a settings file is not TOML", where=path, expected="a text in UTF-8", got=error) from error
 
 
 def settings_in(path: str | Path, base: Settings | None = None) -> Settings:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from ffdist.errors import ConfigError, SnapshotError
 from ffdist.runtime.folder import check_free, check_places
-from ffdist.runtime.run import HEAD, SETTINGS, with_snapshot
+from ffdist.runtime.run import HEAD, SETTINGS, read_settings, with_snapshot, write_settings
+from ffdist.settings import Settings
 from ffdist.snapshot import latest
 from ffdist.snapshot.manifest import MANIFEST, Manifest, commit, committed, discard_others, snapshot_folder
 
@@ -89,3 +91,22 @@ def test_a_run_begins_nowhere_it_cannot_write(tmp_path: Path, name: str, kind: s
             place.write_text("")
     with pytest.raises(ConfigError, match="cannot write to what stands in its folder"):
         check_places(tmp_path)
+
+
+@pytest.mark.parametrize("change", [lambda b: b.replace(b"\n", b"\r\n"), lambda b: b"\xef\xbb\xbf" + b])
+def test_settings_saved_by_another_editor_are_the_same_settings(
+    tmp_path: Path, change: Callable[[bytes], bytes]
+) -> None:
+    write_settings(tmp_path, Settings())
+    path = tmp_path / SETTINGS
+    path.write_bytes(change(path.read_bytes()))
+    assert read_settings(tmp_path) == Settings()
+    path.write_bytes(path.read_bytes().replace(b"seed = 0", b"seed = 1"))
+    with pytest.raises(SnapshotError, match="not as they were written"):
+        read_settings(tmp_path)
+
+
+def test_settings_in_another_encoding_are_told_what_they_should_be(tmp_path: Path) -> None:
+    (tmp_path / SETTINGS).write_text("[training]\nepochs = 3\n", encoding="utf-16")
+    with pytest.raises(ConfigError, match="UTF-8"):
+        read_settings(tmp_path)
