@@ -17,6 +17,7 @@ from ffdist.errors import ConfigError, setting
 from ffdist.models import Chain
 from ffdist.objectives import Objective
 from ffdist.plan import Plan
+from ffdist.planner.by_batch import best_by_batch
 from ffdist.planner.cached import links_here, profile_of
 from ffdist.planner.cluster import Cluster, ExchangeCost, parse_bytes, parse_link
 from ffdist.planner.price import Price, price
@@ -107,7 +108,8 @@ def forecast(profile: Profile, cluster: Cluster, *, lanes: int | None = None, pl
     parallel = data_parallel(profile, cluster, lanes=lanes) if lanes in (None, 1) or cluster.devices <= lanes else None
     rates: dict[str, ExpectedRate] = {}
     if plan is None:
-        found = [each for each in (best_price(profile, cluster, lanes=lanes), pipeline, parallel) if each]
+        by_batch = best_by_batch(profile, cluster, lanes or 1)
+        found = [each for each in (best_price(profile, cluster, lanes=lanes), pipeline, parallel, by_batch) if each]
         allowed = [each for each in found if lanes is None or each.plan.lanes == lanes]
         expected = {each.plan: simulated(profile, cluster, each.plan) for each in allowed}
         least, fastest = allowed[0], max(allowed, key=lambda each: expected[each.plan].rate)

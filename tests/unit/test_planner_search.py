@@ -157,6 +157,8 @@ def test_the_plan_of_the_least_price_gives_way_only_to_one_that_is_simulated_muc
     if found.plan != least_priced.plan:
         given_up = simulated(profile, cluster, least_priced.plan).rate
         assert found.speeds["best plan"].rate > (1 + SURE) * given_up
+    if by_batch := best_by_batch(profile, cluster):
+        assert simulated(profile, cluster, by_batch.plan).rate <= (1 + SURE) * found.speeds["best plan"].rate
 
 
 @settings(deadline=None, max_examples=40)
