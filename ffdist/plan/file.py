@@ -1,0 +1,70 @@
+"""A plan as JSON, read strictly: what `as_json` does not write raises a KeyError, TypeError, ValueError or the like."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from ffdist.plan.stage import PlanStage, Share
+from ffdist.plan.text import MOST
+
+FORMAT = 1
+
+
+def as_json(lanes: int, stages: Sequence[PlanStage]) -> dict[str, Any]:
+    return {"format": FORMAT, "lanes": lanes, "stages": [stage_json(stage) for stage in stages]}
+
+
+def stage_json(stage: PlanStage) -> dict[str, Any]:
+    workers = [{"worker": share.worker, "lanes": [share.lanes[0], share.lanes[-1]]} for share in stage.shares]
+    return {"blocks": list(stage.blocks), "workers": workers, **({"by_batch": True} if stage.by_batch else {})}
+
+
+def from_json(value: Any) -> tuple[int, tuple[PlanStage, ...]]:
+    """The lanes and the stages."""
+    check_keys(value, "format", "lanes", "stages")
+    if isinstance(value["format"], bool) or value["format"] != FORMAT:
+        raise ValueError(f"format {value['format']}")
+    lanes, stages = whole(value["lanes"]), tuple(stage_from(stage) for stage in filled(value["stages"]))
+    if not lanes or not all(share.lanes for stage in stages for share in stage.shares):
+        raise ValueError("a worker or a plan without lanes")
+    return lanes, stages
+
+
+def stage_from(value: Any) -> PlanStage:
+    """A stage of its JSON. Raises what `Plan.from_json` catches."""
+    check_keys(value, "blocks", "workers", "by_batch")
+    blocks = filled(value["blocks"])
+    if not all(isinstance(name, str) for name in blocks):
+        raise ValueError(f"{blocks!r} are no names of blocks")
+    shares = tuple(share_from(share) for share in filled(value["workers"]))
+    return PlanStage(tuple(blocks), shares, true_or_false(value.get("by_batch", False)))
+
+
+def share_from(value: Any) -> Share:
+    check_keys(value, "worker", "lanes")
+    first, last = filled(value["lanes"], 2)
+    return Share(whole(value["worker"]), range(whole(first), whole(last) + 1))
+
+
+def whole(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MOST:
+        raise ValueError(f"{value!r} is no number of a worker or lane")
+    return value
+
+
+def filled(value: Any, many: int | None = None) -> list[Any]:
+    if not isinstance(value, list) or not value or len(value) != (many or len(value)):
+        raise ValueError(f"{value!r} is no list of {many or 'one or more'}")
+    return value
+
+
+def check_keys(value: Any, *keys: str) -> None:
+    if unknown := [key for key in value if key not in keys]:
+        raise ValueError(f"{unknown[0]!r} is none of {', '.join(keys)}")
+
+
+def true_or_false(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError(f"{value!r} is neither true nor false")
+    return value
