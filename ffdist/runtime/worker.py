@@ -18,7 +18,6 @@ from ffdist.device import enter, name_of, queues
 from ffdist.errors import StageError
 from ffdist.events import Observer, RunStarted
 from ffdist.loading import import_seconds
-from ffdist.pipeline.edge import FromEdge, ToEdge
 from ffdist.pipeline.initial import make_from_data
 from ffdist.pipeline.memory import Memory
 from ffdist.pipeline.message import Stop
@@ -26,7 +25,6 @@ from ffdist.pipeline.own_metrics import OwnMetrics
 from ffdist.pipeline.plan import build_block, split_by_stage
 from ffdist.pipeline.profile import TorchProfile
 from ffdist.pipeline.pulses import pulses_of
-from ffdist.pipeline.route import FanIn, FanOut
 from ffdist.pipeline.score_table import KNOWN, RECENT, ScoreSender, ScoreTable
 from ffdist.pipeline.sink import Sink
 from ffdist.pipeline.source import Position, Source, StopAtOnce
@@ -52,8 +50,8 @@ from ffdist.runtime.tracing import (
     window_of,
     write_part,
 )
+from ffdist.runtime.worker_edges import WorkerEdges
 from ffdist.snapshot import SnapshotStore
-from ffdist.transport import Receiver, Sender
 
 if TYPE_CHECKING:
     from ffdist.pipeline.source import Loaders
@@ -104,9 +102,7 @@ class Worker:
         self.window = window_of(self.job.settings, self.start) if self.job.run else range(0)
         self.clock = ClockOffset(0, 0)
         """To the first worker's, where there is a trace."""
-        self.from_edges: dict[str, FromEdge] = {}
-        """What comes by each route, for all lanes on it."""
-        self.to_edges: dict[str, ToEdge] = {}
+        self.edges = WorkerEdges(self.plan, self.me, self.routes, self.edge_ends)
         self.made: list[Stage] = []
         self.logs: list[StageLog] = []
 
@@ -138,9 +134,7 @@ class Worker:
     def at(self) -> str:
         """Where it is, and what it waits for."""
         places = [f"stage {stage.index} at batch {stage.step}" for stage in self.made]
-        waits = [f"waits for a message by edge {name}" for name, edge in self.from_edges.items() if edge.awaiting]
-        waits += [f"sends by edge {name}" for name, edge in self.to_edges.items() if edge.awaiting]
-        return ", ".join([*places, *waits])
+        return ", ".join([*places, *self.edges.waits()])
 
     def join(self) -> None:
         """Its parts have ended; behind an error they do so when its edges are closed, unless one hangs."""
@@ -151,7 +145,8 @@ class Worker:
         """A stage's whole work, ready to begin."""
         job, world, manifest = self.job, self.world, self.start.manifest
         mine = self.plan.stages[index]
-        lanes, group = mine.lanes_of(self.me), self._stage_group(index)
+        lanes = mine.lanes_of(self.me)
+        group = self.edges.stage_group(index, self.rank.stop if index == 0 and self.me == self.leader else None)
         config = job.block_config(self.device, max(1, self.start.steps * job.settings.training.epochs))
         specs = split_by_stage(job.block_specs(), self.plan.blocks_per_stage)[index]
         blocks = [build_block(job.chain, spec, job.objective, config) for spec in specs]
@@ -185,13 +180,7 @@ class Worker:
             scores = self._score_table(loaders)
             source = self._source(loaders, lanes, group, scores)
             return lambda: self._begin(stage, source, outbox, scores)
-        before = self.plan.stages[index - 1]
-        orders = mine.orders_of(self.me)
-        by_batch: list[dict[int, FromEdge]] = [{} for _ in range(before.batch_stride)]
-        for order in orders[: before.batch_stride]:
-            ways = {lane: self._from_edge(index, before.worker_of(lane, order)) for lane in lanes}
-            by_batch[order % before.batch_stride] = ways
-        inbox = FanIn(by_batch, orders)
+        inbox = self.edges.inbox(index, lanes)
         stage.take_queued = inbox.take_queued
         return lambda: stage.run(inbox, outbox)
 
@@ -214,16 +203,7 @@ class Worker:
 
     def _collector(self) -> Callable[[], None]:
         """The sink's work, where it takes what several workers send."""
-        last = self.plan.stages[-1]
-        mine = self._mine("sink")
-        self.from_edges |= {route.name: FromEdge(self.edge_ends.receivers[route.name]) for route in mine}
-        froms = {route.source: self.from_edges[route.name] for route in mine}
-        inbox = FanIn(
-            [
-                {lane: froms[last.worker_of(lane, order)] for lane in range(self.plan.lanes)}
-                for order in range(last.batch_stride)
-            ]
-        )
+        inbox = self.edges.sink_inbox()
         sink = self._sink()
 
         def collect() -> None:
@@ -235,56 +215,18 @@ class Worker:
 
         return collect
 
-    def _mine(self, purpose: str, stage: int | None = None) -> list[Route]:
-        """The routes of a purpose that begin or end here."""
-        return [
-            route
-            for route in self.routes
-            if route.purpose == purpose and stage in (None, route.stage) and self.me in (route.source, route.target)
-        ]
-
-    def _stage_group(self, index: int) -> StageGroup | None:
-        stage = self.plan.stages[index]
-        if len(stage.shares) == 1:
-            return None
-        senders: dict[int, Sender] = {}
-        receivers: dict[int, Receiver] = {}
-        for route in self._mine("gradients", index):
-            if route.source == self.me:
-                senders[route.target] = self.edge_ends.senders[route.name]
-            else:
-                receivers[route.source] = self.edge_ends.receivers[route.name]
-        leads = index == 0 and self.me == self.leader
-        stop = self.rank.stop if leads else None
-        return StageGroup(self.me, stage.shares, senders, receivers, stop, by_batch=stage.by_batch)
-
-    def _from_edge(self, index: int, source: int) -> FromEdge:
-        """The way by which that worker sends."""
-        for route in self._mine("stages", index - 1):
-            if (route.source, route.target) == (source, self.me):
-                return self.from_edges.setdefault(route.name, FromEdge(self.edge_ends.receivers[route.name]))
-        raise AssertionError("every lane has a way")
-
     def _outbox(self, index: int, lanes: range) -> Outbox:
         """Where a stage's messages go: to the next, or to the sink."""
         if index == len(self.plan.stages) - 1:
             if sink_is_on_last_stage(self.plan):
                 return self._sink()
-            (route,) = (route for route in self._mine("sink") if route.source == self.me)
-            return self._to_edge(route)
-        behind = self.plan.stages[index + 1]
-        out = {route.target: self._to_edge(route) for route in self._mine("stages", index) if route.source == self.me}
-        orders = range(behind.batch_stride)
-        return FanOut([{lane: to for lane in lanes if (to := out.get(behind.worker_of(lane, n)))} for n in orders])
-
-    def _to_edge(self, route: Route) -> ToEdge:
-        self.to_edges[route.name] = ToEdge(self.edge_ends.senders[route.name])
-        return self.to_edges[route.name]
+            return self.edges.to_sink()
+        return self.edges.outbox(index, lanes)
 
     def _score_table(self, loaders: Loaders) -> ScoreTable | None:
         """The source's end of the edge back from the sink."""
-        routes = [route for route in self._mine("back") if route.target == self.me]
-        if not routes:
+        receiver = self.edges.score_receiver()
+        if not receiver:
             return None
         job, manifest, store = self.job, self.start.manifest, self.snapshots
         recent = store.load_extra_file(manifest, RECENT)[0].get("scores", ()) if manifest else ()
@@ -292,7 +234,7 @@ class Worker:
             loaders.train,
             job.chain.num_classes,
             job.objective.score_lag,
-            self.edge_ends.receivers[routes[0].name],
+            receiver,
             store.save_extra_file,
             recent,
         )
@@ -366,7 +308,7 @@ class Worker:
 
     def _score_sender(self) -> ScoreSender | None:
         """The sink's ends of the edges back to the source."""
-        senders = [self.edge_ends.senders[route.name] for route in self._mine("back") if route.source == self.me]
+        senders = self.edges.score_senders()
         if not senders:
             return None
         manifest, store = self.start.manifest, self.snapshots
