@@ -9,6 +9,7 @@ import sys
 import time
 import urllib.request
 from pathlib import Path
+from runpy import run_path
 
 import numpy as np
 import pyarrow as pa
@@ -67,7 +68,9 @@ def sweep(*args: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=250)
 
 
-def test_a_sweep_trains_a_pipeline_for_each_choice_and_shows_the_best_first(cluster: Cluster, tmp_path: Path) -> None:
+def test_a_sweep_trains_a_pipeline_for_each_choice_and_shows_the_best_first(
+    cluster: Cluster, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     choose = ["--objective", "sff", "local-ce", "--kernel", "1"]
     done = sweep("--address", cluster.address, "--out", str(tmp_path), *choose)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -75,12 +78,23 @@ def test_a_sweep_trains_a_pipeline_for_each_choice_and_shows_the_best_first(clus
     assert sorted((objective, kernel) for objective, kernel, _ in rows) == [("local-ce", "-"), ("sff", "1")]
     assert float(rows[0][2]) >= float(rows[1][2])
     assert len(list((tmp_path / "runs").iterdir())) == 2
-    assert "already holds a sweep" in sweep("--out", str(tmp_path)).stderr
+    assert "already holds a sweep" in refused(capsys, monkeypatch, "--out", str(tmp_path))
 
 
-def test_a_choice_that_cannot_be_trained_ends_a_sweep_before_it_begins(tmp_path: Path) -> None:
-    done = sweep("--objective", "sff", "cwc", "--out", str(tmp_path / "sweep"))
-    assert "a multiple of 10 channels" in done.stderr
+def refused(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *args: str) -> str:
+    """What the script says of a sweep that does not begin, in this process."""
+    monkeypatch.setattr(sys, "argv", ["ray_sweep.py", *args])
+    with pytest.raises(SystemExit) as stop:
+        run_path(str(LAUNCH / "ray_sweep.py"), run_name="__main__")
+    assert stop.value.code == 1
+    return capsys.readouterr().err
+
+
+def test_a_choice_that_cannot_be_trained_ends_a_sweep_before_it_begins(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = refused(capsys, monkeypatch, "--objective", "sff", "cwc", "--out", str(tmp_path / "sweep"))
+    assert "a multiple of 10 channels" in said
     assert list(tmp_path.iterdir()) == []
 
 

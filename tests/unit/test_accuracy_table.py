@@ -85,11 +85,14 @@ def test_the_documents_have_the_tables_that_the_records_give() -> None:
     assert all(f"`{row.name}`" in within for row in ROWS.values() if not row.is_twin)
 
 
+WORDS = '"digits", "--epochs", "1", "--launcher", "threads"'
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """A folder with a row, its runs of two seeds, and their record; and what was said on stderr."""
     folder = tmp_path_factory.mktemp("rows")
-    (folder / "accuracy.toml").write_text('[digits-quick]\ndata = "digits"\nargs = ["digits", "--epochs", "1"]\n')
+    (folder / "accuracy.toml").write_text(f'[digits-quick]\ndata = "digits"\nargs = [{WORDS}]\n')
     command = [
         sys.executable,
         str(ROOT / "benchmarks/accuracy.py"),

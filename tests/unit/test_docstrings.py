@@ -4,12 +4,22 @@ from __future__ import annotations
 
 import ast
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = ["ffdist", "benchmarks", "launch", "examples", "docker"]
+
+
+def bodies(node: ast.Module | ast.stmt) -> Iterator[list[ast.stmt]]:
+    """A module's or a statement's own statements, and those of each, at any depth; expressions are not looked into."""
+    for name in ("body", "orelse", "finalbody"):
+        if body := getattr(node, name, None):
+            yield body
+            for inner in body:
+                yield from bodies(inner)
 
 
 @pytest.mark.parametrize("folder", FOLDERS)
@@ -19,9 +29,8 @@ def test_docstrings_begin_with_what_a_thing_is_or_does(folder: str) -> None:
     clause, genitive = re.compile(r"(What|Of|That|How|Why|Whom|Whether)\b"), re.compile(r"(Of|That)\b")
     dangling, seen = [], 0
     for path in sorted((ROOT / folder).rglob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text())):
-            statements = getattr(node, "body", None)
-            for place, statement in enumerate(statements if isinstance(statements, list) else ()):
+        for body in bodies(ast.parse(path.read_text())):
+            for place, statement in enumerate(body):
                 if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant):
                     text, seen = str(statement.value.value), seen + 1
                     if (genitive if place else clause).match(text):

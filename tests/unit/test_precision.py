@@ -79,6 +79,17 @@ def test_a_first_batch_that_overflows_leaves_no_trace(name: str) -> None:
     assert all(value.isfinite().all() for value in weights(late).values() if value.is_floating_point())
 
 
+def test_gradients_are_clipped_by_their_own_norm_and_not_by_the_scaled_ones() -> None:
+    """A limit far above the gradients' norm, and far below that of the scaled ones, changes nothing."""
+    clipped, plain = (block(optimizer="sgd", lr=0.1, clip=clip) for clip in (100.0, None))
+    plain.parts.load_state_dict(clipped.parts.state_dict())
+    for step in range(3):
+        learn(clipped, step)
+        learn(plain, step)
+    assert scale_of(plain) > 1000
+    assert equal(weights(clipped), weights(plain))
+
+
 def test_running_statistics_of_a_batch_that_overflows_stay_as_they_were() -> None:
     norm = nn.Sequential(nn.Flatten(), nn.Linear(16, 20), nn.BatchNorm1d(20))
     chain = Chain.from_sequential(norm, input_shape=(1, 4, 4), num_classes=10)
