@@ -15,6 +15,7 @@ import torch
 from jobs import QUIET, DigitsJob
 
 from ffdist.errors import SnapshotError
+from ffdist.pipeline.message import Snapshot
 from ffdist.runtime.threads import run_threads
 from ffdist.snapshot import Manifest, SnapshotStore, latest, newest, read_manifest
 from ffdist.snapshot.files import BlockCopy, read_block, write_of_snapshot
@@ -313,3 +314,16 @@ def test_a_snapshot_of_the_same_blocks_with_other_shapes_is_refused(tmp_path: Pa
     (manifest.folder / MANIFEST).write_text(json.dumps(values))
     with pytest.raises(SnapshotError, match=r"module\.0\.weight"):
         run_threads(replace(make, settings={"resume": True})(), QUIET)
+
+
+def test_nothing_is_committed_into_another_folder_of_the_runs_name(tmp_path: Path) -> None:
+    """Where the run's own was renamed, and one that looks alike was made."""
+    run = tmp_path / "run"
+    run.mkdir()
+    store = SnapshotStore(run, [])
+    run.rename(tmp_path / "away")
+    folder = snapshot_folder(run, 1, 0)
+    folder.mkdir(parents=True)
+    with pytest.raises(SnapshotError, match="another is in its place"):
+        store.commit(Snapshot(1, 0, 1), [])
+    assert list(folder.iterdir()) == []
