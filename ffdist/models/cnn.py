@@ -44,8 +44,8 @@ def cnn(
     its CNNB, is "not grouped into blocks").
 
     widths: output channels of each block.
-    dropout: of the classifier that backpropagation puts behind the last block. The paper has one, of a rate it does not
-        give; none here, since a CPU draws its random numbers slowly, and FF has none to draw.
+    dropout: rate, in the classifier that backpropagation puts behind the last block. The paper has one, of a rate it
+        does not give; none here, since a CPU draws its random numbers slowly, and FF has none to draw.
     norm: batch normalisation behind each convolution.
 
     Raises NetworkError for no such share.
@@ -71,6 +71,6 @@ def cnnb(
     """`cnn` with batch normalisation between each convolution and its ReLU.
 
     widths: output channels of each block.
-    dropout: of the classifier that backpropagation puts behind the last block.
+    dropout: rate, in the classifier that backpropagation puts behind the last block.
     """
     return cnn(input_shape, num_classes, widths, dropout, norm=True)

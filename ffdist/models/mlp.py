@@ -33,8 +33,8 @@ def mlp(
     """A block a layer, linear and ReLU; pictures are flattened first. The default is Hinton's 4 x 2000.
 
     widths: features of each layer.
-    init: of weights, with zero biases: torch's own (biases too); "he", N(0, 2 / fan_in), with which Hinton's goodness
-        starts at its threshold; "fan-out", N(0, 1 / fan_out), as in loweX/Forward-Forward.
+    init: how weights begin, with zero biases: torch's own (biases too); "he", N(0, 2 / fan_in), with which Hinton's
+        goodness starts at its threshold; "fan-out", N(0, 1 / fan_out), as in loweX/Forward-Forward.
     """
     check_widths("mlp", widths)
     features = [math.prod(input_shape), *widths]

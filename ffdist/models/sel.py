@@ -31,7 +31,7 @@ def sel_cnn(
     Where the paper has it is not published, nor is its deeper network; ours for CIFAR is depth 6, pool_every 2. Weights
     are drawn by He's rule, with which the goodness starts at its threshold.
 
-    depth: blocks.
+    depth: number of blocks.
     width: filters of each convolution.
     kernel: side of the filters in pixels, odd.
     pool_every: a 2x2 max pool closes every `pool_every`-th block but the last; 0 for none.

@@ -48,10 +48,10 @@ def vgg8(
         (ASGE, 2025), has 4 pools, so pictures of 16 pixels become one; for 10 classes, multiples of 10 suit the
         channel-wise rules.
     norm: batch normalisation in each block; the ASGE network has none.
-    pool: of 2x2, the largest value or the mean.
+    pool: kind of the 2x2 pools, the largest value or the mean.
     pool_first: the pool opens the next block in place of closing its own, as in ASGE, which reads its goodness before
         pooling; what goes from block to block is then four times as large where a pool is.
-    dropout: of whole channels, closing each block.
+    dropout: rate at which whole channels are dropped, at the end of each block.
     """
     if not widths or 0 in widths or pool not in ("max", "avg") or (pool_first and widths[-1] < 0):
         raise ConfigError(
@@ -84,8 +84,8 @@ def vgg11(
 
     widths: channels a block, negative where a 2x2 pool follows.
     norm: batch normalisation in each block; the ASGE network has none.
-    pool: of 2x2, the largest value or the mean.
+    pool: kind of the 2x2 pools, the largest value or the mean.
     pool_first: the pool opens the next block in place of closing its own.
-    dropout: of whole channels, closing each block.
+    dropout: rate at which whole channels are dropped, at the end of each block.
     """
     return vgg8(input_shape, num_classes, widths, norm, pool, pool_first, dropout)

@@ -72,9 +72,9 @@ def vit(
     patch: side of a patch in pixels, a divisor of the picture's sides.
     dim: features of a token, a multiple of `heads`.
     depth: encoder blocks, 1 at least.
-    heads: of each encoder's attention.
+    heads: attention heads of each encoder block.
     mlp_dim: hidden features of an encoder's MLP; 0 for 4 * dim.
-    dropout: of an encoder's attention and MLP.
+    dropout: rate, in an encoder block's attention and MLP.
     """
     channels, height, width = check_picture("vit", input_shape, patch)
     if height % patch or width % patch:

@@ -40,7 +40,7 @@ class ASGE(Competitive):
     readout: Literal["linear", "feedback"] = "linear"
     """What gives the scores: a linear layer on the pooled features, or the frozen feedback itself."""
     dropout: float = 0.1
-    """The dropout of what goes on."""
+    """Dropout rate of what the next block gets."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

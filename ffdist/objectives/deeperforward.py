@@ -30,7 +30,7 @@ class DeeperForward(Competitive):
     """
 
     dropout: float = 0.0
-    """The dropout of a block's output, before its goodness; 0.2 in the authors' code."""
+    """Dropout rate of a block's output, before its goodness; 0.2 in the authors' code."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

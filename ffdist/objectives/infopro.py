@@ -38,7 +38,7 @@ class InfoPro(Competitive):
     width: int = 12
     """Channels within the decoder."""
     hidden: int = 128
-    """Width of aux' linear layer."""
+    """Width of the auxiliary classifier's linear layer."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

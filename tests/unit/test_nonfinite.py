@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -25,6 +26,7 @@ from ffdist.pipeline.stage import Stage
 from ffdist.runtime.nonfinite import KEPT, kept_batches, numbers_of
 from ffdist.runtime.replay import replay
 from ffdist.runtime.threads import run_threads
+from ffdist.snapshot.files import FIELDS
 from tests.jobs import QUIET, DigitsJob, cut_power_at, fingerprint, learned
 
 
@@ -134,6 +136,9 @@ def test_a_skipped_batch_changes_nothing_of_the_block_but_its_schedule(part: str
         run_threads(job(run, epochs, **settings)(), QUIET)
         (path,) = sorted(run.glob("snapshots/*/*conv2*"))[-1:]
         blocks[name] = {k: v for k, v in load_file(path).items() if not k.startswith("metrics")}
+        with safe_open(path, framework="pt") as file:
+            counted = json.loads(file.metadata()[FIELDS])["schedule"]["last_epoch"]
+        assert counted == int(path.parent.name.split("-")[1]) > 0, "a schedule counts batches, those too"
     short, long = blocks.values()
     assert short.keys() == long.keys()
     assert all(torch.equal(short[name], long[name]) for name in short)
