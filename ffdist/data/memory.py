@@ -116,25 +116,12 @@ def assembled(
     made = {split: as_split(of, codes[split]) for split, of in splits.items()}
     train = made["train"]
     like = train.take(np.arange(1))
-    for split, of in made.items():
-        if form(found := of.take(np.arange(1))) != form(like):
-            raise DataError(
-                f"the {split} samples are unlike the training samples",
-                where=f"data set {name}",
-                expected=form(like),
-                got=form(found),
-            )
+    check_alike(made, like, name)
     note_axes(like, f"data set {name}", channels_last)
     shape = like.shape[1:]
     pixels = like.dtype == np.uint8
-    if not pixels and splits["train"].decoding.value_range is not None:
-        raise DataError(
-            "floats have no black and white",
-            where=f"data set {name}",
-            expected="pictures of whole numbers, or no value_range",
-            got=form(like),
-            remedy="leave value_range out, and normalize=True; or pictures of whole numbers: x.astype('int32')",
-        )
+    if not pixels:
+        check_no_range(splits["train"], like, name)
     images = Images(
         name,
         train,
@@ -154,6 +141,30 @@ def assembled(
         decoding=resolved(splits["train"].decoding, images.shape) if pixels else None,
         in_memory=not splits["train"].from_files,
     )
+
+
+def check_alike(splits: Mapping[str, Split], like: np.ndarray, name: str) -> None:
+    """Raises DataError for a split whose samples are unlike `like`, one of the training samples."""
+    for split, samples in splits.items():
+        if form(first := samples.take(np.arange(1))) != form(like):
+            raise DataError(
+                f"the {split} samples are unlike the training samples",
+                where=f"data set {name}",
+                expected=form(like),
+                got=form(first),
+            )
+
+
+def check_no_range(train: LabelledSplit, like: np.ndarray, name: str) -> None:
+    """Raises DataError where floats, as `like` is, are to have a range of values."""
+    if train.decoding.value_range is not None:
+        raise DataError(
+            "floats have no black and white",
+            where=f"data set {name}",
+            expected="pictures of whole numbers, or no value_range",
+            got=form(like),
+            remedy="leave value_range out, and normalize=True; or pictures of whole numbers: x.astype('int32')",
+        )
 
 
 def moments_of(split: Split) -> tuple[tuple[float, ...], tuple[float, ...]]:

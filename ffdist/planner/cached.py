@@ -60,51 +60,61 @@ def profile_of(
     of torch's threads is the caller's: as the run will have them.
     Raises what the network and the rule raise; a cache that cannot be written is told, and no error.
     """
-    batch = train.largest_batch
-    threads = torch.get_num_threads()
-    facts = {
+    facts = profile_facts(chain, objective, settings, train, device) | {"backprop": backprop}
+
+    def measure() -> dict[str, Any]:
+        return measure_profile(chain, objective, settings, train, device, backprop=backprop)
+
+    return cached(facts, measure, Profile.from_json, fresh=fresh)
+
+
+def profile_facts(
+    chain: Chain, objective: Objective, settings: Settings, train: Loader, device: torch.device
+) -> dict[str, Any]:
+    """Facts on which a profile depends, and by which it is found again."""
+    return {
         "what": "profile",
         "format": FORMAT,
         "network": described(chain),
         "rule": of_rule(objective),
-        "batch": batch,
+        "batch": train.largest_batch,
         "settings": {name: repr(getattr(settings, name)) for name in ("optim", "compute")}
         | {"microbatches": settings.training.microbatches, "fusion": settings.rule.fusion},
         "data": [train.images.name, train.images.shape, train.augment and repr(train.augment), train.size],
         "device": device_name(device),
-        "threads": threads,
+        "threads": torch.get_num_threads(),
         "versions": versions(),
-        "backprop": backprop,
     }
 
-    def measure() -> dict[str, Any]:
-        sizes = sizes_of(batch)
-        source, x, y = measure_source(train, objective, chain.num_classes, sizes)
-        config = BlockConfig(settings, 10**6, device)
-        made = Profile(
-            network=settings.network.model,
-            rule=settings.rule.objective,
-            batch=batch,
-            microbatches=settings.training.microbatches,
-            precision=settings.compute.precision,
-            device=device_name(device),
-            on_cpu=not queues(device),
-            threads=threads,
-            versions=versions(),
-            blocks=tuple(measure_chain(chain, objective, config, sizes, x, y)),
-            source=source,
-            sliced=is_elementwise(settings),
-            backprop=None,
-        )
-        fields = made.as_json()
-        if backprop:
-            from ffdist.baselines.base import BaselineConfig
-            from ffdist.planner.backprop import measure_backprop
 
-            fields["backprop"] = asdict(measure_backprop(chain, BaselineConfig(settings, 10**6, device), sizes, x, y))
-        return fields
+def measure_profile(
+    chain: Chain, objective: Objective, settings: Settings, train: Loader, device: torch.device, *, backprop: bool
+) -> dict[str, Any]:
+    """A new profile, in its JSON form; arguments and errors as of `profile_of`."""
+    sizes = sizes_of(train.largest_batch)
+    source, x, y = measure_source(train, objective, chain.num_classes, sizes)
+    profile = Profile(
+        network=settings.network.model,
+        rule=settings.rule.objective,
+        batch=train.largest_batch,
+        microbatches=settings.training.microbatches,
+        precision=settings.compute.precision,
+        device=device_name(device),
+        on_cpu=not queues(device),
+        threads=torch.get_num_threads(),
+        versions=versions(),
+        blocks=tuple(measure_chain(chain, objective, BlockConfig(settings, 10**6, device), sizes, x, y)),
+        source=source,
+        sliced=is_elementwise(settings),
+        backprop=None,
+    )
+    fields = profile.as_json()
+    if backprop:
+        from ffdist.baselines.base import BaselineConfig
+        from ffdist.planner.backprop import measure_backprop
 
-    return cached(facts, measure, Profile.from_json, fresh=fresh)
+        fields["backprop"] = asdict(measure_backprop(chain, BaselineConfig(settings, 10**6, device), sizes, x, y))
+    return fields
 
 
 def links_here(*, on_cpu: bool, fresh: bool = False) -> tuple[NetworkLink, NetworkLink]:
