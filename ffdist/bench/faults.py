@@ -37,12 +37,12 @@ LEFT = {"processes": 15.0, "torchrun": 40.0, "ray": 120.0}
 """Seconds behind the run's end in which everything must have; Ray's own agents outlive it by a minute."""
 
 
-def disturb(run: DisturbedRun, faults: list[Fault]) -> list[KillOutcome]:
+def kill_and_finish(run: DisturbedRun, faults: list[Fault]) -> list[KillOutcome]:
     """Kill it so often, then let it come to its end. Raises StageError where it does not, or something is left."""
     outcomes = list[KillOutcome]()
     run.start()
     for number, fault in enumerate(faults):
-        found = strike(run, fault, outcomes)
+        found = kill_at_moment(run, fault, outcomes)
         if found is None:
             break
         begun, step = found
@@ -79,7 +79,7 @@ def disturb(run: DisturbedRun, faults: list[Fault]) -> list[KillOutcome]:
     return outcomes
 
 
-def strike(run: DisturbedRun, fault: Fault, outcomes: list[KillOutcome]) -> tuple[int, int] | None:
+def kill_at_moment(run: DisturbedRun, fault: Fault, outcomes: list[KillOutcome]) -> tuple[int, int] | None:
     """Kill at its moment; where nobody is there any more, at the next of the kind. None where the run has ended before,
     else how often it had begun, and the last batch that it had reported."""
     while run.await_moment(fault):
@@ -119,7 +119,7 @@ def settle(run: DisturbedRun, outcomes: list[KillOutcome]) -> None:
             each.lost = max(0, each.step - kept)
 
 
-def undisturbed(run: Path, epochs: int) -> None:
+def run_in_one_process(run: Path, epochs: int) -> None:
     """The same run in one process. Raises StageError where it fails."""
     alone = ["--plan", "* @ 0", "--launcher", "threads", "--quiet"]
     words = [*TRAIN_FLAGS, *alone, "--epochs", str(epochs), "--out", str(run)]
@@ -168,14 +168,14 @@ def faults(kills: int, seed: int, launcher: Launcher, folder: Path, progress: Pr
     epochs = max(4, kills)
     (folder / "tmp").mkdir(parents=True)
     progress(f"the undisturbed run: {epochs} epochs")
-    undisturbed(folder / "whole", epochs)
+    run_in_one_process(folder / "whole", epochs)
     run = DisturbedRun(launcher, folder / "killed", epochs, folder / "tmp", random.Random(seed + 1), progress)
     begun = time.monotonic()
     try:
         with nothing_left(run), ExitStack() as cluster:
             if launcher == "ray":
                 run.nodes = cluster.enter_context(closing(RayNodes(folder / "ray")))
-            outcomes = disturb(run, schedule(kills, seed, nodes=launcher == "ray"))
+            outcomes = kill_and_finish(run, schedule(kills, seed, nodes=launcher == "ray"))
     finally:
         if run.process and run.process.poll() is None:
             run.process.kill()

@@ -167,10 +167,10 @@ class Check:
     def run(self) -> None:
         from ffdist.cli.described import print_manifest
         from ffdist.data import describe, verify
-        from ffdist.data.catalog import embedded, folder_of
+        from ffdist.data.catalog import digits_entry, folder_of
 
         if str(self.folder) == "digits" and not self.folder.exists():
-            print_named(embedded(), Path("data"), as_json=self.json)
+            print_named(digits_entry(), Path("data"), as_json=self.json)
             return
         folder = RemoteFolder.of(self.folder) or folder_of(self.folder) or self.folder
         manifest = verify(folder)

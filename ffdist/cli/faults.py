@@ -68,9 +68,9 @@ def main(suite: str, args: Sequence[str]) -> None:
     check(command)
     handle_signals(unwind)
     if isinstance(command, Faults):
-        run(command, [*name.split(), *args], lambda progress: found_by_faults(command, progress))
+        run(command, [*name.split(), *args], lambda progress: run_faults(command, progress))
     else:
-        run(command, [*name.split(), *args], lambda progress: found_by_soak(command, progress))
+        run(command, [*name.split(), *args], lambda progress: run_soak(command, progress))
 
 
 def check(command: Faults | Soak) -> None:
@@ -100,7 +100,7 @@ def run(command: Faults | Soak, words: Sequence[str], measure: Callable[[Progres
         record(result, command.record, words, settings)
 
 
-def found_by_faults(command: Faults, progress: Progress) -> BenchResult:
+def run_faults(command: Faults, progress: Progress) -> BenchResult:
     from ffdist.bench.faults import faults
 
     folder = command.folder or Path(tempfile.mkdtemp(prefix="ffdist-faults-"))
@@ -114,7 +114,7 @@ def found_by_faults(command: Faults, progress: Progress) -> BenchResult:
     return result
 
 
-def found_by_soak(command: Soak, progress: Progress) -> BenchResult:
+def run_soak(command: Soak, progress: Progress) -> BenchResult:
     from ffdist.bench.soak import soak
 
     return soak(command.minutes, command.stages, command.queue, command.batch_size, progress)

@@ -67,7 +67,7 @@ def main(args: Sequence[str]) -> None:
         for run in command.run:
             print_report(command, run)
     if not in_terminal or command.out:
-        paged(command)
+        write_page(command)
 
 
 def check(command: Report, in_terminal: bool) -> None:
@@ -90,7 +90,7 @@ def check(command: Report, in_terminal: bool) -> None:
         )
 
 
-def paged(command: Report) -> None:
+def write_page(command: Report) -> None:
     """Write the page and say where it is."""
     with loading():  # of torch, behind the parsing
         from ffdist.page.write import write_report

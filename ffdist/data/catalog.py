@@ -275,7 +275,7 @@ class DatasetEntry:
     folder: Path | None = None
 
 
-def embedded() -> DatasetEntry:
+def digits_entry() -> DatasetEntry:
     """The digits."""
     images = digits()
     counts = {"train": len(images.train), "test": len(images.test or ())}
@@ -287,7 +287,7 @@ def list_data(root: Path) -> list[DatasetEntry]:
     levels below it. Raises DataError for a folder that is not there, but for data/."""
     if root != Path("data") and not root.is_dir():
         raise DataError("there is no such folder", where=root, expected="a folder of prepared data sets")
-    entries = [embedded()]
+    entries = [digits_entry()]
     entries += [DatasetEntry(name, "preparable", k.shape, k.num_classes, k.counts) for name, k in KNOWN.items()]
     manifests = sorted(path for depth in ("", "*/", "*/*/") for path in root.glob(depth + MANIFEST))
     return entries + [prepared(path.parent) for path in manifests if is_ours(path)]

@@ -109,7 +109,7 @@ def is_file(file: Path) -> bool:
 
 def no_file(file: Path, where: str, folder: Path | None) -> DataError:
     root = (folder or Path()).absolute()
-    found = near(file.name, root)
+    found = file_nearby(file.name, root)
     return DataError(
         "a picture's file is not there",
         where=where,
@@ -119,7 +119,7 @@ def no_file(file: Path, where: str, folder: Path | None) -> DataError:
     )
 
 
-def near(name: str, root: Path) -> str | None:
+def file_nearby(name: str, root: Path) -> str | None:
     """Where in a folder or the folders there such a file lies, perhaps with an ending; None where it does not."""
     places = [root, *(path for path in sorted(root.iterdir()) if path.is_dir())] if root.is_dir() else []
     pattern = glob.escape(name)

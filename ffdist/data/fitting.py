@@ -17,7 +17,7 @@ from ffdist.data.images import Images, Split, ValueSpread
 from ffdist.data.labels import numbered
 from ffdist.data.memory import as_split
 from ffdist.data.preparation import Preparation
-from ffdist.data.presenting import presented
+from ffdist.data.presenting import as_network_input
 from ffdist.errors import ConfigError, DataError, setting
 
 
@@ -53,7 +53,7 @@ def to_measure(data: Any, learned: DataDescription, image_size: int | None) -> I
         data = opened_to_measure(str(data), learned, image_size)
     images = as_images(data) if isinstance(data, (Images, Mapping)) else one_split(data, learned)
     if images.pixels and len(images.shape) == 3:
-        images = presented(images, image_size=image_size, preprocess=learned.preprocess)
+        images = as_network_input(images, image_size=image_size, preprocess=learned.preprocess)
     if learned.pixels and not images.pixels and images.test is not None:
         check_unit(images.test, images.name)
         images = replace(images, mean=learned.mean, std=learned.std)
@@ -71,7 +71,7 @@ def opened_to_measure(
     """
     preprocess = learned.preprocess
     if is_prepared(name):
-        return presented(open_data(name), image_size=image_size, preprocess=preprocess)
+        return as_network_input(open_data(name), image_size=image_size, preprocess=preprocess)
     preparation = replace(
         preparation or Preparation(),
         splits=(),
@@ -93,7 +93,7 @@ def opened_to_measure(
         images = open_data(name, prepared_as=replace(preparation, test_fraction=1.0))
     except ConfigError:  # it has a test split of its own; what else it may be is told again
         images = open_data(name, prepared_as=replace(preparation, test_fraction=None))
-    return presented(images, image_size=image_size, preprocess=preprocess) if preprocess else images
+    return as_network_input(images, image_size=image_size, preprocess=preprocess) if preprocess else images
 
 
 def one_split(data: Any, learned: DataDescription) -> Images:

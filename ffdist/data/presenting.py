@@ -11,7 +11,7 @@ from ffdist.data.transforms import PictureTransform, Transform, load_transforms
 from ffdist.errors import ConfigError, setting
 
 
-def presented(
+def as_network_input(
     images: Images,
     *,
     image_size: int | None = None,

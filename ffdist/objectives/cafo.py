@@ -59,10 +59,10 @@ class CaFo(Competitive):
             scores = Aligned.apply(y, head.predictor.weight, head.predictor.bias, head.feedback).float()
         else:
             scores = head.predictor(y).float()
-        loss = None if labels is None else self.judged(scores, labels, learning=head.training)
+        loss = None if labels is None else self.score_loss(scores, labels, learning=head.training)
         return Local(loss, scores, out.detach())
 
-    def judged(self, scores: Tensor, labels: Tensor, *, learning: bool) -> Tensor | None:
+    def score_loss(self, scores: Tensor, labels: Tensor, *, learning: bool) -> Tensor | None:
         if self.loss == "ce":
             return self.compete(scores, labels, learning=learning)
         smoothing = self.label_smoothing if learning else 0.0

@@ -100,12 +100,12 @@ class FiniteCheck:
         if not self.at_once:
             return local
         if not math.isfinite(value := float(local.loss.detach())):
-            return self._mended(local, NonfiniteValue("loss", value))
+            return self._with_finite_scores(local, NonfiniteValue("loss", value))
         if local.next_input is not None and not is_finite(local.next_input):
-            return self._mended(local, NonfiniteValue("output", first_bad(local.next_input)))
+            return self._with_finite_scores(local, NonfiniteValue("output", first_bad(local.next_input)))
         return local
 
-    def _mended(self, local: Local, trouble: NonfiniteValue) -> Local:
+    def _with_finite_scores(self, local: Local, trouble: NonfiniteValue) -> Local:
         """Scores that a source may want to hear of are numbers: such a batch says nothing of its samples."""
         self.note(trouble)
         scores = local.scores

@@ -29,7 +29,7 @@ class FusedGroup(NamedTuple):
     """What the optimiser keeps of each, by its name."""
 
 
-def learning(optimizer: torch.optim.Optimizer, group: Group, kept: Sequence[str]) -> FusedGroup | None:
+def fused_group(optimizer: torch.optim.Optimizer, group: Group, kept: Sequence[str]) -> FusedGroup | None:
     """None where torch's own step is wanted. kept: the names of what must be there of each parameter."""
     params = [parameter for parameter in group["params"] if parameter.grad is not None]
     grads = [parameter.grad for parameter in params]
@@ -49,7 +49,7 @@ def of_all(optimizer: torch.optim.Optimizer, kept: Sequence[str]) -> list[tuple[
         return None
     groups: list[tuple[Group, FusedGroup]] = []
     for group in optimizer.param_groups:
-        if (found := learning(optimizer, group, kept)) is None:
+        if (found := fused_group(optimizer, group, kept)) is None:
             return None
         if found.params:
             groups.append((group, found))
@@ -111,7 +111,7 @@ def sgd(optimizer: torch.optim.Optimizer) -> bool:
     return True
 
 
-def lean(kind: type[torch.optim.Optimizer], quick: Callable[[torch.optim.Optimizer], bool]) -> type[Any]:
+def with_fused_step(kind: type[torch.optim.Optimizer], quick: Callable[[torch.optim.Optimizer], bool]) -> type[Any]:
     """torch's optimiser with its quick step.
 
     Without torch's hooks, and without what its methods do for torch.compile: at their first call they import

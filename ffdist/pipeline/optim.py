@@ -57,9 +57,9 @@ def is_elementwise(settings: Settings) -> bool:
     return known and optim.clip is None and settings.compute.precision != "fp16"
 
 
-ADAMW = fused.lean(torch.optim.AdamW, fused.adamw)
-ADAM = fused.lean(torch.optim.Adam, fused.adam)
-SGD = fused.lean(torch.optim.SGD, fused.sgd)
+ADAMW = fused.with_fused_step(torch.optim.AdamW, fused.adamw)
+ADAM = fused.with_fused_step(torch.optim.Adam, fused.adam)
+SGD = fused.with_fused_step(torch.optim.SGD, fused.sgd)
 
 
 def build_optimizer(config: OptimSettings, module: nn.Module) -> torch.optim.Optimizer | None:

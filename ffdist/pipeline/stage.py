@@ -70,8 +70,8 @@ class Stage:
         self.group = group
         self.turn = turn
         training = blocks[0].config.settings.training
-        of = training.lanes or 1
-        self.lanes = range(of) if lanes is None else lanes
+        num_lanes = training.lanes or 1
+        self.lanes = range(num_lanes) if lanes is None else lanes
         self.sharing: Sharing = (
             ByBatch(group, blocks) if group and group.by_batch else ByLane(group, blocks, self.lanes)
         )
@@ -79,12 +79,16 @@ class Stage:
         others = self.sharing.reduces_with
         sliced = others is not None and slices_pay(len(others.shares), blocks[0].config.settings.plan.exchange)
         self.reductions = [
-            Reduction(block, self.lanes, of, others, dtype=dtype, sliced=sliced) for block in self.blocks if of > 1
+            Reduction(block, self.lanes, num_lanes, others, dtype=dtype, sliced=sliced)
+            for block in self.blocks
+            if num_lanes > 1
         ]
         """The reduction of each block, where a batch has several lanes."""
         self.buckets = in_buckets(self.reductions, others)
         self.side_by_side = (
-            SideBySideLanes(self.lanes, of, others, self.device) if training.sync_norms and of > 1 else None
+            SideBySideLanes(self.lanes, num_lanes, others, self.device)
+            if training.sync_norms and num_lanes > 1
+            else None
         )
         self.bucket_of = [bucket for bucket in self.buckets for _ in bucket.reductions]
         """By the blocks' numbers here."""
@@ -96,7 +100,7 @@ class Stage:
         """Told at each end of an epoch what this stage reports of itself."""
         self.restore: Callable[[Sequence[LearningBlock], Restore], None] = lambda blocks, marker: None
         """Loads blocks as a snapshot has them."""
-        self.take_queued: Callable[[str], float] = lambda of: 0.0
+        self.take_queued: Callable[[str], float] = lambda user: 0.0
         """Messages that lay in the queue before this stage, on average since the last marker of a kind; the first has
         none."""
         self.clock = HostClock()

@@ -120,7 +120,7 @@ def measure_block(
         sent / last,
         graph,
         *lanes_of(block),
-        handing_over(block),
+        handover_seconds(block),
     )
     return profile, passed
 
@@ -172,7 +172,7 @@ def lanes_of(block: LearningBlock) -> LaneTimes:
     return LaneTimes(*(median(values) for values in zip(*found[1:], strict=True)))
 
 
-def handing_over(block: LearningBlock) -> float:
+def handover_seconds(block: LearningBlock) -> float:
     """As `BlockProfile.handover` has it."""
     handover, edge = Handover(block), Edge("measured", 1, timedelta(seconds=1), 0)
 

@@ -100,10 +100,10 @@ class PlanSearch:
 
     def least(self, below: float = inf) -> Price | None:
         """The best plan of a price of at most `below`; None where there is none within the memory limit."""
-        found = self.near(below)
+        found = self.near_best(below)
         return found and self.best_from(found)
 
-    def near(self, below: float = inf, within: float = COARSE) -> Price | None:
+    def near_best(self, below: float = inf, within: float = COARSE) -> Price | None:
         """A plan that is at most so much slower than the best, as a share of its price."""
         size = self.costs.size
         alone = self.lanes * self.costs.total("lane", 0, size)
@@ -119,9 +119,9 @@ class PlanSearch:
         self.low = low
         if found is None:
             return None
-        return self.halved(found, within)
+        return self.bisect(found, within)
 
-    def halved(self, found: Price, within: float) -> Price:
+    def bisect(self, found: Price, within: float) -> Price:
         """A plan that is so near to the best, from one that is not."""
         while found.seconds > self.low * (1 + within):
             middle = (self.low + found.seconds) / 2
@@ -134,7 +134,7 @@ class PlanSearch:
 
     def best_from(self, found: Price) -> Price:
         """The best plan, from one that `near` found."""
-        found = self.halved(found, COARSE)
+        found = self.bisect(found, COARSE)
         while better := self.within(found.seconds * (1 - CLOSE)):
             if better.seconds >= found.seconds:
                 break

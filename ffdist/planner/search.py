@@ -48,7 +48,7 @@ def best_price(profile: Profile, cluster: Cluster, *, lanes: int | None = None, 
         search = PlanSearch(profile, cluster, count)
         if exactly and cluster.devices > count * search.costs.size:
             continue
-        found = search.near(most, PAYS / 2)
+        found = search.near_best(most, PAYS / 2)
         if found and exactly:
             found = with_all(profile, cluster, search.best_from(found))
         if found and (best is None or found.seconds < best.seconds):

@@ -235,7 +235,7 @@ class SimulatedRun:
         if by_batch or len(workers) == 1:
             yield from self.compute(worker, block.step + (block.lanes if self.plan.lanes > 1 else 0.0))
             if by_batch:
-                yield from self.hand_on(stage, worker, index, batch)
+                yield from self.send_state(stage, worker, index, batch)
             return
         exchange = self.exchanges.setdefault((stage, index, batch), GradientExchange(len(workers)))
         exchange.missing -= 1
@@ -253,7 +253,7 @@ class SimulatedRun:
         for each in workers:
             self.wake_worker(each)
 
-    def hand_on(self, stage: int, worker: int, index: int, batch: int) -> Process:
+    def send_state(self, stage: int, worker: int, index: int, batch: int) -> Process:
         """All that a block has learned goes to the worker of the next batch."""
         place, block, link = self.plan.stages[stage], self.profile.blocks[index], self.cluster.link
         yield from self.compute(worker, block.handover / 2)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ffdist.data import Images, open_data
 from ffdist.data.preparation import as_data_args, from_texts
-from ffdist.data.presenting import presented
+from ffdist.data.presenting import as_network_input
 from ffdist.errors import FfdistError, setting
 from ffdist.settings import DatasetSettings
 
@@ -27,6 +27,6 @@ def open_dataset(dataset: DatasetSettings) -> Images:
 
 def with_preprocessing(images: Images, dataset: DatasetSettings) -> Images:
     """Samples in the size and on the scale that these settings say. Raises ConfigError as `presented` does."""
-    return presented(
+    return as_network_input(
         images, image_size=dataset.image_size, preprocess=dataset.preprocess, mean=dataset.mean, std=dataset.std
     )

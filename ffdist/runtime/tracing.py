@@ -160,7 +160,7 @@ def write_part(
         path.write_text(json.dumps(events_of(row, spans, offset, truncated=truncated)))
 
 
-def put_together(run: Path, parts: Sequence[Path], about: Mapping[str, Any]) -> None:
+def merge_parts(run: Path, parts: Sequence[Path], about: Mapping[str, Any]) -> None:
     """RUN/trace.json of the parts, which are removed. Raises SnapshotError where it cannot be written."""
     path = run / TRACE
     with writing(path):
@@ -186,7 +186,7 @@ def tracing(run: Path, window: range, parts: Sequence[Path], observer: Observer)
         nonlocal done
         if not done and window and is_behind(event, window.stop - 1):
             done = True
-            put_together(run, parts, about)
+            merge_parts(run, parts, about)
         observer(event)
 
     return observe

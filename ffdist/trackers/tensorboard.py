@@ -19,7 +19,7 @@ class WriterThreadHook:
     def __init__(self) -> None:
         self.before = threading.excepthook
 
-    def put_in(self) -> None:
+    def install(self) -> None:
         if threading.excepthook is not self:
             self.before, threading.excepthook = threading.excepthook, self
 
@@ -48,7 +48,7 @@ class TensorBoard(Tracker):
 
     def begin(self, step: int) -> None:
         self.close()
-        HOOK.put_in()
+        HOOK.install()
         self.writer = self.make(str(self.run / FOLDER), purge_step=step + 1 if step else None)
         rows = "\n".join(f"| {name} | {value} |" for name, value in self.settings.items())
         self.writer.add_text("settings", f"| setting | value |\n|---|---|\n{rows}", step)

@@ -12,12 +12,16 @@ from torch import Tensor, nn
 from ffdist.pipeline import fused
 
 KINDS: dict[str, tuple[Any, Any, dict[str, Any]]] = {
-    "adam": (torch.optim.Adam, fused.lean(torch.optim.Adam, fused.adam), {}),
-    "adamw": (torch.optim.AdamW, fused.lean(torch.optim.AdamW, fused.adamw), {"weight_decay": 0.1}),
-    "sgd": (torch.optim.SGD, fused.lean(torch.optim.SGD, fused.sgd), {"momentum": 0.9, "nesterov": True}),
-    "plain sgd": (torch.optim.SGD, fused.lean(torch.optim.SGD, fused.sgd), {}),
-    "maximised": (torch.optim.SGD, fused.lean(torch.optim.SGD, fused.sgd), {"maximize": True, "momentum": 0.5}),
-    "amsgrad": (torch.optim.AdamW, fused.lean(torch.optim.AdamW, fused.adamw), {"amsgrad": True}),
+    "adam": (torch.optim.Adam, fused.with_fused_step(torch.optim.Adam, fused.adam), {}),
+    "adamw": (torch.optim.AdamW, fused.with_fused_step(torch.optim.AdamW, fused.adamw), {"weight_decay": 0.1}),
+    "sgd": (torch.optim.SGD, fused.with_fused_step(torch.optim.SGD, fused.sgd), {"momentum": 0.9, "nesterov": True}),
+    "plain sgd": (torch.optim.SGD, fused.with_fused_step(torch.optim.SGD, fused.sgd), {}),
+    "maximised": (
+        torch.optim.SGD,
+        fused.with_fused_step(torch.optim.SGD, fused.sgd),
+        {"maximize": True, "momentum": 0.5},
+    ),
+    "amsgrad": (torch.optim.AdamW, fused.with_fused_step(torch.optim.AdamW, fused.adamw), {"amsgrad": True}),
 }
 
 

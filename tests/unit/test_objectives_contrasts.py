@@ -126,7 +126,7 @@ def test_cafos_predictor_learns_by_its_loss_and_the_block_by_fixed_weights(loss:
     assert local.loss is not None
     local.loss.backward()
     scores = F.linear(y.detach(), head.predictor.weight, head.predictor.bias).detach().requires_grad_()
-    judged = rule.judged(scores, LABELS, learning=True)
+    judged = rule.score_loss(scores, LABELS, learning=True)
     assert judged is not None
     judged.backward()
     assert scores.grad is not None

@@ -18,7 +18,7 @@ from ffdist import read_pictures
 from ffdist.cli import main
 from ffdist.data import Images, Loader, open_data, prepare
 from ffdist.data.decode import decode
-from ffdist.data.presenting import presented
+from ffdist.data.presenting import as_network_input
 from ffdist.data.storing import Store
 from ffdist.errors import DataError
 from ffdist.runtime.data_facts import DataFacts
@@ -94,7 +94,7 @@ def test_own_sizes_and_figures_are_those_of_files_and_of_exported_programs(
     paths = tree(tmp_path / "tree", "2:1, large")
     data = open_data(prepare(str(tmp_path / "tree"), tmp_path / "out", test_fraction=0, store=store, size=size))
     own = {"preprocess": ["resize(side=20)", "center-crop(side=16)"], "mean": (0.4,), "std": (0.3, 0.2, 0.1)}
-    images = presented(data, **own)  # pyright: ignore[reportArgumentType]
+    images = as_network_input(data, **own)  # pyright: ignore[reportArgumentType]
     assert images.shape == (3, 16, 16)
     expected = Loader(images, images.train, np.arange(8), batch_size=8, seed=0, train=False).batch(np.arange(8), 0, 0)[
         0

@@ -16,7 +16,7 @@ import torchvision.transforms.v2 as transforms
 import torchvision.transforms.v2.functional as functional
 
 from ffdist.data import ArraySplit, Images, Loader
-from ffdist.data.presenting import presented
+from ffdist.data.presenting import as_network_input
 from ffdist.data.sheet import of_each_class, sheet, writable
 from ffdist.data.transforms import auto, load_transform, pixels
 from ffdist.data.transforms.erasing import Erasing
@@ -316,7 +316,7 @@ def test_a_contact_sheet_shows_pictures_as_they_are_below_their_labels_and_what_
     assert mixed.shape == (14 + 3 * (96 + 28 + 4), 3 * 100, 3)
     assert np.array_equal(plain[:, :100], drawn[:, :100])
     assert not np.array_equal(drawn[:, 100:200], drawn[:, 200:])
-    scaled = np.asarray(sheet(presented(data, mean=[0.1, 0.2, 0.3], std=[0.5, 0.6, 0.7]), pictures=3, draws=1))
+    scaled = np.asarray(sheet(as_network_input(data, mean=[0.1, 0.2, 0.3], std=[0.5, 0.6, 0.7]), pictures=3, draws=1))
     height, width = data.shape[1:]
     side = 96 // height
     shown = scaled[28 : 28 + 96 : side, : width * side : side]

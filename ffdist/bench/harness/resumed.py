@@ -47,13 +47,13 @@ class Resumed:
         self.record = facts | self.record
         table.lines = lines_of(self.record["rows"], table.part)
 
-    def measure(self, work: Callable[[], Sequence[dict[str, Any]]], **of: str | int) -> list[Line] | None:
-        """The lines that `work` gives, or gave before, all of them `of` this; None where it has failed.
+    def measure(self, work: Callable[[], Sequence[dict[str, Any]]], **keys: str | int) -> list[Line] | None:
+        """The lines that `work` gives, or gave before, all of them of these keys; None where it has failed.
 
         Raises OutOfTimeError.
         """
-        name = ", ".join(map(str, of.values()))
-        if (before := self.lines(**of)) or name in self.record["failed"]:
+        name = ", ".join(map(str, keys.values()))
+        if (before := self.lines(**keys)) or name in self.record["failed"]:
             return before or None
         if self.late:
             raise OutOfTimeError(name)
@@ -62,13 +62,13 @@ class Resumed:
         begun = time.monotonic()
         try:
             for cells in work():
-                self.table.add(**of, **cells)
+                self.table.add(**keys, **cells)
         except Exception:
             self.record["failed"][name] = traceback.format_exc()[-4000:]
         seconds, failed = time.monotonic() - begun, name in self.record["failed"]
         self.record |= {"seconds": self.record["seconds"] + seconds, "running": name if failed else None}
         self._write()
-        found = self.lines(**of)
+        found = self.lines(**keys)
         shown = [{metric: cell.value for metric, cell in line.items() if metric in self.table.units} for line in found]
         print(f"{self.file.stem}, {name}: {'FAILED' if failed else json.dumps(shown)}, {seconds:.0f} s", flush=True)
         if failed:
@@ -77,9 +77,9 @@ class Resumed:
             self.record["running"] = None
         return found or None
 
-    def lines(self, **of: str | int) -> list[Line]:
+    def lines(self, **keys: str | int) -> list[Line]:
         """Those that are of this."""
-        return [line for line in self.table.lines if all(line.get(name) == value for name, value in of.items())]
+        return [line for line in self.table.lines if all(line.get(name) == value for name, value in keys.items())]
 
     @property
     def late(self) -> bool:

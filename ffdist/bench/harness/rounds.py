@@ -177,11 +177,11 @@ class Rounds:
             notes.append(f"only {len(self.passed)} of {self.wanted} rounds wanted passed the probe")
         return notes
 
-    def table(self, **of: str | int) -> ResultTable:
-        """Every window, of discarded rounds, too, for the record alone. of: what these rounds are of."""
+    def table(self, **keys: str | int) -> ResultTable:
+        """Every window, of discarded rounds, too, for the record alone. keys: what these rounds are of."""
         made = ResultTable("rounds", "", {}, {"throughput": "samples/s", "probe": "cores"})
         for number, each in enumerate(self.tried):
-            place = {**of, "round": number, "passed": each.passed}
+            place = {**keys, "round": number, "passed": each.passed}
             made.add(**place, probe=each.probe)
             for name, window in each.measured.items():
                 made.add(**place, side=name, throughput=window.rate)

@@ -69,10 +69,10 @@ def loader(settings: BenchSettings, progress: Progress) -> BenchResult:
         )
         for side in sides:
             side.pool.finish()  # a DataLoader that is killed leaves its semaphores behind
-    return found_out(settings, [side.name for side in sides if side.name != TRAINING], rounds)
+    return result_of(settings, [side.name for side in sides if side.name != TRAINING], rounds)
 
 
-def found_out(settings: BenchSettings, names: list[str], rounds: Rounds) -> BenchResult:
+def result_of(settings: BenchSettings, names: list[str], rounds: Rounds) -> BenchResult:
     """names: of the loaders."""
     waits = waiting(rounds, settings.batch_size)
     ours = [name for name in names if name.startswith(ALONE)]

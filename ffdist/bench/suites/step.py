@@ -16,10 +16,10 @@ NAMES = {"ff": "FF", "bp": "BP"}
 def step(settings: BenchSettings, progress: Progress) -> BenchResult:
     """Milliseconds a step by operation and by kind, and how much of the machine's peak the products reach."""
     progress("steps of both sides, in turns")
-    return found_out(settings, steps_of(settings))
+    return result_of(settings, steps_of(settings))
 
 
-def found_out(settings: BenchSettings, steps: SideSteps) -> BenchResult:
+def result_of(settings: BenchSettings, steps: SideSteps) -> BenchResult:
     title = f"{settings.subject}, {settings.precision}, batch {settings.batch_size}, {settings.threads} thread(s)"
     shares = {name: outside_of_products(side) for name, side in steps.sides.items()}
     summary = {

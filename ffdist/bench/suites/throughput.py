@@ -46,10 +46,10 @@ def throughput(settings: BenchSettings, progress: Progress) -> BenchResult:
         notes.append(f"ours by the plan {settings.plan_text}")
     if settings.train.watch.trace:
         notes.append(f"both sides' stages at work are drawn in {draw_timelines(settings, progress)}")
-    return found_out(settings, rounds, ours.name, families, notes)
+    return result_of(settings, rounds, ours.name, families, notes)
 
 
-def found_out(
+def result_of(
     settings: BenchSettings, rounds: Rounds, ours: str, families: dict[str, Family], notes: list[str]
 ) -> BenchResult:
     found, timed = floors(settings), alone(settings)
