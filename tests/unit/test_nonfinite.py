@@ -133,7 +133,9 @@ def test_a_skipped_batch_changes_nothing_of_the_block_but_its_schedule(part: str
     blocks = {}
     for name, epochs in (("short", 1), ("long", 2)):
         run = tmp_path / name
-        run_threads(job(run, epochs, **settings)(), QUIET)
+        result = run_threads(job(run, epochs, **settings)(), QUIET)
+        skipped = [each.get("skipped") for record in result.records for each in record["train"]["blocks"]]
+        assert skipped == [None, 5, None] * epochs, "of each epoch its own"
         (path,) = sorted(run.glob("snapshots/*/*conv2*"))[-1:]
         blocks[name] = {k: v for k, v in load_file(path).items() if not k.startswith("metrics")}
         with safe_open(path, framework="pt") as file:
