@@ -199,3 +199,17 @@ def check_same_tensors(path: Path, tensors: dict[str, Tensor], expected: dict[st
                 got=f"shape {found[name]}" if name in found else "no such tensor",
                 remedy="resume with the model, objective and data the run was started with",
             )
+
+
+def check_numbers(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Raises DamagedSnapshotError for NaN, from which nothing can be learned, and with which nothing is measured; sums of losses
+    may hold one of a batch that was skipped."""
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not name.startswith("metrics.") and tensor.isnan().any():
+            raise DamagedSnapshotError(
+                "a snapshot holds NaN",
+                where=f"{path}, tensor {name}",
+                expected="numbers",
+                got=f"NaN in {int(tensor.isnan().sum())} of {tensor.numel()}",
+                remedy=f"remove the snapshot's folder, {path.parent}: the one before is taken then",
+            )

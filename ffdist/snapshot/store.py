@@ -20,7 +20,7 @@ from ffdist.pipeline.classifier import Classifier
 from ffdist.pipeline.message import Restore, Snapshot
 from ffdist.pipeline.predictors import last_weights
 from ffdist.snapshot.chosen import mark_final, mark_if_best
-from ffdist.snapshot.files import BlockCopy, block_file, check_same_tensors, read_block
+from ffdist.snapshot.files import BlockCopy, block_file, check_numbers, check_same_tensors, read_block
 from ffdist.snapshot.manifest import Manifest, commit, committed, discard_others, read_manifest, snapshot_folder
 from ffdist.snapshot.mirror import Mirrored
 
@@ -208,6 +208,7 @@ class SnapshotStore:
         self.mirrored.fetch(path, manifest.files[index])
         tensors, fields = read_block(path, manifest.files[index])
         check_same_tensors(path, tensors, expected)
+        check_numbers(path, tensors)
         return tensors, fields
 
 

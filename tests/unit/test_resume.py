@@ -16,13 +16,16 @@ from jobs import QUIET, DigitsJob, cut_power_at, fingerprint, learned
 from ffdist.digests import with_digest
 from ffdist.errors import SnapshotError, StageError
 from ffdist.events import Observer, ProgressMade, RunEvent
+from ffdist.objectives import SFF
+from ffdist.pipeline.classifier import Classifier
 from ffdist.report.log import RUN_LOG, read_run_log
 from ffdist.runtime.outcome import Result
 from ffdist.runtime.rank import Rank
 from ffdist.runtime.threads import ThreadEdges, run_threads
 from ffdist.runtime.world import World
-from ffdist.snapshot import committed, latest
-from ffdist.snapshot.manifest import MANIFEST
+from ffdist.snapshot import Manifest, SnapshotStore, committed, latest, newest, read_manifest
+from ffdist.snapshot.files import BlockCopy, read_block
+from ffdist.snapshot.manifest import MANIFEST, commit
 
 EVERY = 5
 
@@ -203,3 +206,28 @@ def test_with_a_damaged_last_snapshot_a_run_goes_on_from_the_one_before_to_the_s
     assert f"{path}: a snapshot file is corrupt" in capsys.readouterr().err
     assert fingerprint(tmp_path / "cut") == fingerprint(tmp_path / "whole")
     assert (last.parent / f"damaged-{last.name}" / path.name).exists()
+
+
+def test_a_snapshot_with_nan_is_neither_learned_from_nor_measured(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Though every digest is right: the one before is measured, and learned from once this one is removed."""
+    make = DigitsJob(run=tmp_path / "run", settings={"snapshot_every": EVERY})
+    run_threads(make(), QUIET)
+    before, last = (read_manifest(folder) for folder in committed(tmp_path / "run")[-2:])
+    path = last.folder / last.files[0]["file"]
+    tensors, fields = read_block(path, last.files[0])
+    next(tensor for name, tensor in tensors.items() if name.endswith("weight")).view(-1)[0] = float("nan")
+    entry = BlockCopy(tensors, fields).write(path)
+    commit(tmp_path / "run", replace(last, files=[entry, *last.files[1:]]))
+    store = SnapshotStore(tmp_path / "run", last.blocks)
+    classifier = Classifier(make().chain, SFF())
+
+    def load(manifest: Manifest) -> int:
+        store.load_weights(classifier, manifest)
+        return manifest.step
+
+    assert newest(tmp_path / "run", load) == before.step
+    assert "a snapshot holds NaN" in capsys.readouterr().err
+    with pytest.raises(SnapshotError, match="remove the snapshot's folder"):
+        run_threads(replace(make, epochs=3, settings={"resume": True})(), QUIET)
