@@ -202,8 +202,8 @@ def check_same_tensors(path: Path, tensors: dict[str, Tensor], expected: dict[st
 
 
 def check_numbers(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Raises DamagedSnapshotError for NaN, from which nothing can be learned, and with which nothing is measured; sums of losses
-    may hold one of a batch that was skipped."""
+    """Raises DamagedSnapshotError for NaN, from which nothing can be learned, and with which nothing is measured. Sums
+    of losses may hold one, of a batch that was skipped."""
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not name.startswith("metrics.") and tensor.isnan().any():
             raise DamagedSnapshotError(
