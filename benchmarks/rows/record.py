@@ -40,9 +40,16 @@ def measured(out: Path) -> dict[str, Any]:
         },
         "samples": test["samples"],
         "epochs": len(epochs),
+        "curve": [last_learned(record["train"]["blocks"]) for record in epochs],
         "seconds": round(sum(record["stages"][0]["seconds"] for record in epochs)),
         **cost_of(out),
     }
+
+
+def last_learned(blocks: Sequence[Mapping[str, Any]]) -> float | None:
+    """The training accuracy of the last block that has one, in per cent."""
+    found = [block["accuracy"] for block in blocks if block.get("accuracy") is not None]
+    return round(100 * found[-1], 2) if found else None
 
 
 def summed_up(row: Row, outs: Sequence[Path], note: str) -> Record:
@@ -73,6 +80,7 @@ def tables_of(runs: Sequence[Mapping[str, Any]], parameters: int, crossed: Mappi
     blocks = ResultTable("blocks", "", {}, ACCURACY)
     cost = ResultTable("cost", "", {}, COST | COUNTS)
     layers = ResultTable("crossed", "", {}, {"layers": ""})
+    curve = ResultTable("curve", "", {}, {"training": "%"})
     for name in runs[0]["accuracy"]:
         found = [run["accuracy"][name] for run in runs]
         deviation = round(stdev(found), 2) if len(runs) > 1 else None
@@ -87,6 +95,8 @@ def tables_of(runs: Sequence[Mapping[str, Any]], parameters: int, crossed: Mappi
             seeds.add(side="ours", seed=run["seed"], predictor=name, accuracy=accuracy)
         for name, accuracy in run["blocks"].items():
             blocks.add(side="ours", seed=run["seed"], block=name, accuracy="-" if accuracy is None else accuracy)
+        for epoch, accuracy in enumerate(run["curve"], 1):
+            curve.add(side="ours", seed=run["seed"], epoch=epoch, training="-" if accuracy is None else accuracy)
         counts = {name: run[name] for name in (*COST, "epochs", "samples", "commit") if name in run}
         cost.add(side="ours", seed=run["seed"], **counts)
     each = {name: round(mean(run[name] for run in runs)) for name in COST if all(name in run for run in runs)}
@@ -100,7 +110,7 @@ def tables_of(runs: Sequence[Mapping[str, Any]], parameters: int, crossed: Mappi
     )
     for name, count in crossed.items():
         layers.add(side="ours", block=name, layers=count)
-    return [over, seeds, blocks, cost, layers]
+    return [over, seeds, blocks, cost, layers, curve]
 
 
 def crossed(out: Path) -> dict[str, int]:
@@ -146,7 +156,7 @@ def as_markdown(r: Record) -> str:
     of, found = costs(r), seeds(r)
     crosses = f"Layers that a gradient crosses in a block and its head: {', '.join(map(str, layers(r).values()))}."
     paper = f"The paper's: {r['paper']:.2f} ({r['source']})." if r["paper"] else ""
-    about = [r["form"], crosses, *r["notes"], paper]
+    about = [r["form"], crosses, *r["notes"], paper, learned(r)]
     cost = f"{of['seconds']:,} s"
     cost += f", {of['cpu_seconds']:,} s of CPU, {of['peak_mib']:,} MiB" if "peak_mib" in of else ""
     lines = [
@@ -164,6 +174,13 @@ def as_markdown(r: Record) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def learned(r: Record) -> str:
+    """The course of the first seed, epoch by epoch; empty for a record that has none."""
+    curve = [line for line in lines_of(r["rows"], "curve") if line["seed"] == seeds(r)[0]]
+    said = " ".join(f"{line['training'].value}" for line in curve)
+    return f"Training accuracy of the last block by epoch, seed {seeds(r)[0]}: {said}." if curve else ""
 
 
 def table(r: Record) -> list[str]:

@@ -14,13 +14,14 @@ from pathlib import Path
 import pytest
 
 from benchmarks.rows.cost import measure
-from benchmarks.rows.record import accuracies, costs, layers, seeds, spread
+from benchmarks.rows.record import accuracies, costs, layers, learned, seeds, spread
 from benchmarks.rows.row import Row, find_row, read_rows
 from benchmarks.rows.table import BEGIN, END, WHOLE, draw_whole, newest, redraw
 from benchmarks.rows.train import finished, run_to_its_end, train
 from ffdist.errors import ConfigError
 from ffdist.pipeline.plan import check_objective
 from ffdist.presets import GROUPS, PRESETS, listing, with_preset
+from ffdist.report.log import read_run_log
 from ffdist.runtime.run import network
 from ffdist.settings import Settings
 
@@ -126,6 +127,8 @@ def test_a_row_is_trained_for_each_seed_recorded_and_drawn_and_then_not_trained_
     assert seeds(record) == [0, 1]
     assert costs(record)["cpu_seconds"] > 0
     assert layers(record) == {"conv1": 2, "conv2": 2, "conv3": 2}
+    logged = [round(100 * each["train"]["blocks"][-1]["accuracy"], 2) for each in read_run_log(outs[0])[0]]
+    assert learned(record) == f"Training accuracy of the last block by epoch, seed 0: {' '.join(map(str, logged))}."
     (tmp_path / "docs").mkdir()
     (tmp_path / WHOLE).write_text(f"before\n{BEGIN}\n{END}\nafter\n")
     redraw(tmp_path, rows, folder / "new/records")
