@@ -83,7 +83,7 @@ def counting() -> Iterator[None]:
 
 @contextmanager
 def on_loopback_alone() -> Iterator[None]:
-    """A context in which the two stores of a --standalone torchrun, each of which would listen on every interface,
+    """A context in which the two stores of a torchrun of one host alone, each of which would listen on every interface,
     listen on the loopback: whoever reaches one may read and end the run."""
     from torch.distributed import TCPStore
     from torch.distributed.elastic.rendezvous import c10d_rendezvous_backend as backend
