@@ -1,17 +1,28 @@
-"""Shards must stay as they were opened: one that changes while it is read is told, and nothing is learned from it."""
+"""Shards must be as their manifest says when they are opened, and stay so.
+
+One that was written after the manifest is read whole first and held against its digest; one that changes while it is
+read is told. Nothing is learned from either.
+"""
 
 from __future__ import annotations
 
 import os
+from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
 from ffdist import digests
-from ffdist.data.manifest import ShardFile
+from ffdist.data.manifest import MANIFEST, ShardFile
 from ffdist.errors import DataError
+from ffdist.notes import note
 from ffdist.regular import open_regular
 
 AGAIN = "prepare the data set again"
+LARGE = 1 << 30
+"""Bytes of shards whose reading at the opening is worth a note."""
+
+bytes_read: Counter[Path] = Counter()
+"""Of each manifest's shards, in this process: of the note, once."""
 
 
 class Stamp(NamedTuple):
@@ -30,7 +41,8 @@ class Stamp(NamedTuple):
 class FileWatch:
     """One shard: as it was when it was opened, as far as its size and times tell.
 
-    Raises DataError where it is missing, or of another size than the manifest says.
+    Raises DataError where it is missing, of another size than the manifest says, or was written after the manifest and
+    holds other bytes.
     """
 
     def __init__(self, path: Path, shard: ShardFile) -> None:
@@ -56,6 +68,30 @@ class FileWatch:
                 expected=f"{shard.bytes} bytes",
                 got=f"{self.stamp.size} bytes",
                 remedy=AGAIN,
+            )
+        if is_newer(path, manifest := manifest_of(path, shard)):
+            self.verify(manifest)
+
+    def verify(self, manifest: Path) -> None:
+        """Holds all bytes against their digest. Raises DataError for others."""
+        bytes_read[manifest] += self.shard.bytes
+        if bytes_read[manifest] >= LARGE > bytes_read[manifest] - self.shard.bytes:
+            note(
+                f"shards are newer than {manifest}, as after a copy: each is read whole first and held against its "
+                f"sha256 (`touch {manifest}` behind `ffdist data check` spares that)"
+            )
+        try:
+            with open_regular(self.path) as file:
+                found = digests.sha256(file)
+        except OSError as error:
+            raise self.lost(error) from error
+        if found != self.shard.sha256:
+            raise DataError(
+                "a shard holds other bytes than its manifest says",
+                where=self.path,
+                expected=f"sha256 {self.shard.sha256[:12]}...",
+                got=f"sha256 {found[:12]}..., written after {manifest.name}",
+                remedy=f"restore it, or {AGAIN}",
             )
 
     def check(self, where: object = None) -> None:
@@ -96,3 +132,20 @@ class FileWatch:
             got=error.strerror or error,
             remedy="restore it; then go on from the last snapshot",
         )
+
+
+def manifest_of(path: Path, shard: ShardFile) -> Path:
+    """The manifest that lists a shard."""
+    return path.parents[len(Path(shard.file).parts) - 1] / MANIFEST
+
+
+def is_newer(path: Path, manifest: Path) -> bool:
+    """True if a shard, or what is known of it, may have been written after the manifest, the last file of a data set.
+
+    Both times count: a program can set that of the content, and not the other. Equal times are too coarse to tell.
+    """
+    try:
+        shard, listed = path.stat(), manifest.stat()
+    except OSError:
+        return False  # no manifest yet; a shard that is gone is told where it is read
+    return shard.st_mtime_ns >= listed.st_mtime_ns or shard.st_ctime_ns >= listed.st_ctime_ns

@@ -16,7 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ffdist.data import Images, Loader, dealing, open_data, prepare, shards, verify
+from ffdist.data import Images, Loader, encoded_writer, open_data, prepare, shards, verify
 from ffdist.data import loader as loaders
 from ffdist.data.encoded import EncodedSplit
 from ffdist.data.sampler import shuffled_by_shard
@@ -44,7 +44,7 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that a few pictures make several shards, and are read when they are asked for."""
-    monkeypatch.setattr(dealing, "SHARD_BYTES", 8000)
+    monkeypatch.setattr(encoded_writer, "SHARD_BYTES", 8000)
     monkeypatch.setattr(loaders, "SMALL", 0)
 
 
@@ -266,8 +266,8 @@ def changed_index(folder: Path, **columns) -> None:
         values = table.column(name).to_numpy().copy()
         change(values)
         place = table.column_names.index(name)
-        table = table.set_column(place, dealing.INDEX.field(name), pa.array(values))
-    listed = dealing.write_arrow_file(path, table.combine_chunks().to_batches()[0])
+        table = table.set_column(place, encoded_writer.INDEX.field(name), pa.array(values))
+    listed = encoded_writer.write_arrow_file(path, table.combine_chunks().to_batches()[0])
     text = (folder / "manifest.json").read_text()
     head, _, tail = text.partition('"train-index.arrow"')
     tail = re.sub(r'"bytes": \d+', f'"bytes": {listed.bytes}', tail, count=1)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import re
 from collections.abc import Callable
@@ -14,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ffdist.data import list_data, open_data, verify
+from ffdist.data import list_data, open_data, verify, watch
 from ffdist.data.images import Moments
 from ffdist.data.manifest import MANIFEST, DataManifest, read_manifest
 from ffdist.data.row_digests import digests_of, write_digests
@@ -123,15 +124,37 @@ def test_a_shortened_shard_is_named(tmp_path: Path) -> None:
         open_data(str(path.parent))
 
 
-def test_changed_pixels_are_found_by_verify(tmp_path: Path) -> None:
+def test_changed_pixels_are_found_at_opening_with_their_time_set_back_and_by_verify(tmp_path: Path) -> None:
     path = prepared(tmp_path / "made") / "train-00001.arrow"
     pixels = PICTURES[20].tobytes()
+    times = path.stat()
     path.write_bytes(path.read_bytes().replace(pixels, bytes(len(pixels))))
-    assert np.array_equal(open_data(str(path.parent)).train.take(np.array([20]))[0], np.zeros((6, 5, 3)))
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    with pytest.raises(DataError, match=r"other bytes than its manifest says\n  where: .*train-00001.arrow"):
+        open_data(str(path.parent))
     with pytest.raises(
         DataError, match=r"corrupt\n  where: .*train-00001.arrow\n  expected: sha256 \w+\n  got: sha256"
     ):
         verify(path.parent)
+
+
+def test_what_is_newer_than_its_manifest_and_the_same_is_read_and_only_what_is_large_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = prepared(tmp_path / "made")
+    for path in folder.glob("train-0*"):
+        path.touch()
+    assert np.array_equal(open_data(str(folder)).train.take(np.arange(50)), PICTURES)
+    assert not capsys.readouterr().err
+    watch.bytes_read.clear()
+    monkeypatch.setattr(watch, "LARGE", 5000)  # the third shard's
+    assert np.array_equal(open_data(str(folder)).train.take(np.arange(50)), PICTURES)
+    assert capsys.readouterr().err.count("as after a copy") == 1
+    watch.bytes_read.clear()
+    while any(watch.is_newer(path, folder / MANIFEST) for path in folder.glob("*.arrow")):
+        (folder / MANIFEST).touch()  # until the clock of the file system ticks
+    open_data(str(folder))
+    assert not watch.bytes_read
 
 
 @given(place=st.integers(0, 10**6), change=st.integers(1, 255))
