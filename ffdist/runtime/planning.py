@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -21,6 +21,7 @@ from ffdist.planner.search import best_plan
 from ffdist.runtime.job import Job
 from ffdist.runtime.run import PLAN, saved_plan, write_plan
 from ffdist.settings import Settings
+from ffdist.settings.unused import OF_LANES, changed
 
 AUTO = "auto"
 
@@ -188,9 +189,22 @@ def plan_of(job: Job, workers: int, device: torch.device, train: Loader, speeds:
         )
     if saved and saved.blocks != plan.blocks:
         note(f"{job.run and job.run / PLAN} was a plan of other blocks ({listed(saved.blocks)}); it is written anew")
+    for text in unused_by_plan(job.settings, plan):
+        note(text)
     if job.run and plan != saved:
         write_plan(job.run, plan)
     return plan
+
+
+def unused_by_plan(settings: Settings, plan: Plan) -> Iterator[str]:
+    """A line for each setting that has no effect under the plan, where that tells it alone: of a file, or found."""
+    if not settings.plan.is_shared:
+        return
+    in_lanes = any(len(stage.shares) > 1 and not stage.by_batch for stage in plan.stages)
+    if not in_lanes and (spelled := changed(settings, "exchange")):
+        yield f"nothing reads {spelled}, which is for lanes of several workers: the plan is {plan}"
+    if plan.lanes == 1 and settings.training.lanes is None and (spelled := changed(settings, *OF_LANES)):
+        yield f"nothing reads {spelled}, which is for several lanes: the plan has one"
 
 
 def is_as_asked(plan: Plan, job: Job, workers: int) -> bool:

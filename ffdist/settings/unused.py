@@ -38,9 +38,7 @@ def unused_settings(settings: Settings) -> Iterator[str]:
         (OF_RAY, settings.plan.launcher == "ray", "ray", "plan.launcher", settings.plan.launcher),
     )
     for names, is_read, reader, why, value in readers:
-        changed = [name for name in names if settings.value(name) != DEFAULTS.value(name)]
-        if changed and not is_read:
-            spelled = ", ".join(setting(f"{GROUP_OF[name]}.{name}") for name in changed)
+        if not is_read and (spelled := changed(settings, *names)):
             yield f"nothing reads {spelled}, which is for {reader}: here it is {setting(why, value)}"
     behind = [f"{step:g}" for step in settings.scheduler.milestones if step >= settings.training.epochs]
     if behind and schedule == "milestones":
@@ -48,6 +46,12 @@ def unused_settings(settings: Settings) -> Iterator[str]:
             f"the rate does not fall at {setting('scheduler.milestones')} {' '.join(behind)}, which lie behind the "
             f"run's end: {setting('training.epochs', settings.training.epochs)}"
         )
+
+
+def changed(settings: Settings, *names: str) -> str:
+    """Those that are not at their defaults, spelled; empty without any."""
+    found = [name for name in names if settings.value(name) != DEFAULTS.value(name)]
+    return ", ".join(setting(f"{GROUP_OF[name]}.{name}") for name in found)
 
 
 DEFAULTS = Settings()

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from ffdist.cli.spelling import as_flags
 from ffdist.cli.train import parse
 from ffdist.errors import ConfigError, spelled
+from ffdist.plan import Plan
 from ffdist.presets import PRESETS, with_preset
-from ffdist.runtime.planning import count_stages
+from ffdist.runtime.planning import count_stages, unused_by_plan
 from ffdist.runtime.run import SETTINGS, read_settings, write_settings
 from ffdist.settings import GROUP_OF, GROUPS, OptimSettings, Settings, TrainingSettings, apply, explained, flat
 from ffdist.settings.toml import read_toml, tomllib, write_toml
@@ -274,6 +275,21 @@ def test_groups_and_names_say_the_same() -> None:
 )
 def test_a_setting_that_nothing_reads_is_told(told: dict[str, object], lines: list[str]) -> None:
     found = list(map(spelled, unused_settings(Settings().changed(**told))))
+    assert len(found) == len(lines)
+    assert all(re.match(line, text) for line, text in zip(lines, found, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("plan", "lines"),
+    [
+        ("* @ 0, 1 by batch", ["nothing reads plan.exchange", "nothing reads training.exchange_dtype"]),
+        ("a @ 0 | b @ 1", ["nothing reads plan.exchange", "nothing reads training.exchange_dtype"]),
+        ("* @ 0:0, 1:1", []),
+    ],
+)
+def test_a_setting_that_nothing_reads_under_the_plan_is_told(plan: str, lines: list[str]) -> None:
+    settings = Settings().changed(plan="auto", exchange="whole", exchange_dtype="bf16")
+    found = list(map(spelled, unused_by_plan(settings, Plan.parse(plan, ("a", "b"), None))))
     assert len(found) == len(lines)
     assert all(re.match(line, text) for line, text in zip(lines, found, strict=True))
 
