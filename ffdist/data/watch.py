@@ -22,7 +22,7 @@ LARGE = 1 << 30
 """Bytes of shards whose reading at the opening is worth a note."""
 
 bytes_read: Counter[Path] = Counter()
-"""Of each manifest's shards, in this process: of the note, once."""
+"""What this process has held against digests, by manifest: large sets are noted once."""
 
 
 class Stamp(NamedTuple):
