@@ -29,6 +29,8 @@ from ffdist.transport.base import Frame
 MOST_STATES = 60
 """The most frames of a batch's states: an edge holds them all, so that nobody waits for room in the middle of one, and
 no edge is deeper than shared memory has slots."""
+BESIDE_STATES = 3
+"""What else may wait on such an edge: of the batch before, and at a marker."""
 
 
 class ByBatch:

@@ -29,6 +29,7 @@ from math import ceil, log2
 from typing import NamedTuple
 
 from ffdist.pipeline.bucket import bucket_sizes
+from ffdist.pipeline.by_batch import BESIDE_STATES, frames_of
 from ffdist.planner.cluster import Cluster
 from ffdist.planner.profile import Profile
 
@@ -183,18 +184,26 @@ class PlanCosts:
         return (self.busy(i, j, self.lanes, 1, speed) + handing) / workers
 
     def by_batch_cycle(self, i: int, j: int, speed: float) -> float:
-        """Seconds from a block's batch to its next one, of the block with the most."""
+        """Seconds from a block's batch to its next one, of the block with the most. Lanes go through all blocks one
+        after the other, so that a block has learned with the last of them, and the next batch's first waits for it."""
+        return (self.lanes - 1) * self.total("lane", i, j) / speed + self._by_batch_longest(i, j, speed)
+
+    def _by_batch_longest(self, i: int, j: int, speed: float) -> float:
+        """Seconds from a block's last lane to its next batch."""
         key = (i, j, 0, speed)
         if key not in self._longest:
             block, link = self.profile.blocks[j - 1], self.cluster.link
-            own = (self.lanes * self.lane[j - 1] + self.step[j - 1] + self.behind[j - 1] + block.handover) / speed
+            own = (self.lane[j - 1] + self.step[j - 1] + self.behind[j - 1] + block.handover) / speed
             own += link.seconds(float(block.state_bytes)) + link.latency
-            self._longest[key] = max(own, self.by_batch_cycle(i, j - 1, speed)) if j - 1 > i else own
+            self._longest[key] = max(own, self._by_batch_longest(i, j - 1, speed)) if j - 1 > i else own
         return self._longest[key]
 
     def by_batch_memory(self, i: int, j: int) -> float:
-        """As `memory`, with what is on its way from the worker before, and to the next one."""
-        return self.memory(i, j, self.lanes, 1) + 2 * self.state(i, j)
+        """As `memory`, with the slots of the edges from the worker before and to the next one: as many as may wait
+        there, and one in use, each with room for the largest frame of states."""
+        frames = frames_of(j - i)
+        largest = max(self.state(i + frame[0], i + frame[-1] + 1) for frame in frames)
+        return self.memory(i, j, self.lanes, 1) + 2 * (len(frames) + BESIDE_STATES + 1) * largest
 
     def memory(self, i: int, j: int, lanes: int, workers: int) -> float:
         """Bytes of weights, gradients with a buffer a level of the lanes' tree, moments, and on both sides full queues

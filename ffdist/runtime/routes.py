@@ -7,7 +7,7 @@ from itertools import pairwise
 from typing import Literal
 
 from ffdist.pipeline.bucket import MOST_BUCKETS
-from ffdist.pipeline.by_batch import MOST_STATES
+from ffdist.pipeline.by_batch import BESIDE_STATES, MOST_STATES
 from ffdist.plan import Plan
 
 Purpose = Literal["stages", "gradients", "sink", "back"]
@@ -57,9 +57,11 @@ def routes_of_stage(plan: Plan, stage: int, queue: int) -> list[Route]:
         for other in (other for other in workers if other != one):
             what = "states" if plan.stages[stage].by_batch else "gradients"
             name = f"{what} of stage {stage}, {one} to {other}"
-            # a batch's sums, and the slices of the one before that are handed on beside them
             many = len(plan.stages[stage].blocks)
-            depth = min(MOST_STATES if plan.stages[stage].by_batch else MOST_BUCKETS, many) + 3
+            if plan.stages[stage].by_batch:
+                depth = min(MOST_STATES, many) + BESIDE_STATES
+            else:  # a batch's sums, and the slices of the one before that are handed on beside them
+                depth = min(MOST_BUCKETS, many) + 3
             routes.append(Route(name, one, other, depth, "gradients", stage))
     if stage + 1 < len(plan.stages):
         alone = len(workers) == len(plan.stages[stage + 1].workers) == 1

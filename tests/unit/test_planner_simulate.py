@@ -110,16 +110,19 @@ def test_a_seed_gives_the_same_again(profile: Profile, plan: Plan, seed: int) ->
 
 def test_pipelines_and_replicas_reach_their_price() -> None:
     profile = network(block(0, 0.05, 1.0, 1e4), block(1, 0.03, 1.0, 1e4), block(2, 0.04, 1.0))
-    texts = {
-        "* @ 0": 1,
-        "block0 @ 0 | block1 block2 @ 1": 2,
-        "* @ 0:0-1, 1:2-3": 2,
-        "* @ 0, 1 by batch": 2,
-        "block0 @ 2 | block1 block2 @ 0, 1 by batch": 3,
-        "* @ 0-2 by batch": 3,
-    }
-    for text, workers in texts.items():
-        plan = Plan.parse(text, profile.names)
+    texts = [
+        ("* @ 0", 1, 1),
+        ("block0 @ 0 | block1 block2 @ 1", 2, 1),
+        ("* @ 0:0-1, 1:2-3", 2, 4),
+        ("* @ 0, 1 by batch", 2, 1),
+        ("* @ 0, 1 by batch", 2, 2),
+        ("* @ 0, 1 by batch", 2, 4),
+        ("block0 @ 2 | block1 block2 @ 0, 1 by batch", 3, 1),
+        ("block0 @ 2 | block1 block2 @ 0, 1 by batch", 3, 3),
+        ("* @ 0-2 by batch", 3, 1),
+    ]
+    for text, workers, lanes in texts:
+        plan = Plan.parse(text, profile.names, lanes)
         cluster = Cluster(workers, NetworkLink(5e9, 2e-5, 2e-10, wired=False))
         assert simulate(profile, cluster, plan).rate == pytest.approx(price(profile, cluster, plan).rate, rel=0.02)
 
