@@ -127,6 +127,7 @@ def network(record: Record) -> str:
         *([f"{stages} stages"] if stages else []),
         *([f"queue {queue}"] if queue not in (None, 2) else []),
         *([f"plan {s['plan']}"] if s.get("plan") else []),
+        *([f"memory limit {s['memory_limit']}"] if s.get("memory_limit") else []),
         *([f"{s['modules'][0]} modules"] if s.get("modules") else []),
         *([f"link {s['link']}"] if s.get("link") else []),
     ]
