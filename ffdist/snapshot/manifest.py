@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -14,10 +14,12 @@ from ffdist.errors import DamagedSnapshotError, SnapshotError
 from ffdist.pipeline.sink import counted_from_one
 from ffdist.regular import read_text
 from ffdist.snapshot.files import write_of_snapshot
-from ffdist.snapshot.mirror import fetch_manifest
+from ffdist.snapshot.mirror import fetch_file
+from ffdist.snapshot.records import RECORDS, read_packed
 
-FORMAT = 3
-"""Since 2 a manifest has a digest of itself; since 3 its records count epochs from 1."""
+FORMAT = 4
+"""Since 2 a manifest has a digest of itself; since 3 its records count epochs from 1; since 4 all but the newest are in
+a file of their own."""
 MANIFEST = "manifest.json"
 NAME = re.compile(r"step-\d{9,19}-epoch-\d{5,19}")
 """A snapshot's folder, as `snapshot_folder` makes it."""
@@ -38,8 +40,11 @@ class Manifest:
     files: list[dict[str, Any]]
     """File name, bytes and sha256 of each block, in the blocks' order."""
     records: list[dict[str, Any]] = field(default_factory=list)
+    """All of the run so far; in the file those that are not in `record_file`."""
     extra_files: list[dict[str, Any]] = field(default_factory=list)
     """The same of files that belong to no block."""
+    record_file: dict[str, Any] | None = None
+    """The same of the file with the earlier records; None where there are few."""
     folder: Path = field(default_factory=Path)
 
     @property
@@ -54,8 +59,9 @@ def snapshot_folder(run: Path, step: int, epoch: int) -> Path:
 
 
 def commit(run: Path, manifest: Manifest) -> None:
-    """Call only when every file named by `manifest` is on disk."""
-    values = {"format": FORMAT} | {name: value for name, value in asdict(manifest).items() if name != "folder"}
+    """Call only when every file named by `manifest` is on disk. Its records are those that no such file has."""
+    names = [each.name for each in fields(manifest) if each.name != "folder"]
+    values = {"format": FORMAT} | {name: getattr(manifest, name) for name in names}
     folder = snapshot_folder(run, manifest.step, manifest.epoch)
     text = json.dumps(with_digest(values), indent=1)
     write_of_snapshot(folder / MANIFEST, text.encode())
@@ -82,7 +88,7 @@ def read_manifest(folder: Path) -> Manifest:
     """Raises DamagedSnapshotError when the manifest is not as it was written, SnapshotError when it is of a format this
     version does not know."""
     path = folder / MANIFEST
-    fetch_manifest(folder)
+    fetch_file(path)
     try:
         return _parsed(json.loads(read_text(path)), folder)
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
@@ -114,6 +120,11 @@ def _parsed(values: Any, folder: Path) -> Manifest:
         values["extra_files"] = values.pop("beside")
     manifest = Manifest(**values, folder=folder)
     _check_types(manifest)
+    if manifest.record_file:
+        path = folder / RECORDS
+        fetch_file(path)
+        manifest.records[:0] = read_packed(path, manifest.record_file)
+        _check_records(manifest.records)
     manifest = replace(manifest, records=counted_from_one(manifest.records))
     if (named := snapshot_folder(Path(), manifest.step, manifest.epoch).name) != folder.name:
         raise ValueError(f"it is {named}'s")
@@ -130,13 +141,21 @@ def _check_types(manifest: Manifest) -> None:
         raise TypeError("blocks, files, records and extra_files are no lists")
     if not all(isinstance(name, str) for name in manifest.blocks) or len(manifest.files) != len(manifest.blocks):
         raise ValueError("blocks and files do not fit")
-    for entry in (*manifest.files, *manifest.extra_files):
+    packed = [manifest.record_file] if manifest.record_file else []
+    if [entry["file"] for entry in packed] not in ([], [RECORDS]):
+        raise ValueError("no file of records")
+    for entry in (*manifest.files, *manifest.extra_files, *packed):
         name, size, digest = entry["file"], entry["bytes"], entry["sha256"]
         if not (
             isinstance(name, str) and re.fullmatch(r"[\w.-]+", name) and _is_count(size) and isinstance(digest, str)
         ):
             raise TypeError(f"no file of a snapshot: {entry}")
-    for record in manifest.records:
+    _check_records(manifest.records)
+
+
+def _check_records(records: list[dict[str, Any]]) -> None:
+    """Raises TypeError or KeyError."""
+    for record in records:
         if not _is_count(record["epoch"]) or not isinstance(record["train"]["blocks"], list):
             raise TypeError("a record is none of an epoch")
         if validation := record.get("validation"):

@@ -247,13 +247,13 @@ class Mirrored:
             save(path, data)
 
 
-def fetch_manifest(folder: Path) -> None:
-    """The manifest of a snapshot at an address, where it is not here."""
-    run = folder.parent.parent
-    remote = address_of(run)
-    if remote is not None and not (folder / MANIFEST).exists():
+def fetch_file(path: Path) -> None:
+    """A file of a snapshot at an address, where it is not here. Raises SnapshotError."""
+    folder = path.parent
+    remote = address_of(folder.parent.parent)
+    if remote is not None and not path.exists():
         with store_errors(remote):
-            save(folder / MANIFEST, (remote / SNAPSHOTS / folder.name).read(MANIFEST))
+            save(path, (remote / SNAPSHOTS / folder.name).read(path.name))
 
 
 def uncommit(folder: Path) -> None:

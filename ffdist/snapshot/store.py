@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from contextvars import copy_context
+from dataclasses import replace
 from pathlib import Path
 from threading import Lock, Thread
 from typing import Any
@@ -20,9 +21,17 @@ from ffdist.pipeline.classifier import Classifier
 from ffdist.pipeline.message import Restore, Snapshot
 from ffdist.pipeline.predictors import last_weights
 from ffdist.snapshot.chosen import mark_final, mark_if_best
-from ffdist.snapshot.files import BlockCopy, block_file, check_numbers, check_same_tensors, read_block
+from ffdist.snapshot.files import (
+    BlockCopy,
+    block_file,
+    check_numbers,
+    check_same_tensors,
+    read_block,
+    write_of_snapshot,
+)
 from ffdist.snapshot.manifest import Manifest, commit, committed, discard_others, read_manifest, snapshot_folder
 from ffdist.snapshot.mirror import Mirrored
+from ffdist.snapshot.records import RECORDS, PackedRecords
 
 
 def checked_folder(run: Path, marker: Snapshot) -> Path:
@@ -53,6 +62,7 @@ class SnapshotStore:
         """The identity of the run's folder, so that no other one is made in its place where it goes."""
         self.writing = Lock()
         """One file at a time."""
+        self.packed = PackedRecords()
         self.noted = False
         """Whether it was said that an old one cannot be removed."""
 
@@ -132,14 +142,20 @@ class SnapshotStore:
             return
         self.check_there(self.run)
         assert len(marker.files) == len(self.blocks), "a stage passed the marker on without its files"
+        folder = checked_folder(self.run, marker)
+        newest = [*self.packed.add(records)]
         manifest = Manifest(
-            marker.step, marker.epoch, marker.batch, self.blocks, marker.files, records, marker.extra_files
+            marker.step, marker.epoch, marker.batch, self.blocks, marker.files, newest, marker.extra_files
         )
         with self.in_its_folder(self.run):
+            if self.packed.count:
+                write_of_snapshot(folder / RECORDS, bytes(self.packed.data), self.run)
+                self.mirrored.put(folder / RECORDS)
+                manifest = replace(manifest, record_file=self.packed.entry)
             commit(self.run, manifest)
             best = mark_if_best(self.run, manifest, self.keep_best)
             self._discard_others(self.run, manifest, best)
-        self.mirrored.commit(snapshot_folder(self.run, marker.step, marker.epoch), committed(self.run))
+        self.mirrored.commit(folder, committed(self.run))
 
     def _discard_others(self, run: Path, manifest: Manifest, best: Path | None) -> None:
         """One that cannot be removed, as where a network's file system keeps a file that somebody reads, stays until
