@@ -6,6 +6,7 @@ raise an `FfdistError`; anything else is a finding.
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import io
 import json
@@ -45,6 +46,7 @@ from ffdist.settings.toml import parsed, settings_in
 from ffdist.snapshot.chosen import MARK, best_of, marked_best, read_mark
 from ffdist.snapshot.files import read_block
 from ffdist.snapshot.manifest import MANIFEST, committed, read_manifest
+from ffdist.snapshot.records import RECORDS
 from ffdist.transport.base import Edge
 from ffdist.transport.wire import (
     DTYPES,
@@ -169,6 +171,29 @@ def use_manifest(data: bytes) -> object:
     written(folder / MANIFEST, with_own_digest(data, "digest"))
     best_of([folder])
     return read_manifest(folder)
+
+
+def use_records(data: bytes) -> object:
+    """The file of earlier epochs' records, as the manifest beside it says that it is."""
+    folder = committed(in_copy("records"))[-1]
+    entry = {"file": RECORDS, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    values = json.loads((folder / MANIFEST).read_text()) | {"record_file": entry}
+    written(folder / RECORDS, data)
+    written(folder / MANIFEST, with_own_digest(json.dumps(values).encode(), DIGEST))
+    return read_manifest(folder)
+
+
+def use_lines_of_records(data: bytes) -> object:
+    return use_records(gzip.compress(data, 1, mtime=0))
+
+
+def lines_of_records() -> list[bytes]:
+    records = read_manifest(committed(scratch() / "run")[-1]).records
+    return [b"".join(json.dumps(record).encode() + b"\n" for record in records)]
+
+
+def packed_records() -> list[bytes]:
+    return [gzip.compress(lines, mtime=0) for lines in lines_of_records()]
 
 
 def marks(run: Path) -> object:
@@ -370,6 +395,8 @@ TARGETS = [
     Target("settings of a user's", lambda: [strip(file_of(SETTINGS)()[0])], use_settings),
     Target("settings of a run", lambda: [strip(file_of(SETTINGS)()[0])], use_run_settings),
     Target("manifest of a snapshot", file_of("snapshots/*/manifest.json"), use_manifest),
+    Target("records of a snapshot", packed_records, use_records),
+    Target("lines of a snapshot's records", lines_of_records, use_lines_of_records),
     Target("facts of a run's data", file_of(FACTS), use_facts),
     Target("mark of the best snapshot", file_of(MARK), use_mark),
     Target("logs of a run", lines, use_logs),
