@@ -149,7 +149,7 @@ class SnapshotStore:
         )
         with self.in_its_folder(self.run):
             if self.packed.count:
-                write_of_snapshot(folder / RECORDS, bytes(self.packed.data), self.run)
+                write_of_snapshot(folder / RECORDS, bytes(self.packed.data))
                 self.mirrored.put(folder / RECORDS)
                 manifest = replace(manifest, record_file=self.packed.entry)
             commit(self.run, manifest)

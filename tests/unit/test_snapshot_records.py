@@ -111,3 +111,10 @@ def test_a_run_of_many_epochs_is_gone_on_with_to_the_same_records(
     resumed = run_threads(DigitsJob(tmp_path / "part", epochs=7, settings=constant | {"resume": True})(), QUIET)
     assert learned(resumed.records) == learned(whole.records)
     assert learned(read_manifest(committed(tmp_path / "part")[-1]).records) == learned(whole.records)
+
+
+def test_a_snapshot_whose_folder_was_removed_meanwhile_is_not_committed_without_its_files(tmp_path: Path) -> None:
+    records = [record(epoch) for epoch in range(1, PACKED + 2)]
+    with pytest.raises(SnapshotError, match="cannot be written"):
+        SnapshotStore(tmp_path, []).commit(Snapshot(1, PACKED + 1, 0), records)
+    assert committed(tmp_path) == []
