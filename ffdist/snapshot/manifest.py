@@ -156,10 +156,14 @@ def _check_types(manifest: Manifest) -> None:
 def _check_records(records: list[dict[str, Any]]) -> None:
     """Raises TypeError or KeyError."""
     for record in records:
+        if not isinstance(record, dict):
+            raise TypeError("a record is no object")
         if not _is_count(record["epoch"]) or not isinstance(record["train"]["blocks"], list):
             raise TypeError("a record is none of an epoch")
         if validation := record.get("validation"):
-            numbers = [validation["accuracy"]["mean"], *validation["weights"].values()]
+            if not isinstance(weights := validation["weights"], dict):
+                raise TypeError("a record's weights are no object")
+            numbers = [validation["accuracy"]["mean"], *weights.values()]
             if not all(isinstance(number, (int, float)) for number in numbers):
                 raise TypeError("a record holds what is no number")
 

@@ -148,6 +148,7 @@ def test_any_changed_byte_of_a_manifest_is_noticed(tmp_path: Path) -> None:
         {"blocks": "a"},
         {"records": [7]},
         {"records": [{"epoch": 0, "train": None}]},
+        {"records": [{"epoch": 0, "train": {"blocks": []}, "validation": {"accuracy": {"mean": 0}, "weights": "x"}}]},
         {"extra_files": [{}]},
         {"other": 1},
     ],
