@@ -7,6 +7,7 @@ import os
 import random
 import secrets
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from ffdist.bench.victims import stat_of
 
 NODES = 3
 """With a core each: one more than the run has workers, so that there is a place for those of a node that was killed."""
+DYING = 10.0
+"""Seconds in which a killed process must be gone."""
 STORE = 150 << 20
 """Bytes of a node's object store."""
 ENVIRONMENT = {
@@ -54,7 +57,12 @@ class RayNodes:
         """Kill a node: one that has one of these processes, where there is one."""
         having = [node for node in self._nodes() if any(parent_of(pid) == raylet_of(node) for pid in workers)]
         node = draw.choice(having or self._nodes())
-        os.kill(raylet_of(node), signal.SIGKILL)
+        os.kill(raylet := raylet_of(node), signal.SIGKILL)
+        # the signal takes its time; who replaces nodes must find it dead, or it stays a zombie, whose workers take it
+        # for alive and live on
+        deadline = time.monotonic() + DYING
+        while is_alive(raylet) and time.monotonic() < deadline:
+            time.sleep(0.005)
 
     def replace(self) -> None:
         """Put others in the place of nodes that were killed."""
