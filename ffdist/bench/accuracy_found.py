@@ -31,19 +31,20 @@ class RecipeTrial(NamedTuple):
 
 
 class AccuracyRuns(NamedTuple):
-    """All that was run."""
+    """The trials and the runs of a comparison."""
 
     variant: str
     """The baseline."""
     chance: float
     """Accuracy before the first batch."""
     tried: dict[str, list[RecipeTrial]]
-    """Beforehand, by side."""
+    """Trials before the comparison, by side."""
     runs: dict[str, list[list[Epoch]]]
-    """By side, "ours" and the variant."""
+    """The epochs of each run, by side: "ours" and the variant."""
     discarded: int
-    """Pairs of runs."""
+    """Pairs of runs that the probe discarded."""
     trusted: bool
+    """False: no pair passed the probe, and `runs` are discarded ones."""
 
 
 def fastest(trials: Sequence[RecipeTrial]) -> Recipe:
@@ -73,7 +74,7 @@ def at_level(race: AccuracyRuns, level: float) -> tuple[Summary, Summary, Summar
 
 
 def result_of(settings: BenchSettings, race: AccuracyRuns, sittings: Sequence[str] = ()) -> BenchResult:
-    """sittings: notes on when the trainings were made."""
+    """The tables, summary and plot of a comparison. sittings: notes on when the trainings were made."""
     variant, runs = race.variant, race.runs
     reached = {name: all(run[-1].accuracy >= settings.compare.target for run in of) for name, of in runs.items()}
     ours, theirs, ratio = at_level(race, settings.compare.target)
@@ -152,6 +153,7 @@ def side_table(title: str, race: AccuracyRuns, reached: dict[str, bool]) -> Resu
 
 
 def trial_table(tried: dict[str, list[RecipeTrial]], runs: int) -> ResultTable:
+    """The table of recipes tried beforehand; a side with a single recipe has no lines."""
     heads = {"side": "side", **RECIPE_COLUMNS, "seconds to the target": "time", "accuracy then": "accuracy"}
     title = f"tried beforehand on other seeds, medians of {runs}"
     made = ResultTable("tried", title, heads, {"time": "s", "accuracy": ""})

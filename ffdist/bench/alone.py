@@ -41,10 +41,12 @@ class OperationTimes:
 
     @property
     def seconds(self) -> float:
+        """Seconds of all three kinds together."""
         return self.products + self.casts + self.optimiser
 
 
 def total(parts: Sequence[OperationTimes]) -> OperationTimes:
+    """The sums over blocks, kind by kind."""
     return OperationTimes(*(sum(getattr(part, name.name) for part in parts) for name in fields(OperationTimes)))
 
 
@@ -69,18 +71,18 @@ class TensorLayout:
 
 @dataclass(frozen=True)
 class RecordedCall:
-    """An operation with its arguments, its tensors by how they lie; `tree` puts them together."""
+    """An operation and its flattened arguments, each tensor replaced by its layout; `tree` unflattens them."""
 
     operation: Callable[..., Any]
     leaves: tuple[Any, ...]
-    tree: TreeSpec = field(hash=False)  # torch 2.6 cannot
+    tree: TreeSpec = field(hash=False)  # torch 2.6 cannot hash one
 
     def seconds(self, device: torch.device, repeats: int) -> float:
-        """Median over `repeats`, on tensors of its own."""
+        """Median seconds of `repeats` calls, on newly allocated tensors."""
         leaves = [leaf.allocate(device) if isinstance(leaf, TensorLayout) else leaf for leaf in self.leaves]
         args, kwargs = tree_unflatten(leaves, self.tree)
         times = [seconds_of(partial(self.operation, *args, **kwargs), device) for _ in range(repeats + 1)]
-        return median(times[1:])
+        return median(times[1:])  # the first only warms up
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,7 @@ class HeavyCalls:
     optimisers: Counter[RecordedCall] = field(default_factory=Counter)
 
     def add(self, func: Any, args: Any, kwargs: Mapping[str, Any]) -> None:
-        """Note the call if it is one."""
+        """Count the call if its operation is a heavy one."""
         if func.overloadpacket in flop_registry:
             calls = self.products
         elif func.overloadpacket in OPTIMISERS:
@@ -105,6 +107,8 @@ class HeavyCalls:
         calls[RecordedCall(func, tuple(map(described, leaves)), tree)] += 1
 
     def replay(self, device: torch.device, repeats: int) -> OperationTimes:
+        """Time each recorded call by itself. repeats: calls that a median is taken over."""
+
         def seconds(counted: Counter[RecordedCall]) -> float:
             return sum(times * call.seconds(device, repeats) for call, times in counted.items())
 
@@ -125,7 +129,7 @@ class OperationRecorder(TorchDispatchMode):
         return func(*args, **kwargs)
 
     def take(self) -> HeavyCalls:
-        """Those since the last time."""
+        """Return the calls recorded since the last `take`, and begin anew."""
         taken, self.calls = self.calls, HeavyCalls()
         return taken
 
@@ -135,7 +139,10 @@ def described(leaf: Any) -> Any:
 
 
 def alone(settings: BenchSettings, repeats: int = 5) -> dict[str, list[OperationTimes]]:
-    """Block by block: of ffdist ("ff") and of the same network with one loss ("bp"), in a process of its own."""
+    """Times of each block's operations: of ffdist ("ff") and of the same network with one loss ("bp").
+
+    They are measured in a process of its own.
+    """
     return in_a_process(settings, partial(replayed, repeats=repeats))
 
 
@@ -150,7 +157,7 @@ def replayed(job: Job, config: BlockConfig, repeats: int) -> dict[str, list[Oper
 
 
 def heavy_calls(chain: Chain, objective: Objective, config: BlockConfig, batch_size: int) -> list[HeavyCalls]:
-    """Each block's, of one whole step on random samples, update included."""
+    """The heavy calls of each block, in one whole step on random samples, update included."""
     step = OneStep(chain, objective, config, batch_size)
     with OperationRecorder() as watch:
         return [watch.take() for _ in step.block_by_block()]

@@ -47,10 +47,11 @@ class BareBlocks:
             return self.blocks[index].module(self.inputs[index])
 
     def __call__(self) -> list[float]:
-        """Take it; seconds of computing of each block."""
+        """Take one step; CPU seconds of each block."""
         return [seconds(partial(self.learn, index)) for index in range(len(self.blocks))]
 
     def learn(self, index: int) -> None:
+        """Forward pass, backward pass from the given gradient, and update of one block."""
         self.output(index).backward(self.gradients[index])
         if optimizer := self.blocks[index].optimizer:
             optimizer.step()
@@ -58,7 +59,7 @@ class BareBlocks:
 
 
 class StepTimes(NamedTuple):
-    """Median seconds of computing for one batch in one process."""
+    """Median CPU seconds for one batch in one process."""
 
     ff: float
     bp: float
@@ -102,7 +103,7 @@ def steps(settings: BenchSettings, rounds: int) -> StepTimes:
 
 
 def seconds(work: Callable[[], object]) -> float:
-    """Seconds of this thread's computing; other work on the machine counts little."""
+    """CPU seconds of this thread, which other work on the machine changes little."""
     begun = time.thread_time()
     work()
     return time.thread_time() - begun

@@ -23,7 +23,7 @@ from ffdist.runtime.stage_process import MakeJob
 
 
 class KeepOrder(NamedTuple):
-    """The order to build exactly these baselines, and let go of all others; answered with why some cannot be."""
+    """The order to build exactly these baselines and free all others; answered with the reasons why some do not fit."""
 
     names: tuple[str, ...]
 
@@ -36,7 +36,7 @@ class RunOrder(NamedTuple):
 
 
 class BaselineRank(NamedTuple):
-    """One of those that train together."""
+    """What one rank of a baseline needs: its job, block configuration and place in the process group."""
 
     job: Job
     place: RankPlace
@@ -44,7 +44,7 @@ class BaselineRank(NamedTuple):
 
     @classmethod
     def join_group(cls, make_job: MakeJob, member: PoolMember, *, compiled: bool = False) -> BaselineRank:
-        """In the default group of all ranks, on its device."""
+        """Join the default process group, on this rank's device."""
         job = make_job()
         device = stage_device(job.settings.compute.device, member.world)
         join(member, device, job.settings.compute.threads or 1)
@@ -52,18 +52,18 @@ class BaselineRank(NamedTuple):
         return cls(job, place, BaselineConfig(job.settings, 10**6, device, compiled))
 
     def learner(self, variant: str) -> Learner:
-        """Raises an error for users where it does not fit the network."""
+        """Build the baseline `variant` of the job's network. Raises FfdistError where it does not fit the network."""
         return BASELINES[variant](self.job.chain, self.config, self.place)
 
 
 @dataclass(frozen=True)
 class BaselineMain:
-    """One rank among those that train together."""
+    """The main function of one baseline rank: carries out orders until there are no more."""
 
     make_job: MakeJob
     compiled: bool = False
     weigh: bool = False
-    """Count memory, which takes time; the last word is then a `MemoryUse`."""
+    """Count memory, which takes time; the return value is then a `MemoryUse`."""
 
     def __call__(self, member: PoolMember) -> MemoryUse | None:
         rank = BaselineRank.join_group(self.make_job, member, compiled=self.compiled)
@@ -86,8 +86,10 @@ class HeldBaselines:
         self.batches: dict[tuple[int, int], Iterator[tuple[Tensor, Tensor]]] = {}
 
     def keep(self, names: tuple[str, ...], meter: Meter | None) -> dict[str, str]:
-        """Keep these alone; return why those that do not fit the network do not. What is built beside weights is DDP's
-        buffers."""
+        """Build these and free all others; return the reason of each that does not fit the network, by name.
+
+        What is allocated beside the weights counts as DDP's buffers.
+        """
         self.learners = {name: learner for name, learner in self.learners.items() if name in names}
         refused = {}
         for name in names:

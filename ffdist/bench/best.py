@@ -16,10 +16,11 @@ LEAN = "ddp-views"
 
 
 def with_plan(settings: BenchSettings, progress: Progress, *, link: str | None = None) -> BenchSettings:
-    """The same with the best plan in place of `auto`, as `ffdist plan` finds it: here, where no process is bound to
-    cores of its own yet. link: between the devices; None: within this host.
+    """The settings with the best plan in place of `auto`, as `ffdist plan` finds it.
 
-    Raises ConfigError for a memory limit that is none, that no plan keeps to, or that comes with a plan that is told.
+    It is searched in this process, which is not bound to cores yet. link: the rate between the devices; None: all are
+    in this host. Raises ConfigError for a memory limit that cannot be read, that no plan keeps to, or that comes with a
+    given plan.
     """
     limit = settings.compare.memory_limit
     if settings.train.plan.plan != AUTO:
@@ -39,7 +40,7 @@ def with_plan(settings: BenchSettings, progress: Progress, *, link: str | None =
 
 
 def limit_bytes(settings: BenchSettings, progress: Progress) -> float:
-    """The limit that is told, in bytes; a share is one of what a device of DDP's holds, which is weighed now."""
+    """The settings' memory limit in bytes; a share is taken of what a device of DDP holds, which is measured now."""
     text = settings.compare.memory_limit or ""
     share = share_of(text)
     if share is None:
@@ -51,7 +52,7 @@ def limit_bytes(settings: BenchSettings, progress: Progress) -> float:
 
 
 def share_of(text: str) -> float | None:
-    """The share that "0.6" or "60%" says; None for what is a size. Raises ConfigError for a share that is none."""
+    """The fraction that "0.6" or "60%" means; None for a size. Raises ConfigError for a share out of range."""
     number, percent = text.strip().removesuffix("%"), text.strip().endswith("%")
     try:
         share = float(number) / (100 if percent else 1)

@@ -13,6 +13,7 @@ from ffdist.runtime.job import Job
 
 
 def block_costs(job: Job, config: BlockConfig, repeats: int) -> list[BlockCost]:
+    """The cost of each block, measured one by one in this process."""
     training = job.settings.training
     return measure_blocks(
         job.chain,

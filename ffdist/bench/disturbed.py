@@ -57,24 +57,25 @@ class DisturbedRun:
     draw: random.Random
     progress: Progress
     plan: str = PLANS[0]
-    """By which it was started last."""
+    """The plan of the last start."""
     restarts: int = 0
     """How often the command was started again."""
     refused: int = 0
-    """How often it was refused, since the one before was still at work."""
+    """How often a start was refused since the run before it was still at work."""
     failed: int = 0
     """How often in a row it ended by itself, before the stages were ready."""
     seen_begun: int = 0
     process: subprocess.Popen[bytes] | None = None
     nodes: RayNodes | None = None
-    """Where the workers are, of a run by Ray."""
+    """The nodes that the workers are on, under Ray."""
     seen: set[ProcessId] = field(default_factory=set)
-    """All processes that it had at any moment at which somebody looked."""
+    """All processes that were ever seen, to be looked for at the end."""
     shared: set[str] = field(default_factory=set)
     """Names of shared memory that they had when one was killed."""
     seen_workers: set[ProcessId] = field(default_factory=set)
 
     def start(self) -> None:
+        """Start the command, or resume the run by another plan where it has begun."""
         self.plan = self.draw.choice(PLANS)
         arguments = [*TRAIN_FLAGS, "--epochs", str(self.epochs), "--plan", self.plan, "--max-restarts", "5"]
         if (self.run / "config.toml").exists():
@@ -93,11 +94,12 @@ class DisturbedRun:
         self.restarts += 1
 
     def ended(self) -> int | None:
-        """Its status; None while it is at work."""
+        """The command's exit status; None while it runs."""
         assert self.process
         return self.process.poll()
 
     def workers(self) -> list[ProcessId]:
+        """The workers that are there now; they and all others of the run are added to what was seen."""
         found = self.descendants()
         self.seen |= set(found)
         workers = [each for each in found if is_worker(each, self.launcher)]
@@ -117,7 +119,7 @@ class DisturbedRun:
             return 0
 
     def step(self) -> int:
-        """The last batch that was told of; 0 for none since the last start."""
+        """The last batch that was reported; 0 for none since the last start."""
         return batches_of(self.run)
 
     def newest(self) -> tuple[str, bool]:
@@ -128,7 +130,7 @@ class DisturbedRun:
         return folders[-1], (self.run / "snapshots" / folders[-1] / "manifest.json").exists()
 
     def kill(self, fault: Fault) -> bool:
-        """False where nobody is there to be killed."""
+        """Kill the fault's victim by SIGKILL; False where no such process is there."""
         assert self.process
         workers = sorted(self.workers())
         self.shared |= shared_by(self.descendants())
@@ -155,9 +157,9 @@ class DisturbedRun:
         return self.plan != PLANS[0]
 
     def go_on(self) -> None:
-        """Whoever started it has ended: again, at once. What an old one still writes, is refused until it has ended.
+        """Start the command again at once; while workers of the last start still write, it is refused.
 
-        Raises StageError where it ends by itself again and again.
+        Raises StageError where it ends by itself `MOST` times in a row before the stages are ready.
         """
         assert self.process
         ended, begun = self.process.wait(), self.begun()
@@ -169,7 +171,7 @@ class DisturbedRun:
         self.start()
 
     def await_moment(self, fault: Fault) -> bool:
-        """False where the run has come to its end before."""
+        """Wait for the fault's moment; False where the run ends before. Raises StageError where nothing new comes."""
         deadline, begun = time.monotonic() + PROGRESS_TIMEOUT, self.begun()
         first = self.newest()
         while time.monotonic() < deadline:
@@ -195,6 +197,7 @@ class DisturbedRun:
             if here:
                 time.sleep(fault.wait)
                 return self.ended() != 0
+            # a snapshot is written within milliseconds; until one may come, spare the core
             time.sleep(0.002 if ready else 0.05)
         raise StageError(
             "the run brought nothing new", where=self.run, expected=f"a snapshot within {PROGRESS_TIMEOUT:g} s"
@@ -214,7 +217,7 @@ def batches_of(run: Path) -> int:
 
 @contextmanager
 def paused(pids: list[int]) -> Iterator[None]:
-    """Within, these are stopped, and whoever wants something of theirs waits for it."""
+    """Stop these processes inside the context, so that those who exchange gradients with them wait."""
     try:
         for pid in pids:
             with suppress(ProcessLookupError):

@@ -24,7 +24,7 @@ class Fault:
     victim: Victim
     worker: int
     wait: float
-    """Seconds behind the moment; behind a start more than between batches."""
+    """Seconds after the moment; longer after a start than between batches."""
 
 
 def schedule(kills: int, seed: int, *, nodes: bool = False) -> list[Fault]:

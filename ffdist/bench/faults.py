@@ -32,13 +32,13 @@ from ffdist.report.log import read_run_log
 from ffdist.snapshot import committed, latest
 
 GONE = {"processes": 15.0, "torchrun": 40.0, "ray": 40.0}
-"""Seconds in which workers must have ended whose launcher was killed."""
+"""Seconds within which workers must end after their launcher was killed."""
 LEFT = {"processes": 15.0, "torchrun": 40.0, "ray": 120.0}
-"""Seconds behind the run's end in which everything must have; Ray's own agents outlive it by a minute."""
+"""Seconds within which everything must end after the run; Ray's own agents outlive it by a minute."""
 
 
 def kill_and_finish(run: DisturbedRun, faults: list[Fault]) -> list[KillOutcome]:
-    """Kill it so often, then let it come to its end. Raises StageError where it does not, or something is left."""
+    """Kill the run once for each fault, then let it finish. Raises StageError where it does not, or leaves workers."""
     outcomes = list[KillOutcome]()
     run.start()
     for number, fault in enumerate(faults):
@@ -80,8 +80,10 @@ def kill_and_finish(run: DisturbedRun, faults: list[Fault]) -> list[KillOutcome]
 
 
 def kill_at_moment(run: DisturbedRun, fault: Fault, outcomes: list[KillOutcome]) -> tuple[int, int] | None:
-    """Kill at its moment; where nobody is there any more, at the next of the kind. None where the run has ended before,
-    else how often it had begun, and the last batch that it had reported."""
+    """Kill at the fault's moment, or at the next of its kind where the victim is gone by then.
+
+    Returns how often the stages had been ready, and the last batch reported; None where the run has ended before.
+    """
     while run.await_moment(fault):
         settle(run, outcomes)
         begun, step = run.begun(), run.step()
@@ -91,13 +93,13 @@ def kill_at_moment(run: DisturbedRun, fault: Fault, outcomes: list[KillOutcome])
 
 
 def note_kill(run: DisturbedRun, kill: KillOutcome) -> None:
-    """Into the folder of both runs, so that one that is broken off has something to show."""
+    """Append the kill to a file beside the runs, so that a measurement that is stopped leaves something to read."""
     with (run.temporary.parent / "kills.jsonl").open("a") as file:
         file.write(json.dumps({"time": time.time(), "step": kill.step, **asdict(kill.fault)}) + "\n")
 
 
 def wait_ready(run: DisturbedRun, last: KillOutcome, following: list[Fault]) -> None:
-    """Until it learns again, unless the next kill comes as it starts."""
+    """Wait until the run learns again, unless the next kill is to come while it starts."""
     if following and following[0].moment == "start":
         return
     deadline = time.monotonic() + PROGRESS_TIMEOUT
@@ -110,7 +112,7 @@ def wait_ready(run: DisturbedRun, last: KillOutcome, following: list[Fault]) -> 
 
 
 def settle(run: DisturbedRun, outcomes: list[KillOutcome]) -> None:
-    """Complete the outcomes of kills after which the run has begun again."""
+    """Fill in the time and the batches that the last kill has cost, once the stages are ready again."""
     for each in outcomes:
         if each.again is None and each is outcomes[-1] and run.begun() > each.begun:
             each.again = time.time() - each.at
@@ -151,7 +153,7 @@ def learned(run: Path) -> dict[str, Any]:
 
 @contextmanager
 def nothing_left(run: DisturbedRun) -> Iterator[None]:
-    """Raises StageError where something of the run's is there afterwards."""
+    """Raises StageError where processes, shared memory or temporary files of the run are left afterwards."""
     yield
     left = {
         "processes": [str(each.pid) for each in left_of(run.seen, LEFT[run.launcher])],
@@ -164,7 +166,11 @@ def nothing_left(run: DisturbedRun) -> Iterator[None]:
 
 
 def faults(kills: int, seed: int, launcher: Launcher, folder: Path, progress: Progress) -> BenchResult:
-    """Raises StageError where the runs differ, something is left, or the run has ended before all kills."""
+    """Kill a run `kills` times at moments drawn by `seed`, and compare it with one that nobody disturbs.
+
+    folder: new; both runs are written into it. Raises StageError where the runs differ, something is left, or the run
+    has ended before all kills.
+    """
     epochs = max(4, kills)
     (folder / "tmp").mkdir(parents=True)
     progress(f"the undisturbed run: {epochs} epochs")

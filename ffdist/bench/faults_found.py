@@ -36,6 +36,7 @@ class KillOutcome:
 
     @property
     def of_launcher(self) -> bool:
+        """True if the launcher was killed, and not a worker or node."""
         return self.fault.victim == "launcher"
 
     @property
@@ -50,7 +51,7 @@ class DisturbedRunCosts:
 
     seconds: float
     started: int
-    """How often the command was."""
+    """How often the command was started."""
     refused: int
     """How often it ended by itself, since the one before was still at work."""
     load: float
@@ -58,6 +59,7 @@ class DisturbedRunCosts:
 
 
 def result_of(launcher: Launcher, kills: Sequence[KillOutcome], costs: DisturbedRunCosts) -> BenchResult:
+    """The record of all kills: a table of each kind of victim and moment, and a summary."""
     of_launcher = [kill for kill in kills if kill.of_launcher]
     summary = {
         "launcher": launcher,

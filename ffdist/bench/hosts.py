@@ -35,7 +35,7 @@ def why_not() -> str | None:
 
 
 class Hosts:
-    """Namespaces with an address each; gone when it is left. Two are joined directly, more by a switch.
+    """Namespaces with an address each, removed on exit. Two are joined by a cable, more by a switch.
 
     Raises ConfigError where `why_not` has a reason.
     """
@@ -62,7 +62,7 @@ class Hosts:
                 command(f"ip -n {name} address add 10.203.117.{i + 1}/24 dev {link}")
                 for device in ("lo", link):
                     command(f"ip -n {name} link set {device} up")
-        except FfdistError:
+        except FfdistError:  # namespaces outlive the process: remove those that were made
             self.__exit__(None, None, None)
             raise
         return self
@@ -84,7 +84,7 @@ class Hosts:
                 command(f"ip netns delete {name}")  # its end of the link goes with it
 
     def limit(self, rate: str) -> None:
-        """Both directions to a rate as tc writes it ("1gbit"), or "unlimited"."""
+        """Limit the links in both directions. rate: as tc writes it ("1gbit"), or "unlimited"."""
         for name, link in zip(self.names, self.links, strict=True):
             subprocess.run(["tc", "-n", name, "qdisc", "del", "dev", link, "root"], capture_output=True, check=False)
             if rate != "unlimited":
@@ -117,12 +117,12 @@ class OnHost:
 
 
 def veth(one: str, link: str, other: str, end: str) -> None:
-    """A cable between two namespaces."""
+    """Join two namespaces by a pair of virtual interfaces."""
     command(f"ip link add {link} netns {one} type veth peer name {end} netns {other}")
 
 
 def command(text: str, *more: str) -> None:
-    """Raises ConfigError with what the tool said. more: words that are not ours."""
+    """Run a command line. more: arguments that a user gave, not to be split. Raises ConfigError with its stderr."""
     words = [*text.split(), *more]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     if done.returncode:

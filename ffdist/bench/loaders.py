@@ -37,7 +37,7 @@ Batches = Generator[tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True)
 class LoaderMain:
-    """Makes the batches of a window and lets them go."""
+    """The main function of a process that makes batches with ffdist's loader and drops them."""
 
     make_job: MakeJob
 
@@ -82,7 +82,7 @@ class FolderMain:
 
 
 def answer_windows(member: PoolMember, batches: Batches) -> None:
-    """A window for each order: its samples, seconds, and the seconds of computing of this process and its children."""
+    """Answer each order, a window, with its samples, seconds, and CPU seconds of this process and its children."""
     with closing(batches):
         while (window := member.next_order()) is not None:
             for _ in range(window.warmup):
@@ -94,7 +94,7 @@ def answer_windows(member: PoolMember, batches: Batches) -> None:
 
 
 def computing() -> float:
-    """Seconds on a core so far, of this process and of those that it has started and that are at work."""
+    """CPU seconds so far of this process and of its children that still run."""
     total = sum(os.times()[:2])
     for child in multiprocessing.active_children():
         with suppress(OSError):  # another system, or it has ended
@@ -134,7 +134,10 @@ def twin_transforms(images: Images, names: Sequence[str], *, tensors: bool) -> C
 def folder_batches(
     folder: Path, changed: Callable[[Any], Tensor], size: int, workers: int, *, tensors: bool
 ) -> Batches:
-    """Batches epoch after epoch, by worker processes that stay."""
+    """Batches epoch after epoch, by DataLoader's workers, which stay from epoch to epoch.
+
+    changed: the transform of each picture; tensors: as in `FolderMain`.
+    """
     from torch.utils.data import DataLoader
     from torchvision.datasets import ImageFolder
 
@@ -160,7 +163,7 @@ def read_tensor(path: str) -> Tensor:
 
 
 def orders(loader: Loader) -> Iterator[Tensor]:
-    """The samples of each batch, of epoch after epoch."""
+    """The rows of each batch, int64 [B], epoch after epoch."""
     for epoch in count():
         order = torch.from_numpy(loader.order(epoch))
         yield from order.split(loader.batch_size)[: len(loader)]

@@ -47,7 +47,7 @@ class Operation(NamedTuple):
 
 @dataclass(frozen=True)
 class StepSides:
-    """FF or backpropagation."""
+    """The measured steps of one side, FF or backpropagation."""
 
     seconds: list[float]
     """Seconds of whole steps, unprofiled."""
@@ -57,6 +57,7 @@ class StepSides:
 
     @property
     def step(self) -> float:
+        """Median seconds of a step."""
         return median(self.seconds)
 
     def by_kind(self) -> dict[str, float]:
@@ -81,7 +82,7 @@ def kind_of(operation: str) -> str:
 
 
 def steps_of(settings: BenchSettings) -> SideSteps:
-    """In a process of its own, of as many threads as are told."""
+    """Measure both sides' steps in a process of its own, with the settings' threads."""
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else the profiler writes of itself
     compare = settings.compare
     work = partial(measure_sides, warmup=compare.warmup_batches, rounds=compare.rounds)
@@ -119,12 +120,12 @@ def operations(step: OneStep, device: torch.device) -> dict[str, Operation]:
 
 
 def own_time(event: FunctionEventAvg, device: torch.device) -> float:
-    """Microseconds."""
+    """Microseconds that the operation took itself, without those that it calls; on a GPU, of its kernels."""
     return float(event.self_device_time_total if queues(device) else event.self_cpu_time_total)
 
 
 def peak(device: torch.device, dtype: torch.dtype) -> float:
-    """The best of a few square products."""
+    """Operations per second (multiplications and additions) of the fastest of a few square matrix products."""
     best = 0.0
     for size in SIZES:
         one, other = (torch.full((size, size), 0.01, dtype=dtype, device=device) for _ in range(2))

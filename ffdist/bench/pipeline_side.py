@@ -37,7 +37,7 @@ class PipelineMain:
 
     make_job: MakeJob
     weigh: bool = False
-    """Count memory, which takes time; the last word is then a `MemoryUse`."""
+    """Count memory, which takes time; the return value is then a `MemoryUse`."""
 
     def __call__(self, member: PoolMember) -> MemoryUse | None:
         pace = Pace(member)
@@ -66,6 +66,7 @@ class Pace:
         self.meter: Meter | None = None
 
     def next(self) -> Window | None:
+        """Wait for the next order; None when there are no more."""
         self.window = self.member.next_order()
         if self.window is None:
             self.stop.set()
@@ -83,6 +84,7 @@ class PacedJob(Job):
 
 
 def paced(job: Job, pace: Pace) -> PacedJob:
+    """The job with epochs without end and with a loader that waits for orders."""
     settings = job.settings.changed(epochs=ENDLESS, timeout=IDLE)
     return PacedJob(job.chain, job.objective, job.images, settings, job.workers, report_every=0.0, pace=pace)
 

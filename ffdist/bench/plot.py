@@ -27,8 +27,11 @@ def draw(plot: Plot, path: Path) -> None:
 
 @contextmanager
 def drawing(path: Path, size: tuple[float, float], what: str) -> Iterator[Figure]:
-    """Write the drawing made within to the file, the same bytes each time. size: in inches. Raises ConfigError where
-    matplotlib is not installed, or cannot write such a file; what: wants it."""
+    """Write the figure drawn inside the context to `path`, the same bytes each time.
+
+    size: (width, height) in inches. what: the feature that needs it, for the error. Raises ConfigError where matplotlib
+    is not installed, or cannot write such a file.
+    """
     try:
         import matplotlib
     except ModuleNotFoundError as error:
@@ -77,7 +80,7 @@ def draw_traces(title: str, sides: Sequence[Traced], path: Path) -> None:
 
 
 def kind_of(span: PageSpan) -> str | None:
-    """The kind that it is drawn as; None for waiting."""
+    """The kind of work that a span is drawn as; None for waiting."""
     what = span.name.rpartition(" ")[2]
     if span.style == "busy":
         return {"forward": "forward", "update": "update"}.get(what, "backward")

@@ -54,7 +54,7 @@ class RayNodes:
         return str(self.cluster.address)
 
     def kill(self, draw: random.Random, workers: list[int]) -> None:
-        """Kill a node: one that has one of these processes, where there is one."""
+        """Kill a node by its raylet, drawn among those that one of the workers' processes is on, else among all."""
         having = [node for node in self._nodes() if any(parent_of(pid) == raylet_of(node) for pid in workers)]
         node = draw.choice(having or self._nodes())
         os.kill(raylet := raylet_of(node), signal.SIGKILL)
@@ -65,7 +65,7 @@ class RayNodes:
             time.sleep(0.005)
 
     def replace(self) -> None:
-        """Put others in the place of nodes that were killed."""
+        """Replace nodes that were killed by new ones."""
         for node in self._nodes():
             if not is_alive(raylet_of(node)):
                 self.cluster.remove_node(node, allow_graceful=False)

@@ -34,7 +34,7 @@ class Recipe(NamedTuple):
 
     @property
     def others(self) -> str:
-        """All but the learning rate and the epochs."""
+        """The settings other than learning rate and epochs, as text; empty: there are none."""
         return ", ".join(f"{name} {value_text(value)}" for name, value in self.values if name not in ("lr", "epochs"))
 
 
@@ -43,9 +43,9 @@ def value_text(value: Any) -> str:
 
 
 def recipes_of(side: str, settings: BenchSettings) -> list[Recipe]:
-    """Those of the file, each with each of the learning rates and lengths that it does not say itself.
+    """A side's recipes: those of the file, crossed with the learning rates and lengths that they do not set themselves.
 
-    side: "ours" or "baseline". Raises ConfigError for a file that cannot be read, or says what is no recipe's.
+    side: "ours" or "baseline". Raises ConfigError for a file that cannot be read, or sets what no recipe may.
     """
     compare, train = settings.compare, settings.train
     tables = read_recipes(compare.recipes).get(side, [{}]) if compare.recipes else [{}]
@@ -69,7 +69,7 @@ def recipes_of(side: str, settings: BenchSettings) -> list[Recipe]:
 
 
 def read_recipes(path: Path) -> dict[str, list[dict[str, Any]]]:
-    """Tables by side. Raises ConfigError for what is no such file."""
+    """The tables of a recipe file, by side. Raises ConfigError for a file of another form."""
     found = read_toml(path)
     right = all(isinstance(tables, list) and all(isinstance(t, dict) for t in tables) for tables in found.values())
     if not right or not found.keys() <= set(SIDES):
@@ -83,5 +83,5 @@ def read_recipes(path: Path) -> dict[str, list[dict[str, Any]]]:
 
 
 def scheduled(settings: Settings) -> Settings:
-    """By cosine, where nobody says otherwise."""
+    """The settings with the cosine schedule, unless they say another."""
     return settings.changed(schedule="cosine") if settings.scheduler == BASE.scheduler else settings

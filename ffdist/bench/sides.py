@@ -45,7 +45,7 @@ def open_pipeline(
     compiled: bool = False,
     place: Placing = on_this_host,
 ) -> PoolSide:
-    """ffdist with so many stages, started and ready."""
+    """ffdist's side with so many stages, once all are ready."""
     pool = ends.enter_context(WorkerPool(name, place(PipelineMain(settings.job(stages, compiled=compiled))), stages))
     assert pool.recv() == "ready"
     # what the edges hold may not drain within a window
@@ -88,7 +88,10 @@ def open_variants(
     compiled: bool = False,
     place: Placing = on_this_host,
 ) -> tuple[list[BaselineSide], dict[str, str]]:
-    """A side a variant, all in the same processes; and why some do not fit the network. ConfigError when none does."""
+    """A side for each variant, all in the same processes, and the reasons of those that do not fit the network.
+
+    Raises ConfigError where none fits.
+    """
     size = 1 if is_serial(variants[0]) else settings.compare.devices
     threads = settings.threads * (settings.compare.devices if variants == ("bp-threads",) else 1)
     job = settings.changed(threads=threads).job(1)

@@ -1,4 +1,7 @@
-"""A comparison of whole trainings in several sittings: each is kept in a folder as it ends, and not run again."""
+"""The finished trainings of a comparison, kept in a folder: a comparison that was stopped does not run them again.
+
+A sitting is one start of the command; several may add to the same folder.
+"""
 
 from __future__ import annotations
 
@@ -32,35 +35,36 @@ if TYPE_CHECKING:
 
 COMPARISON, TRAININGS = "comparison.json", "trainings.jsonl"
 FREE = ("rounds", "qualifying", "lrs", "lengths", "recipes", "json", "record", "finished")
-"""Settings of a comparison by which a finished training is no other one."""
+"""Settings that do not change what a training gives: trainings are kept and reused whatever these are."""
 
 
 class Training(NamedTuple):
-    """A finished one."""
+    """One finished training of one side."""
 
     epochs: list[Epoch]
     probe: float
-    """The lower of the rates before and after it, in cores."""
+    """The lower of the probe's rates before and after it, in cores."""
     free: bool
     """Whether the probe found the machine free."""
 
 
 @dataclass(frozen=True)
-class Found:
-    """The findings of a comparison before its first training, once for all of its sittings."""
+class ComparisonSetup:
+    """The choices that are made before the first training, once for all sittings."""
 
     variant: str
     """The baseline that was fastest."""
     plan: str | None
     lanes: int | None
     blocks: tuple[int, ...]
+    """Blocks per module, where there are modules."""
 
 
-class Sittings:
-    """The trainings so far, by side, recipe and seed. folder: where they are kept; None: nowhere.
+class FinishedTrainings:
+    """The trainings so far, by side, recipe and seed, in the folder of `--finished`; without one they are not kept.
 
-    As a context it has the folder for itself. Raises ConfigError where that cannot be, or holds trainings of other
-    settings, code or another machine, and DataError for files that are none of ours.
+    As a context manager it locks the folder. Raises ConfigError for a folder that is locked, cannot be written, or
+    holds trainings of other settings, other code or another machine, and DataError for damaged or foreign files.
     """
 
     def __init__(self, settings: BenchSettings, progress: Progress) -> None:
@@ -69,8 +73,8 @@ class Sittings:
         self.progress = progress
         self.began = datetime.now().astimezone().isoformat(timespec="minutes")
         self.trainings: dict[str, Training] = {}
-        self.told: list[dict[str, Any]] = []
-        """All trainings as the file has them."""
+        self.lines: list[dict[str, Any]] = []
+        """All trainings, as the lines of the file."""
 
     def __enter__(self) -> Self:
         if self.folder:
@@ -92,25 +96,25 @@ class Sittings:
         if self.folder:
             self.file.close()
             if error is not None and not isinstance(error, (ConfigError, DataError)):
-                count = len(self.told)
+                count = len(self.lines)
                 kept = f"{count} finished {'training is' if count == 1 else 'trainings are'} kept in {self.folder}"
                 self.progress(f"{kept}: the same command goes on from there")
 
-    def found(self, find: Callable[[], Found]) -> Found:
-        """The findings of an earlier sitting, or those that `find` makes now."""
+    def setup(self, find: Callable[[], ComparisonSetup]) -> ComparisonSetup:
+        """The setup of an earlier sitting, or the one that `find` gives now, which is kept."""
         path = self.folder and self.folder / COMPARISON
         facts = identity(self.settings)
         if path is None or not path.exists():
-            found = find()
+            setup = find()
             if path:
                 part = path.with_suffix(".part")
-                part.write_text(json.dumps(facts | {"found": asdict(found)}, indent=1))
-                part.rename(path)
-            return found
+                part.write_text(json.dumps(facts | {"found": asdict(setup)}, indent=1))
+                part.rename(path)  # whole or not at all, should this process be killed
+            return setup
         try:
             kept = json.loads(path.read_text())
             values = kept.pop("found")
-            found = Found(**values | {"blocks": tuple(map(int, values["blocks"]))})
+            setup = ComparisonSetup(**values | {"blocks": tuple(map(int, values["blocks"]))})
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
             raise damaged(path, error) from error
         if other := difference(kept, facts):
@@ -122,29 +126,29 @@ class Sittings:
                 got=ours,
                 remedy=f"go on as it was begun, or begin another with another folder for {setting('compare.finished')}",
             )
-        return found
+        return setup
 
-    def take(self, side: str, recipe: Recipe, seed: int, run: Callable[[], Training]) -> Training:
-        """The training that is kept, or the one that `run` makes now."""
-        of = {"side": side, "recipe": dict(recipe.values), "seed": seed}
-        key = json.dumps(of, sort_keys=True, default=str)
+    def load_or_run(self, side: str, recipe: Recipe, seed: int, run: Callable[[], Training]) -> Training:
+        """The training that is kept, or the one that `run` makes now; on disk before it is returned."""
+        keys = {"side": side, "recipe": dict(recipe.values), "seed": seed}
+        key = json.dumps(keys, sort_keys=True, default=str)
         if key in self.trainings:
             self.progress(f"{side}, seed {seed}: kept, {self.trainings[key].epochs[-1].accuracy:.2%}")
             return self.trainings[key]
-        made = self.trainings[key] = run()
-        line = of | {"sitting": self.began, **made._asdict()}
-        self.told.append(line)
+        training = self.trainings[key] = run()
+        line = keys | {"sitting": self.began, **training._asdict()}
+        self.lines.append(line)
         if self.folder:
             self.file.write(json.dumps(line, default=str).encode() + b"\n")
             self.file.flush()
             os.fsync(self.file.fileno())
-        return made
+        return training
 
     @property
     def notes(self) -> list[str]:
         """When the trainings were made, where they were made in several sittings."""
         counts: dict[str, int] = {}
-        for line in self.told:
+        for line in self.lines:
             counts[line["sitting"]] = counts.get(line["sitting"], 0) + 1
         if len(counts) < 2:
             return []
@@ -154,7 +158,7 @@ class Sittings:
         ]
 
     def _lock(self) -> None:
-        with suppress(OSError):  # a file system without locks
+        with suppress(OSError):  # a file system without locks: two comparisons at once are then the user's care
             try:
                 fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -165,37 +169,37 @@ class Sittings:
         lines = JsonLines(folder / TRAININGS)
         for line in lines.read():
             try:
-                of = {name: line[name] for name in ("side", "recipe", "seed")}
+                keys = {name: line[name] for name in ("side", "recipe", "seed")}
                 epochs = [Epoch(*map(float, epoch)) for epoch in line["epochs"]]
-                line["sitting"].upper()
-                made = Training(epochs, float(line["probe"]), bool(line["free"] and epochs))
+                line["sitting"].upper()  # raises AttributeError where it is not text
+                training = Training(epochs, float(line["probe"]), bool(line["free"] and epochs))
             except (TypeError, KeyError, ValueError, AttributeError) as error:
                 raise damaged(folder / TRAININGS, error) from error
-            self.trainings[json.dumps(of, sort_keys=True, default=str)] = made
-            self.told.append(line)
-        os.truncate(folder / TRAININGS, lines.at)  # one that was cut off is run again
+            self.trainings[json.dumps(keys, sort_keys=True, default=str)] = training
+            self.lines.append(line)
+        os.truncate(folder / TRAININGS, lines.at)  # a last line that a kill cut off: that training is run again
 
 
-def with_found(settings: BenchSettings, found: Found) -> BenchSettings:
-    """The settings with what was found in place of what asks for it."""
-    changed = {"plan": found.plan, "lanes": found.lanes}
+def with_setup(settings: BenchSettings, setup: ComparisonSetup) -> BenchSettings:
+    """The settings with the setup's plan, lanes and blocks in place of `auto` and `modules`."""
+    changed = {"plan": setup.plan, "lanes": setup.lanes}
     if settings.train.network.modules:
-        changed |= {"blocks": found.blocks, "modules": ()}
+        changed |= {"blocks": setup.blocks, "modules": ()}
     return settings.changed(**changed)
 
 
 def identity(settings: BenchSettings) -> dict[str, Any]:
-    """All by which a finished training would be another one."""
-    told = asdict(settings)
-    compare = {name: value for name, value in told["compare"].items() if name not in FREE}
+    """All that a training's result depends on: settings, machine, versions, ffdist's code and the user's own files."""
+    values = asdict(settings)
+    compare = {name: value for name, value in values["compare"].items() if name not in FREE}
     where = {"host": platform.node(), **machine()}
-    facts = {"train": told["train"], "compare": compare, "machine": where, "versions": versions()}
+    facts = {"train": values["train"], "compare": compare, "machine": where, "versions": versions()}
     own = {kind: digest_of(path) for kind, path in own_files(with_absolute_paths(settings.train)).items()}
     return json.loads(json.dumps(facts | {"code": code(), "own code": own}, default=str))
 
 
 def code() -> str:
-    """The digest of ffdist's own code."""
+    """SHA-256 of all of ffdist's own Python files, in hex."""
     folder, digest = Path(ffdist.__file__).parent, hashlib.sha256()
     for path in sorted(folder.rglob("*.py")):
         digest.update(str(path.relative_to(folder)).encode() + b"\0" + path.read_bytes())
@@ -203,12 +207,13 @@ def code() -> str:
 
 
 def digest_of(path: Path) -> str:
+    """SHA-256 of a file, in hex."""
     with path.open("rb") as file:
         return sha256(file)
 
 
 def difference(kept: object, now: object, name: str = "") -> tuple[str, Any, Any] | None:
-    """The first value that differs: its name, and both."""
+    """The first value in which nested mappings differ: its dotted name and both values; None where all are equal."""
     if not (isinstance(kept, Mapping) and isinstance(now, Mapping)):
         return None if kept == now else (name, kept, now)
     each = (difference(kept.get(key), now.get(key), f"{name}.{key}".strip(".")) for key in {**now, **kept})

@@ -26,7 +26,7 @@ from ffdist.report.log import read_run_log
 LOOKS = 60
 """Samples over a soak, about."""
 PULSE = 8
-"""Batches between two words of how far it is."""
+"""Batches between two reports of the run's progress."""
 BLOCKS, STUDENT = 10, 2.306
 """Parts of the time whose means a trend goes through, and Student's t of 95 % for as many less two."""
 STEADY = 0.05
@@ -51,6 +51,7 @@ class ResourceSample:
 
 
 def look_at(pids: list[int], since: float, batches: int) -> ResourceSample:
+    """The resources of the processes now; one that has just ended counts for nothing."""
     resident = descriptors = threads = 0
     processor = 0.0
     for pid in pids:
@@ -104,7 +105,7 @@ def soak(minutes: float, stages: int, queue: int, batch_size: int, progress: Pro
 
 
 def watched(process: subprocess.Popen[bytes], run: Path, seconds: float, progress: Progress) -> list[ResourceSample]:
-    """From when it learns; what its start took is no growth."""
+    """Sample the run's resources for so many seconds, from its first batch on: what a start takes is no growth."""
     every, looks = max(1.0, seconds / LOOKS), list[ResourceSample]()
     while process.poll() is None and not batches_of(run):
         time.sleep(every)

@@ -13,11 +13,11 @@ from ffdist.runtime.record import read_starts
 
 READY = re.compile(r"(\S+) ready; seconds: imports ([\d.]+);")
 BEHIND = 3.0
-"""Seconds by which a worker may say that it is ready behind the moment at which the run was seen to learn again."""
+"""Seconds by which a worker's "ready" may be later than the moment at which the run was seen to learn again."""
 
 
 class Ready(NamedTuple):
-    """A worker's word that it begins."""
+    """A worker's report that it is ready, as the run log has it."""
 
     time: float
     imports: float
@@ -25,8 +25,11 @@ class Ready(NamedTuple):
 
 
 def note_imports(run: Path, kills: Iterable[KillOutcome]) -> None:
-    """Into those behind which the run learned again: the seconds that torch, and what else is imported, took of them,
-    the longest of all workers; behind the launcher's death also the launcher's own, which came before."""
+    """Set `imports` of each kill after which the run learned again.
+
+    It is the longest time that any worker took to import torch and the rest; after the launcher's death plus the
+    launcher's own, as workers start only then.
+    """
     ready, starts = ready_in(run), read_starts(run)
     for kill in kills:
         if kill.again is None:
@@ -38,7 +41,7 @@ def note_imports(run: Path, kills: Iterable[KillOutcome]) -> None:
 
 
 def ready_in(run: Path) -> Sequence[Ready]:
-    """All that the workers of all starts have said."""
+    """The reports of all workers of all starts."""
     return [
         Ready(datetime.fromisoformat(found[1]).timestamp(), float(found[2]))
         for log in run.glob("stage-*.log")

@@ -19,27 +19,27 @@ from ffdist.pipeline.plan import block_specs, build_block
 from ffdist.runtime.job import Job
 from ffdist.runtime.rank import stage_device
 
-Found = TypeVar("Found")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
-class MeasuredAlone(Generic[Found]):
-    """A process that works once, as a stage's process would compute."""
+class MeasuredAlone(Generic[Result]):
+    """The main function of a process that does `work` once, with the threads and device that a stage would have."""
 
     settings: BenchSettings
-    work: Callable[[Job, BlockConfig], Found]
+    work: Callable[[Job, BlockConfig], Result]
     compiled: bool = False
 
-    def __call__(self, member: PoolMember) -> Found:
+    def __call__(self, member: PoolMember) -> Result:
         torch.set_num_threads(self.settings.threads)
         job = self.settings.job(1, compiled=self.compiled)()
         return self.work(job, job.block_config(stage_device(job.settings.compute.device, member.world), 10**6))
 
 
 def in_a_process(
-    settings: BenchSettings, work: Callable[[Job, BlockConfig], Found], *, compiled: bool = False
-) -> Found:
-    """Run the work in a process of its own, with so many threads, and return its value. work: picklable."""
+    settings: BenchSettings, work: Callable[[Job, BlockConfig], Result], *, compiled: bool = False
+) -> Result:
+    """Run `work` in a process of its own, with the settings' threads, and return its value. work: picklable."""
     with WorkerPool("alone", MeasuredAlone(settings, work, compiled), 1) as pool:
         return pool.finish()[0]
 
@@ -50,7 +50,7 @@ def both_sides(job: Job) -> dict[str, tuple[Chain, Objective]]:
 
 
 class OneStep:
-    """A whole step on random samples, updates included: called, it is taken."""
+    """A whole training step on random samples, updates included; each call takes one step."""
 
     def __init__(self, chain: Chain, objective: Objective, config: BlockConfig, batch_size: int) -> None:
         labels = torch.arange(batch_size) % chain.num_classes
@@ -67,7 +67,7 @@ class OneStep:
             pass
 
     def block_by_block(self) -> Iterator[LearningBlock]:
-        """Each block, once it has taken its step."""
+        """Take one step; yield each block after its update."""
         x: Tensor | None = self.inputs
         for block in self.blocks:
             assert x is not None

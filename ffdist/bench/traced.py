@@ -30,7 +30,7 @@ from ffdist.runtime.start import SettingsJob
 from ffdist.runtime.tracing import TRACE
 
 WARM, TRACED, SHOWN = 10, 15, 5
-"""Batches before those that are traced, those, and how many of them are drawn, where all stages are at work."""
+"""Batches before those that are traced; traced ones; and those of them that are drawn, where all stages are busy."""
 CHUNKS = {"forward_one_chunk": "forward", "backward_one_chunk": "backward", "backward_weight_one_chunk": "backward"}
 """What a stage of torch's pipelines does with a microbatch."""
 
@@ -40,10 +40,11 @@ class Traced(NamedTuple):
 
     title: str
     rows: dict[str, list[PageSpan]]
-    """Side by side, in microseconds from the first."""
+    """Spans by row, one row a stage; microseconds from the first span."""
 
     @property
     def length(self) -> float:
+        """Microseconds from the first span's begin to the last one's end."""
         return max((span.end for spans in self.rows.values() for span in spans), default=0.0)
 
     @property
@@ -67,7 +68,7 @@ def draw_timelines(settings: BenchSettings, progress: Progress) -> Path:
 
 
 def trace_ours(settings: BenchSettings) -> Traced:
-    """A run of as few batches, with its own --trace."""
+    """Trace a run of a few batches with ffdist's own --trace."""
     stages, wanted = settings.num_stages, (WARM + TRACED + SHOWN) * settings.batch_size
     samples = min(wanted, len(settings.job(1)().images.train))
     with tempfile.TemporaryDirectory(prefix="ffdist-") as folder, ExitStack() as ends:
@@ -118,7 +119,7 @@ def trace_1f1b(settings: BenchSettings) -> Traced:
 
 @dataclass(frozen=True)
 class TracedBaselineMain:
-    """A rank of a 1F1B pipeline; its last word is when it began and ended what, or why it does not fit."""
+    """A rank of a 1F1B pipeline. It returns (name, begin, end) of each span in nanoseconds, or why it does not fit."""
 
     make_job: MakeJob
     variant: str

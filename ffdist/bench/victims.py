@@ -15,11 +15,11 @@ class ProcessId(NamedTuple):
 
     pid: int
     began: str
-    """When, by the kernel's clock."""
+    """Start time by the kernel, in clock ticks since boot: tells a process from a later one with its number."""
 
 
 def stat_of(pid: int) -> tuple[int, str, str] | None:
-    """Parent, state and beginning of a process; None where there is none."""
+    """(parent, state, start time) of a process from /proc; None where there is none."""
     try:
         state, parent, *rest = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except (OSError, ValueError):
@@ -34,7 +34,7 @@ def processor_seconds(pid: int) -> float:
 
 
 def descendants(parent: int) -> list[ProcessId]:
-    """Descendants of a process, at any depth; without zombies."""
+    """Descendants of a process at any depth, without zombies."""
     all_of = dict[int, tuple[int, str, str]]()
     for folder in Path("/proc").glob("[0-9]*"):
         if found := stat_of(int(folder.name)):
@@ -48,12 +48,13 @@ def descendants(parent: int) -> list[ProcessId]:
 
 
 def is_running(seen: ProcessId) -> bool:
+    """True if this very process is alive: not a zombie, and not another one that got its number."""
     found = stat_of(seen.pid)
     return found is not None and found[1] not in "ZX" and found[2] == seen.began
 
 
 def left_of(seen: set[ProcessId], timeout: float) -> list[ProcessId]:
-    """Those that are still there after so many seconds."""
+    """Processes that are still alive `timeout` seconds from now; returns at once when there is none."""
     deadline = time.monotonic() + timeout
     while (left := [each for each in seen if is_running(each)]) and time.monotonic() < deadline:
         time.sleep(0.02)
@@ -61,7 +62,7 @@ def left_of(seen: set[ProcessId], timeout: float) -> list[ProcessId]:
 
 
 def command_line_of(pid: int) -> list[str]:
-    """Its command line."""
+    """The command line of a process, by words; empty where it is gone."""
     with suppress(OSError):
         return Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
     return []

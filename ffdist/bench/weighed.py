@@ -12,11 +12,11 @@ from ffdist.bench.settings import BenchSettings
 from ffdist.errors import ConfigError
 
 BATCHES = 3
-"""Enough: the first has made all that stays, the second meets it."""
+"""Enough for the peak: the first batch allocates all that stays, and the second runs beside it."""
 
 
 def pipeline_memory(settings: BenchSettings, stages: int) -> list[MemoryUse]:
-    """Memory of each stage."""
+    """Peak memory of each stage of ffdist's side."""
     with WorkerPool("ours", PipelineMain(settings.job(stages), weigh=True), stages) as pool:
         assert pool.recv() == "ready"
         pool.ask(Window(1, BATCHES + (settings.train.plan.queue + 1) * (stages - 1)))
@@ -24,7 +24,7 @@ def pipeline_memory(settings: BenchSettings, stages: int) -> list[MemoryUse]:
 
 
 def baseline_memory(settings: BenchSettings, variant: str) -> list[MemoryUse]:
-    """Memory of each rank. Raises ConfigError where the variant does not fit the network."""
+    """Peak memory of each rank of a baseline. Raises ConfigError where the variant does not fit the network."""
     size = 1 if is_serial(variant) else settings.compare.devices
     with WorkerPool(variant, BaselineMain(settings.job(1), weigh=True), size) as pool:
         if refused := pool.ask(KeepOrder((variant,))):
@@ -34,4 +34,5 @@ def baseline_memory(settings: BenchSettings, variant: str) -> list[MemoryUse]:
 
 
 def worst(devices: list[MemoryUse]) -> MemoryUse:
+    """The device with the highest peak."""
     return max(devices, key=lambda use: use.peak)

@@ -1,4 +1,4 @@
-"""Runs with validation from their first batch on, told epoch by epoch."""
+"""Whole trainings with validation, from their first batch on, reported epoch by epoch."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Epoch(NamedTuple):
     """A side's answer at the end of an epoch."""
 
     seconds: float
-    """Since the first batch."""
+    """Seconds since the first batch."""
     accuracy: float
     """On the validation samples, a fraction; of ffdist, its last block's."""
     mean: float
@@ -56,7 +56,7 @@ class PipelineRun:
 
 
 def whole_rank(job: Job, member: PoolMember, observer: Observer) -> Rank:
-    """A stage of a whole run, from its first batch to its last, without a test split; in a process of a benchmark's."""
+    """A stage of a whole training without its test split, in a process of a benchmark."""
     job = replace(job, images=replace(job.images, test=None))
     world, store = member.world, member.store()
     device = stage_device(job.settings.compute.device, world)
@@ -96,7 +96,7 @@ class BaselineRun:
 
 
 def evaluate(learner: Replica, batches: Iterable[tuple[Tensor, Tensor]]) -> float:
-    """The share that all ranks get right, each on its own slices."""
+    """Accuracy as a fraction over the batches of all ranks, each of which evaluates its own slices."""
     config, counts, network = learner.config, torch.zeros(2), learner.evaluated
     network.eval()
     with torch.no_grad(), config.autocast():

@@ -11,11 +11,11 @@ import pytest
 from ffdist.bench import sittings
 from ffdist.bench.recipes import Recipe
 from ffdist.bench.settings import BenchSettings
-from ffdist.bench.sittings import COMPARISON, TRAININGS, Found, Sittings, Training
+from ffdist.bench.sittings import COMPARISON, TRAININGS, ComparisonSetup, FinishedTrainings, Training
 from ffdist.bench.whole_runs import Epoch
 from ffdist.errors import ConfigError, DataError
 
-FOUND = Found("ddp-views", "conv1 conv2 conv3 @ 0, 1 by batch", 1, (1, 2))
+FOUND = ComparisonSetup("ddp-views", "conv1 conv2 conv3 @ 0, 1 by batch", 1, (1, 2))
 RECIPE = Recipe((("betas", (0.9, 0.99)), ("lr", 0.1), ("epochs", 2)))
 TRAINING = Training([Epoch(1.5, 0.25, 0.125), Epoch(3.0, 0.75, 0.5)], 1.875, True)
 
@@ -27,15 +27,15 @@ def settings(folder: Path, **others: Any) -> BenchSettings:
 def sitting(folder: Path, seeds: int, told: Callable[[str], None] = lambda line: None, **others: Any) -> list[int]:
     """The seeds that were run, of the first so many."""
     run: list[int] = []
-    with Sittings(settings(folder, **others), told) as kept:
-        assert kept.found(lambda: FOUND) == FOUND
+    with FinishedTrainings(settings(folder, **others), told) as kept:
+        assert kept.setup(lambda: FOUND) == FOUND
         for seed in range(seeds):
 
             def train(seed: int = seed) -> Training:
                 run.append(seed)
                 return TRAINING
 
-            assert kept.take("ours", RECIPE, seed, train) == TRAINING
+            assert kept.load_or_run("ours", RECIPE, seed, train) == TRAINING
     return run
 
 
@@ -45,11 +45,11 @@ def test_a_sitting_goes_on_behind_the_last_training_that_was_kept_whole(tmp_path
         file.write(b'{"side": "ours", "rec')  # killed
     assert sitting(tmp_path, 4, rounds=2, lengths=(2, 3)) == [2, 3]
     assert sitting(tmp_path, 4) == []
-    with Sittings(settings(tmp_path), lambda line: None) as kept:
-        assert kept.take("ddp-views", RECIPE, 0, lambda: TRAINING._replace(free=False)).free is False
+    with FinishedTrainings(settings(tmp_path), lambda line: None) as kept:
+        assert kept.load_or_run("ddp-views", RECIPE, 0, lambda: TRAINING._replace(free=False)).free is False
         other = Recipe((*RECIPE.values[:-1], ("epochs", 3)))
-        assert kept.take("ours", other, 0, lambda: TRAINING._replace(probe=1.0)).probe == 1.0
-        kept.told[0]["sitting"] = "2026-11-29T23:00+00:00"
+        assert kept.load_or_run("ours", other, 0, lambda: TRAINING._replace(probe=1.0)).probe == 1.0
+        kept.lines[0]["sitting"] = "2026-11-29T23:00+00:00"
         assert "taken in 2 sittings" in kept.notes[0]
         assert "2026-11-29T23:00+00:00 (1 trainings)" in kept.notes[0]
 
@@ -77,8 +77,8 @@ def test_a_folder_has_one_comparison_at_a_time_and_says_what_it_keeps_when_that_
     told: list[str] = []
 
     def stopped() -> None:
-        with Sittings(settings(tmp_path), told.append) as kept:
-            kept.take("ours", RECIPE, 0, lambda: TRAINING)
+        with FinishedTrainings(settings(tmp_path), told.append) as kept:
+            kept.load_or_run("ours", RECIPE, 0, lambda: TRAINING)
             with pytest.raises(ConfigError, match="another comparison is at work there"):
                 sitting(tmp_path, 1)
             raise KeyboardInterrupt

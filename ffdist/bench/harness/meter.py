@@ -47,10 +47,12 @@ class Meter:
         self.counter.__exit__(*exception)
 
     def reset(self) -> None:
+        """Forget the peak so far: counting begins at what is allocated now."""
         self.counter.reset()
         forget_peak(self.device)
 
     def use(self) -> MemoryUse:
+        """The memory at the peak since the last `reset`."""
         counter = self.counter
         split = counter.split()
         if not queues(self.device):
@@ -77,7 +79,7 @@ def peak_of_steps(build: Callable[[], Callable[[], object]], device: torch.devic
 
 
 def recover(device: torch.device) -> None:
-    """Let go of memory that nobody uses any more. Raises where the device is lost."""
+    """Free unused memory, Python's and the allocator's cache. Raises torch's error where the device is lost."""
     gc.collect()
     synchronize(device)
     free_cached(device)

@@ -65,7 +65,7 @@ def facts_of(suite: str, command: Sequence[str]) -> Record:
 
 
 def tidy(tables: Iterable[ResultTable], network: str = "", rule: str = "") -> Record:
-    """Tables as a record has them: how they are drawn, and their rows."""
+    """The part of a record that tables make: their headings ("tables"), and a row for each figure ("rows")."""
     tables = list(tables)
     usual = {"network": network, "rule": rule, "side": ""}
     return {
@@ -75,7 +75,7 @@ def tidy(tables: Iterable[ResultTable], network: str = "", rule: str = "") -> Re
 
 
 def write(record: Record, stem: Path, *, plot: bool = False) -> list[Path]:
-    """The record, for programs and for people."""
+    """Write `stem`.json and `stem`.md, with the plot's name in the latter; the paths written."""
     stem.parent.mkdir(parents=True, exist_ok=True)
     paths = [stem.with_name(stem.name + suffix) for suffix in (".json", ".md")]
     paths[0].write_text(as_json(record))
@@ -92,7 +92,7 @@ def read(path: Path) -> Record:
 
 
 def as_json(record: Record) -> str:
-    """A row a line."""
+    """JSON with one row per line, so that a diff of two records reads well."""
     rows = ",\n  ".join(json.dumps(row) for row in record["rows"])
     head = json.dumps({name: value for name, value in record.items() if name != "rows"}, indent=1, default=str)
     return f'{head[:-2]},\n "rows": [\n  {rows}\n ]\n}}\n'
@@ -116,7 +116,7 @@ def environment(record: Record) -> str:
 
 
 def tables_of(record: Record) -> list[ResultTable]:
-    """Those that are shown, with their lines."""
+    """The tables with a title, rebuilt from the record's rows."""
     return [
         ResultTable(part, how["title"], how["columns"], {}, lines_of(record["rows"], part))
         for part, how in record["tables"].items()
@@ -153,6 +153,7 @@ def machine() -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
+    """Versions of Python, torch, ffdist and, where there is a GPU, of CUDA and cuDNN."""
     ours = {"python": platform.python_version(), "torch": torch.__version__, "ffdist": version_of("ffdist")}
     cuda = {"cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version()} if all_seen() else {}
     return ours | {name: str(found) for name, found in cuda.items() if found} | {"commit": commit()}

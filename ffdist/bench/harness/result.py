@@ -27,7 +27,7 @@ class Plot:
 
     @classmethod
     def bars_of(cls, table: ResultTable, metric: str, label: str) -> Plot:
-        """A bar for each side that has such a figure."""
+        """A bar plot of `metric`, one bar for each side that has it. label: of the vertical axis."""
         return cls("bars", table.title, "", label, series_of(table, metric, "", "side"))
 
     @classmethod

@@ -16,13 +16,13 @@ from ffdist.bench.harness.record import Record, as_json, tidy
 from ffdist.bench.harness.table import Line, ResultTable, lines_of
 
 LAST_LINE = 75.0
-"""Seconds that the work in hand may still take when the time is over; then its process is ended."""
+"""Seconds that running work may still take past the deadline; then its process is ended."""
 WHOLE = "the part itself"
 NOTHING = {"done": False, "failed": {}, "left_out": None, "running": None, "seconds": 0.0, "rows": []}
 
 
 class OutOfTimeError(Exception):
-    """Nothing may begin any more; says what would have been next."""
+    """The deadline has passed; its text names the work that was next."""
 
 
 class Resumed:
@@ -48,9 +48,9 @@ class Resumed:
         table.lines = lines_of(self.record["rows"], table.part)
 
     def measure(self, work: Callable[[], Sequence[dict[str, Any]]], **keys: str | int) -> list[Line] | None:
-        """The lines that `work` gives, or gave before, all of them of these keys; None where it has failed.
+        """The lines of these keys: those measured before, or those that `work` gives now; None where it has failed.
 
-        Raises OutOfTimeError.
+        Raises OutOfTimeError behind the deadline.
         """
         name = ", ".join(map(str, keys.values()))
         if (before := self.lines(**keys)) or name in self.record["failed"]:
@@ -63,7 +63,7 @@ class Resumed:
         try:
             for cells in work():
                 self.table.add(**keys, **cells)
-        except Exception:
+        except Exception:  # whatever it is, it is recorded, and the other measurements go on
             self.record["failed"][name] = traceback.format_exc()[-4000:]
         seconds, failed = time.monotonic() - begun, name in self.record["failed"]
         self.record |= {"seconds": self.record["seconds"] + seconds, "running": name if failed else None}
@@ -78,7 +78,7 @@ class Resumed:
         return found or None
 
     def lines(self, **keys: str | int) -> list[Line]:
-        """Those that are of this."""
+        """The lines whose keys have these values."""
         return [line for line in self.table.lines if all(line.get(name) == value for name, value in keys.items())]
 
     @property
@@ -86,7 +86,7 @@ class Resumed:
         return time.monotonic() > self.deadline
 
     def fill(self, part: Callable[[Resumed], object]) -> None:
-        """Let the part measure its lines, as far as the time goes."""
+        """Run the part, which measures its lines, until it ends or the deadline passes."""
         self.record["left_out"] = None
         try:
             part(self)
@@ -105,11 +105,12 @@ class Resumed:
 
 
 def read(file: Path) -> Record:
-    """The record in a file, or one of nothing yet."""
+    """The record in a file, or an empty one where there is no file."""
     return json.loads(json.dumps(NOTHING)) | (json.loads(file.read_text()) if file.exists() else {})
 
 
 def write(file: Path, record: Record) -> None:
+    """Replace the file at once: a process that is killed meanwhile leaves the old record."""
     partial = file.with_suffix(".partial")
     partial.write_text(as_json(record))
     partial.rename(file)

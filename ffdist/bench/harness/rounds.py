@@ -22,7 +22,7 @@ FEWEST = 3
 
 
 class Side(Protocol):
-    """One of those that take turns."""
+    """One of the sides that take turns."""
 
     name: str
 
@@ -32,7 +32,7 @@ class Side(Protocol):
 
 
 class WindowedSide(Side, Protocol):
-    """One whose window can be set."""
+    """A side whose window can be set."""
 
     window: Window
 
@@ -41,7 +41,7 @@ AnySide = TypeVar("AnySide", bound=WindowedSide)
 
 
 def calibrated(side: AnySide, seconds: float) -> AnySide:
-    """The same side with a window of about so many seconds, from two short windows of which the first only warms up."""
+    """Set the side's window to about `seconds`, by the rate in two short windows, of which the first only warms up."""
     side.window = side.window._replace(batches=3)
     side.measure()
     window = side.measure()
@@ -81,7 +81,7 @@ class StepSide:
 
 
 class Machine(Protocol):
-    """Says how free the machine is."""
+    """A measure of how free the machine is."""
 
     @property
     def least(self) -> float:
@@ -99,7 +99,7 @@ class Machine(Protocol):
 
 
 class Unwatched:
-    """A machine that nobody else works on, as a GPU of one's own."""
+    """A machine that is not probed, as nobody else uses it: a GPU of one's own."""
 
     least = alone = 0.0
 
@@ -112,7 +112,7 @@ class Round(NamedTuple):
 
     measured: dict[str, WindowRate]
     probe: float
-    """The lower of those before and after."""
+    """The lower of the probe's rates before and after the round, in cores."""
     passed: bool
 
 
@@ -149,6 +149,7 @@ class Rounds:
         return {name: [each.measured[name] for each in self.passed or self.tried] for name in self.names}
 
     def rates(self, name: str) -> list[float]:
+        """A side's samples/s in each round that counts."""
         return [window.rate for window in self.measured[name]]
 
     def rate(self, name: str) -> Summary:
@@ -156,6 +157,7 @@ class Rounds:
         return Summary.of(self.rates(name))
 
     def ratio(self, ours: str, theirs: str) -> Summary:
+        """One side's rate over another's, round by round."""
         return ratios(self.rates(ours), self.rates(theirs))
 
     def line(self, side: str, ours: str) -> dict[str, str | Summary]:
@@ -197,8 +199,11 @@ def take_turns(
     max_tries: int = MAX_TRIES_PER_ROUND,
     seconds: float = float("inf"),
 ) -> Rounds:
-    """A B, B A, A B, ... until `wanted` rounds have passed the probe, or `max_tries` times as many were tried, or so
-    many seconds are over: `FEWEST` rounds are tried at least."""
+    """Rounds in alternating order, A B, B A, A B, ..., which cancels a drift of the machine's speed.
+
+    They end when `wanted` rounds have passed the probe, when `max_tries` times as many were tried, or when so many
+    seconds are over; `FEWEST` rounds are tried in any case.
+    """
     ends = time.monotonic() + seconds
     rounds = Rounds(wanted, [side.name for side in sides], probe.least, probes=[probe.measure()])
     for number in range(max_tries * wanted):

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 
 class Summary(NamedTuple):
-    """Statistics of n figures; all NaN where there are none."""
+    """Median, least and greatest of n figures; all NaN where there are none."""
 
     median: float
     least: float

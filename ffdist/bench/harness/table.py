@@ -72,7 +72,7 @@ class ResultTable:
     lines: list[Line] = field(default_factory=list)
 
     def add(self, **cells: Cell | Summary | Value) -> None:
-        """A line."""
+        """Add a line: what it is of, by name, and its figures, by metric."""
         self.lines.append({name: Value.of(cell) if name in self.units else cell for name, cell in cells.items()})
 
     def rows(self) -> list[Row]:
@@ -86,10 +86,11 @@ class ResultTable:
                 yield {"part": self.part, **of, "metric": metric, **value._asdict(), "unit": self.units[metric]}
 
     def texts(self) -> list[list[str]]:
+        """The cells of the drawn table, line by line."""
         return [[formatted_cell(line, what) for what in self.columns.values()] for line in self.drawn_lines()]
 
     def drawn_lines(self) -> list[Line]:
-        """A line of the drawn table each."""
+        """The lines as they are drawn: where sides stand side by side, one for all sides of the same keys."""
         if not any("/" in what for what in self.columns.values()):
             return self.lines
         made: dict[str, Line] = {}
@@ -108,6 +109,7 @@ class ResultTable:
         return [{heading: cell_of(line, what) for heading, what in self.columns.items()} for line in lines]
 
     def markdown(self) -> str:
+        """The drawn table in Markdown, below its title."""
         return "\n".join([*([f"### {self.title}", ""] if self.title else []), *pipes(self.columns, self.texts())])
 
     def rich(self) -> RichTable:
@@ -161,7 +163,7 @@ def formatted_cell(line: Line, what: str) -> str:
 
 
 def cell_text(value: Cell) -> str:
-    """Four digits are enough for what is measured."""
+    """A cell as text; numbers with four digits, as measurements are no more exact."""
     match value:
         case None:
             return "-"

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ffdist.data import Loader  # which needs more than torch
 
 Mark = float | torch.Event
-"""A moment: seconds; of a GPU the end of what it had been given."""
+"""A moment: seconds by `perf_counter`, or an event at the end of a GPU's queue."""
 
 
 class Window(NamedTuple):
@@ -53,7 +53,10 @@ class WindowRate(NamedTuple):
 
 
 def timed(window: Window, steps: Callable[[int], object], samples: int) -> WindowRate:
-    """A round on the clock. steps: takes so many, and waits until they are done. samples: of each."""
+    """Time one window of steps in this process.
+
+    steps: takes so many steps, and waits until the device has done them. samples: in each step.
+    """
     steps(window.warmup)
     begun = time.perf_counter()
     steps(window.batches)
@@ -61,7 +64,7 @@ def timed(window: Window, steps: Callable[[int], object], samples: int) -> Windo
 
 
 def seconds_of(work: Callable[[], object], device: torch.device) -> float:
-    """Until the device has done it."""
+    """Seconds of `work`, until the device has done it."""
     synchronize(device)
     begun = time.perf_counter()
     work()
@@ -70,7 +73,7 @@ def seconds_of(work: Callable[[], object], device: torch.device) -> float:
 
 
 def mark(device: torch.device) -> Mark:
-    """Now; a GPU, whose host is ahead of it, is not waited for."""
+    """The moment now; on a GPU an event in its queue, which is not waited for."""
     return recorded(device, timing=True) if queues(device) else time.perf_counter()
 
 
@@ -84,6 +87,6 @@ def between(first: Mark, last: Mark) -> float:
 
 
 def endless(loader: Loader, every: int = 1) -> Generator[tuple[Tensor, Tensor]]:
-    """The batches of epoch after epoch; every so many of each, where others make the rest."""
+    """The batches of epoch after epoch without end; every `every`-th, where other ranks make the rest."""
     for epoch in count():
         yield from loader.epoch(epoch, 0, every)

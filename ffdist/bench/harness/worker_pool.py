@@ -1,4 +1,4 @@
-"""Processes that stay alive for a whole comparison and work when they are told to.
+"""Processes that stay alive for a whole comparison and work when they get an order.
 
 A side that waits for an order is blocked in a pipe and costs no core, so the sides of a comparison can take turns
 without being started anew: no cold start lies between two rounds, and a pair of rounds is seconds apart.
@@ -35,11 +35,11 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 GRACE = 5.0
-"""Seconds in which the others may tell their own errors, once one has failed."""
+"""Seconds that the others have to report their own errors, once one has failed."""
 
 
 class PoolMember:
-    """A member's own end: its place, where the members meet, and its line to the one who gives orders."""
+    """What a member's main function gets: its rank, the members' store, and its pipe to the one who gives orders."""
 
     def __init__(self, world: World, store_file: str, line: Connection) -> None:
         self.world = world
@@ -75,14 +75,14 @@ def join(member: PoolMember, device: torch.device, threads: int) -> None:
 
 
 WorkerMain = Callable[[PoolMember], Any]
-"""What a member does until its orders end; what it returns is its last word. Picklable."""
+"""What a member does until its orders end. Picklable, and so must be what it returns."""
 
 
 class WorkerPool:
     """`size` processes with one main function. An order goes to all of them, and those who should answer do.
 
-    keep_memory: as training has it; without, only to see what that brings. parents: whether members start processes of
-    their own.
+    keep_memory: whether freed memory stays with the process, as in training; False only to measure what that brings.
+    parents: whether members start processes of their own, which daemons may not.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class WorkerPool:
         self.folder = tempfile.TemporaryDirectory(prefix="ffdist-bench-")
         self.lines: list[Connection] = []
         self.words: dict[int, Any] = {}
-        """The last words of those who have ended, by rank."""
+        """Return values of the members that have ended, by rank."""
         self.processes = []
         for rank in range(size):
             here, there = context.Pipe()
@@ -129,11 +129,12 @@ class WorkerPool:
         return self.recv()
 
     def send(self, order: Any, ranks: Sequence[int] | None = None) -> None:
+        """Give an order to `ranks` (default: all)."""
         for rank in range(self.size) if ranks is None else ranks:
             try:
                 self.lines[rank].send(order)
             except BrokenPipeError:
-                continue  # it is gone, and its last words are on the line
+                continue  # it has ended: its error is still in the pipe, and `recv` raises it
 
     def recv(self) -> Any:
         """The next answer of any member. Raises StageError when a member fails, or all have ended."""
@@ -145,7 +146,7 @@ class WorkerPool:
         raise StageError(f"side '{self.name}' ended", expected="one more answer", got="the last words of all")
 
     def finish(self) -> list[Any]:
-        """No more orders: every member's last word, in the order of ranks."""
+        """End the orders; what every member's main function returned, by rank. Raises StageError as `recv` does."""
         self.send(None)
         while len(self.words) < self.size:
             for line in wait(self._open()):
@@ -157,7 +158,7 @@ class WorkerPool:
         return [line for rank, line in enumerate(self.lines) if rank not in self.words]
 
     def _read(self, line: Connection) -> Any:
-        """An answer; None for a last word, which is kept."""
+        """An answer; None for a return value, which is kept."""
         rank = self.lines.index(line)
         try:
             kind, value = line.recv()
@@ -190,7 +191,8 @@ class WorkerPool:
 
 def _member(parent: int, main: WorkerMain, keep_memory: bool, world: World, store_file: str, line: Connection) -> None:
     os.environ.setdefault("GLOO_SOCKET_IFNAME", LOOPBACK)
-    end_with_parent(parent)  # it asks for orders between two rounds only, and a round may take minutes
+    end_with_parent(parent)  # a closed pipe is noticed between two rounds only, and a round may take minutes
+    # Ctrl-C reaches all processes of the terminal; the parent ends these
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     if keep_memory:
@@ -198,6 +200,6 @@ def _member(parent: int, main: WorkerMain, keep_memory: bool, world: World, stor
     pin_to_cores(world.rank, world.size)
     try:
         line.send(("end", main(PoolMember(world, store_file, line))))
-    except Exception as error:
+    except Exception as error:  # of any kind: the parent raises it, with the failures of the others
         line.send(("failure", (type(error).__name__, str(error), traceback.format_exc(limit=-4))))
         sys.exit(1)

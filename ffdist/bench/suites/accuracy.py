@@ -23,7 +23,7 @@ from ffdist.bench.hosts import Hosts
 from ffdist.bench.recipes import SIDES, Recipe, recipes_of, scheduled
 from ffdist.bench.settings import BenchSettings
 from ffdist.bench.sides import Placing, on_this_host, open_baseline
-from ffdist.bench.sittings import Found, Sittings, Training, with_found
+from ffdist.bench.sittings import ComparisonSetup, FinishedTrainings, Training, with_setup
 from ffdist.bench.whole_runs import BaselineRun, Epoch, PipelineRun
 from ffdist.errors import ConfigError, setting
 from ffdist.runtime.start import SettingsJob
@@ -42,17 +42,17 @@ class AccuracySide:
     settings: BenchSettings
     probe: Callable[[], Machine]
     """Opened by the first training that is run."""
-    sittings: Sittings
+    finished: FinishedTrainings
     progress: Progress
     recipe: Recipe
 
     def train(self, number: int) -> Training:
-        """With the seed and that number, now or in an earlier sitting."""
+        """The training whose seed is the settings' seed plus `number`: run now, or kept by an earlier sitting."""
         seed = self.settings.train.training.seed + number
-        return self.sittings.take(self.name, self.recipe, seed, lambda: self.run(seed))
+        return self.finished.load_or_run(self.name, self.recipe, seed, lambda: self.run(seed))
 
     def run(self, seed: int) -> Training:
-        """Epoch by epoch, until the target or the last."""
+        """Train epoch by epoch, until the target is reached or the recipe's epochs are over."""
         probe, epochs = self.probe(), list[Epoch]()
         before = probe.measure()
         job = whole_job(self.settings, self.recipe, seed)
@@ -72,36 +72,36 @@ def accuracy(settings: BenchSettings, progress: Progress) -> BenchResult:
 
     ffdist's accuracy is that of its last block; the mean of blocks is in the record. Start-up does not count on either
     side, validation does on both. Each side goes by the recipe that was fastest for it on other seeds. With a folder
-    for finished trainings the comparison may be stopped at any time: told again, it goes on behind the last of them.
+    for finished trainings the comparison may be stopped at any time: the same command goes on behind the last of them.
     """
     check(settings)
     with ExitStack() as ends:
-        sittings = ends.enter_context(Sittings(settings, progress))
-        found = sittings.found(lambda: find_out(settings, progress))
-        settings = with_found(settings, found)
+        finished = ends.enter_context(FinishedTrainings(settings, progress))
+        setup = finished.setup(lambda: find_setup(settings, progress))
+        settings = with_setup(settings, setup)
         place = ends.enter_context(placed(settings))
         images = settings.job(1)().images
         chance = 1 / len(images.classes)
         mains: dict[str, tuple[int, Callable[[SettingsJob], WorkerMain]]] = {
             "ours": (settings.num_stages, lambda job: place(PipelineRun(job))),
-            found.variant: (
+            setup.variant: (
                 settings.compare.devices,
-                lambda job: place(BaselineRun(replace(job, workers=1), found.variant)),
+                lambda job: place(BaselineRun(replace(job, workers=1), setup.variant)),
             ),
         }
         probe = cache(lambda: ends.enter_context(Probe(settings.compare.devices)))
         sides, tried = list[AccuracySide](), dict[str, list[RecipeTrial]]()
         for name, (size, main) in mains.items():
             recipes = recipes_of("ours" if name == "ours" else "baseline", settings)
-            side = AccuracySide(name, size, main, settings, probe, sittings, progress, recipes[0])
+            side = AccuracySide(name, size, main, settings, probe, finished, progress, recipes[0])
             sides.append(side)
             tried[name] = try_recipes(side, recipes, chance)
             side.recipe = fastest(tried[name])
         rounds = take_rounds(sides, settings.compare.rounds, progress)
     free = [each for each in rounds if all(training.free for training in each.values())]
     runs = {side.name: [each[side.name].epochs for each in free or rounds] for side in sides}
-    race = AccuracyRuns(found.variant, chance, tried, runs, len(rounds) - len(free), bool(free))
-    return result_of(settings, race, sittings.notes)
+    race = AccuracyRuns(setup.variant, chance, tried, runs, len(rounds) - len(free), bool(free))
+    return result_of(settings, race, finished.notes)
 
 
 @contextmanager
@@ -115,7 +115,7 @@ def placed(settings: BenchSettings) -> Iterator[Placing]:
         yield hosts.place
 
 
-def find_out(settings: BenchSettings, progress: Progress) -> Found:
+def find_setup(settings: BenchSettings, progress: Progress) -> ComparisonSetup:
     """The plan, the blocks of modules, and which of the baseline's variants is fastest."""
     settings = with_plan(settings, progress, link=settings.compare.link)
     against = settings.compare.against[0]
@@ -123,12 +123,14 @@ def find_out(settings: BenchSettings, progress: Progress) -> Found:
     with placed(settings) as place, ExitStack() as its:
         variant = open_baseline(its, settings, against, place=place).side.variant
     train = settings.train_settings(1)
-    return Found(variant, settings.train.plan.plan, settings.train.training.lanes, train.network.blocks)
+    return ComparisonSetup(variant, settings.train.plan.plan, settings.train.training.lanes, train.network.blocks)
 
 
 def take_rounds(sides: Sequence[AccuracySide], wanted: int, progress: Progress) -> list[dict[str, Training]]:
-    """A B, B A, A B, ... until in so many rounds the machine was free, or `MAX_TRIES_PER_ROUND` times as many were
-    tried."""
+    """Rounds of one training a side: A B, B A, A B, ..., which cancels a drift of the machine's speed.
+
+    It ends when in `wanted` rounds the machine was free, or after `MAX_TRIES_PER_ROUND` times as many.
+    """
     rounds = list[dict[str, Training]]()
     for number in range(MAX_TRIES_PER_ROUND * wanted):
         rounds.append({side.name: side.train(number) for side in (sides if number % 2 == 0 else reversed(sides))})
@@ -170,5 +172,6 @@ def try_recipes(side: AccuracySide, recipes: Sequence[Recipe], chance: float) ->
 
 
 def whole_job(settings: BenchSettings, recipe: Recipe, seed: int) -> SettingsJob:
+    """The job of a whole training with that recipe: with validation, and a schedule over all of its epochs."""
     train = scheduled(settings.train).changed(**dict(recipe.values), validation=VALIDATION, seed=seed)
     return replace(settings, train=train).job(settings.num_stages)
