@@ -27,5 +27,5 @@ def in_order(
                     yield begun.popleft().result()
             while begun:
                 yield begun.popleft().result()
-        finally:
+        finally:  # also where the iterator is closed early: jobs that nobody asked for would keep the threads at work
             pool.shutdown(cancel_futures=True)

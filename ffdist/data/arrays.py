@@ -116,6 +116,7 @@ LAST = "from_tensors(x, y, channels_last=True), from_dataset and from_arrow like
 
 
 def other_samples_error(x: np.ndarray, where: object, remedy: str | None) -> DataError:
+    """The error for samples of a type or shape that no network takes."""
     return DataError(
         "samples are uint8 pictures or floating-point tensors",
         where=where,
@@ -232,7 +233,7 @@ def check_channels(shape: tuple[int, ...], where: object, channels_last: bool | 
 
 
 def unknown_axes(shape: tuple[int, ...], where: object, which: str, remedy: str) -> DataError:
-    """For samples whose axes nobody knows."""
+    """The error for samples of which it cannot be told where the channels are."""
     expected = "an answer: channels_last=False where channels are first, True where they are last"
     return DataError(f"are these samples {which}?", where=where, expected=expected, got=shape, remedy=remedy)
 
@@ -264,7 +265,7 @@ def looks_channels_last(shape: tuple[int, ...]) -> bool:
 
 
 def chunks(x: np.ndarray) -> Iterator[np.ndarray]:
-    """A few rows at a time."""
+    """The rows in parts of about `CHUNK_BYTES`: what bounds the memory where an array lies in a file."""
     rows = max(1, CHUNK_BYTES // max(1, x[:1].nbytes))
     return (x[start : start + rows] for start in range(0, len(x), rows))
 

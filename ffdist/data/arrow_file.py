@@ -11,7 +11,7 @@ from ffdist.data.manifest import ShardFile
 
 
 def write_arrow_file(path: Path, batch: pa.RecordBatch) -> ShardFile:
-    """The file, once it is written."""
+    """Write one record batch as an Arrow IPC file; returns its name, rows, bytes and checksum."""
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, batch.schema) as file:
         file.write_batch(batch)
     with path.open("rb") as file:

@@ -67,7 +67,7 @@ def from_arrow(
 
 
 def labelled_rows(data: Any, where: str, reading: Reading = USUAL) -> LabelledSplit:
-    """Two columns of a table, and the names that it has for its classes."""
+    """A table's samples and labels, and the class names that its metadata give. Raises DataError as `from_arrow`."""
     table = as_table(data, where)
     columns = Columns(reading.image, reading.label, reading.group)
     found = found_columns(table.column_names, columns)
@@ -84,7 +84,7 @@ def labelled_rows(data: Any, where: str, reading: Reading = USUAL) -> LabelledSp
 
 
 def numbers_in(table: pa.Table, columns: Columns, labels: Labels, where: str) -> LabelledSplit:
-    """All columns but those of labels and groups. Raises DataError for what is no number."""
+    """Samples float32 [N, F] of all columns but those of labels and groups. Raises DataError for what is no number."""
     names = feature_names(table.schema, columns)
     x = features(table, names, where)
     note(f"{where}: {summary(names, x, columns.label)}; each is scaled by mean and deviation of the training split")
@@ -112,11 +112,12 @@ def in_one_order(splits: dict[str, LabelledSplit]) -> dict[str, LabelledSplit]:
 
 
 def table_column(table: pa.Table, name: str, where: str) -> list:
+    """A column's values as Python objects, row by row. Raises DataError where there is no such column."""
     return [value for chunk in column(table, name, where) for value in plain(chunk).to_pylist()]
 
 
 def pictures_in(table: pa.Table, labels: Labels, where: str, reading: Reading) -> LabelledSplit:
-    """Pictures in one column of samples."""
+    """The pictures of the column of samples, decoded, with their labels."""
     reader = reading.reader()
     found = stacked(pictures(table, where, reading, reader), len(table), where)
     reader.finish(where)
@@ -124,7 +125,7 @@ def pictures_in(table: pa.Table, labels: Labels, where: str, reading: Reading) -
 
 
 def as_table(data: Any, where: str) -> pa.Table:
-    """Raises DataError for what Arrow cannot take for a table."""
+    """Any table, frame or `datasets.Dataset` as an Arrow table. Raises DataError for what Arrow cannot convert."""
     if hasattr(data, "with_format") and hasattr(data, "column_names"):  # a datasets.Dataset, whose rows may be chosen
         data = data.with_format("arrow")[:]
     try:
@@ -161,7 +162,7 @@ def paths_as_texts(data: Any) -> Any:
 
 
 def remedy_of(data: Any, got: str) -> str | None:
-    """For frames that need another word than those of a column of arrays or pictures."""
+    """The remedy for a frame that Arrow refuses; None where the usual one, for columns of arrays or pictures, fits."""
     if "Duplicate column names" in got:
         return "name each once: table.loc[:, ~table.columns.duplicated()]"
     of = re.search(r"failed for column (.+) with type object", got)

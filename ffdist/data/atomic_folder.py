@@ -42,7 +42,7 @@ def check_free(out: Path | RemoteFolder) -> None:
 
 
 def check_room(folder: Path, needed: int) -> None:
-    """needed: in bytes. Raises DataError for less."""
+    """Raises DataError where the disk that the folder is on has less than `needed` bytes free."""
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise DataError(
@@ -150,7 +150,7 @@ def temporary_folder(out: Path | RemoteFolder) -> Iterator[Path]:
 
 
 def remove(partial_folder: Path, made: list[Path]) -> None:
-    """It, and the folders that were made for it and are empty; both are nothing where all went well."""
+    """Remove a partial folder, unless it has its name by now, and empty folders that were made for it."""
     shutil.rmtree(partial_folder, ignore_errors=True)
     with suppress(OSError):
         for folder in made:
@@ -171,7 +171,7 @@ def remove_leftovers(folder: Path, own: Path) -> None:
 
 
 def locked(descriptor: int) -> bool:
-    """Locks a folder, until the process ends; False if it is locked already, or where there are no locks."""
+    """Lock a folder until the process ends, even by a kill; False where it is locked already, or locks do not exist."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:

@@ -45,7 +45,7 @@ class AugmentDraws:
         return cls(*made, shift=draws[0].shift)
 
     def only(self, names: Collection[str]) -> AugmentDraws:
-        """The draws for these alone."""
+        """The draws for the named transforms alone; those for others are None."""
         crops, flips = {"crop", "shift"}.intersection(names), {"flip", "alternate"}.intersection(names)
         holes = "cutout" in names
         return AugmentDraws(
@@ -89,7 +89,10 @@ def hole(side: int) -> int:
 
 
 def augment(x_bhwc: np.ndarray, draws: AugmentDraws) -> np.ndarray:
-    """x_bhwc: any dtype, contiguous [B, H, W, C], with draws for B samples; the result may reuse its memory."""
+    """Apply the draws of B samples: crop, then flip, then hole.
+
+    x_bhwc: any dtype, contiguous [B, H, W, C]; the result has its shape, and may reuse its memory.
+    """
     if draws.top is not None and draws.left is not None:
         x_bhwc = crop(x_bhwc, draws.top, draws.left, shift=draws.shift)
     if draws.flip is not None:

@@ -42,7 +42,7 @@ class CacheEntry:
     """Its name in the cache."""
     look: str
     settled: bool
-    """Whether an equal look means equal bytes."""
+    """Whether equal file states mean equal bytes (`FileStates`)."""
     extra_files: list[str]
     """Files that it names, and that lie elsewhere."""
 
@@ -125,6 +125,7 @@ def prepare_anew(
 
 
 def open_files(source: str, place: Path, preparation: Preparation) -> DataSource:
+    """Open a source with the settings of its preparation. Raises DataError as `open_source`."""
     return open_source(
         source,
         root=place,
@@ -139,7 +140,7 @@ def open_files(source: str, place: Path, preparation: Preparation) -> DataSource
 def make(
     source: str, folder: Path, preparation: Preparation, root: Path | None, seen: FileStates, former: CacheEntry | None
 ) -> None:
-    """former: what was prepared of the source before it changed."""
+    """Prepare a source into `folder`, and say so. former: the entry of the source before it changed, for the note."""
     if os.path.lexists(folder):
         note(f"{folder} is damaged, and is prepared anew")
         shutil.rmtree(folder)
@@ -162,6 +163,7 @@ def make(
 
 
 def used(folder: Path, what: str) -> Path:
+    """Mark a prepared folder as used now, and say which one is used."""
     mark_used(folder)
     note(f"data: {what}, in {folder}")
     return folder
@@ -177,6 +179,7 @@ def is_whole(folder: Path) -> bool:
 
 
 def read_entry(index: Path) -> CacheEntry | None:
+    """The index entry in a file; None where there is none, or it cannot be read."""
     try:
         return CacheEntry(**json.loads(index.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):  # it is made anew
@@ -184,6 +187,7 @@ def read_entry(index: Path) -> CacheEntry | None:
 
 
 def write_entry(index: Path, entry: CacheEntry) -> None:
+    """Write an index entry, whole or not at all: other processes may read it at the same time."""
     partial = index.with_suffix(f".{os.getpid()}.partial")
     partial.write_text(json.dumps(asdict(entry)), encoding="utf-8")
     partial.replace(index)

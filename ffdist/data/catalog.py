@@ -104,6 +104,7 @@ def open_data(
 
 
 def resized(images: Images, size: int | None) -> Images:
+    """The data set with pictures of `size` x `size`; as it is for None."""
     return images if size is None else images.at((size, size))
 
 
@@ -154,6 +155,7 @@ def settled_source(name: str) -> str:
 
 
 def unknown(name: str) -> DataError:
+    """The error for a name that is no data set, with the nearest known name."""
     near = difflib.get_close_matches(name.casefold(), ["digits", *KNOWN], 1)
     remedy = "give the path of what is there: a folder of pictures, a table, a prepared folder"
     if os.sep in name:  # as runs name their data
@@ -167,9 +169,9 @@ def unknown(name: str) -> DataError:
 
 
 def verify(folder: Path | RemoteFolder) -> DataManifest:
-    """Every check there is, down to the checksum of every byte and the mean of every pixel.
+    """Check a prepared folder down to the checksum of every byte and the mean of every pixel; returns its manifest.
 
-    Raises DataError for the first that fails.
+    Raises DataError for the first check that fails.
     """
     manifest = read_manifest(folder)
     for name, split in manifest.splits.items():
@@ -262,7 +264,7 @@ def levels(split: Split, rows: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class DatasetEntry:
-    """A data set in a list."""
+    """A data set as `list_data` lists it: embedded, known by name, or prepared."""
 
     name: str
     state: Literal["embedded", "preparable", "prepared", "damaged"]
@@ -276,7 +278,7 @@ class DatasetEntry:
 
 
 def digits_entry() -> DatasetEntry:
-    """The digits."""
+    """The entry of the embedded digits."""
     images = digits()
     counts = {"train": len(images.train), "test": len(images.test or ())}
     return DatasetEntry("digits", "embedded", images.shape, images.num_classes, counts)
@@ -303,6 +305,7 @@ def is_ours(manifest: Path) -> bool:
 
 
 def prepared(folder: Path) -> DatasetEntry:
+    """The entry of a prepared folder, by its manifest alone."""
     try:
         manifest = read_manifest(folder)
     except DataError:

@@ -47,15 +47,15 @@ class Chunk(NamedTuple):
     split: str
     labels: np.ndarray
     pictures: np.ndarray | list[bytes]
-    """uint8 [N, H, W, C]; or as they are encoded."""
+    """uint8 [N, H, W, C]; or N encoded pictures."""
     shapes: set[tuple[int, ...]]
-    """(H, W, C) of those."""
+    """(H, W, C) of each encoded picture."""
     moments: Moments
     survey: Survey
     digests: np.ndarray
     """int64 [N], of the pixels."""
     broken: list[BrokenPicture]
-    """Beside the N."""
+    """Pictures that could not be read, beside the N."""
 
 
 def first_readable(items: Iterator[Item], decoding: Decoding) -> tuple[Item, ReferencePicture, list[BrokenPicture]]:
@@ -74,12 +74,12 @@ def first_readable(items: Iterator[Item], decoding: Decoding) -> tuple[Item, Ref
 
 
 def by_number(broken: BrokenPicture) -> list[str | int]:
-    """For sorting: the second comes before the tenth."""
+    """A sort key by the numbers in a picture's name: the second comes before the tenth."""
     return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", broken.where)]
 
 
 def cannot_be_read(broken: Sequence[BrokenPicture]) -> DataError:
-    """All that are broken, as one error."""
+    """One error that names all broken pictures."""
     remedy = "replace or remove {}, or leave {} out with " + setting("skip_broken", True)
     if len(broken) == 1:
         return DataError(
@@ -115,8 +115,11 @@ def chunks(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
 
 
 def decode_chunk(items: list[Item], *, like: ReferencePicture, decoding: Decoding, encoded: bool = False) -> Chunk:
-    """encoded: whether pictures are kept so, and may differ in height and width. Raises DataError for a picture of
-    another shape."""
+    """Decode items of one split; those that cannot be read are listed in the chunk.
+
+    like: the picture whose shape all must have. encoded: whether pictures are kept encoded, and may differ in height
+    and width. Raises DataError for a picture of another shape.
+    """
     pixels, kept = np.empty((0 if encoded else len(items), *like.shape), np.uint8), list[bytes]()
     moments, survey, shapes = Moments(like.shape[-1]), Survey(), set[tuple[int, ...]]()
     labels, broken, digests = [], [], []
@@ -156,7 +159,7 @@ def decode_chunk(items: list[Item], *, like: ReferencePicture, decoding: Decodin
 
 
 def unlike(like: ReferencePicture, other: ReferencePicture, *, encoded: bool = False) -> DataError:
-    """Two pictures of different shapes, and what makes all alike."""
+    """The error for two pictures of different shapes, with the setting that makes all alike."""
     sizes = like.shape[:2] != other.shape[:2] and not encoded
     remedies = [f"a size ({setting('size', '64')}), or keep them as they are ({setting('store', 'encoded')})"] * sizes
     remedies += [f"a mode ({setting('mode', 'rgb')}, or {setting('mode', 'grey')})"] * (like.shape[2] != other.shape[2])

@@ -68,6 +68,7 @@ def as_name(value: Any) -> str | None:
 
 
 def no_classes(classes: Any, where: object) -> DataError:
+    """The error for what cannot be read as classes."""
     shown = f"a {type(classes).__name__}, {classes!r}"
     return DataError(
         "classes are no names",
@@ -129,7 +130,7 @@ def written_alike(names: Sequence[str]) -> str | None:
 
 
 def by_name(labels: Labels, names: Sequence[str], train: Labels) -> np.ndarray:
-    """Places in `names`."""
+    """Labels as places in `names`, int64 [N]. Raises DataError naming the row of a label that is none of them."""
     if labels.names is None and train.text:
         raise unlike_kinds(labels, train)
     own = labels.names or train.names or []
@@ -143,7 +144,7 @@ def by_name(labels: Labels, names: Sequence[str], train: Labels) -> np.ndarray:
 
 
 def by_number(labels: Labels, classes: Classes, train: Labels) -> np.ndarray:
-    """Places of whole numbers, where the numbers count and not what else they are called."""
+    """Labels as places in `classes`, int64 [N], by their numbers, whatever names the data have for these."""
     if labels.text:
         if classes.values is not None or train.names:
             raise unlike_kinds(labels, train)
@@ -162,6 +163,7 @@ def by_number(labels: Labels, classes: Classes, train: Labels) -> np.ndarray:
 
 
 def check_range(labels: Labels, count: int, names: Sequence[str]) -> None:
+    """Raises DataError naming the first row whose label is not in 0..count-1."""
     if len(bad := np.flatnonzero(labels.numbers >= count)):
         from_one = labels.numbers.min() > 0 and labels.numbers.max() == count
         raise DataError(
@@ -174,6 +176,7 @@ def check_range(labels: Labels, count: int, names: Sequence[str]) -> None:
 
 
 def no_class(labels: Labels, row: int, names: Sequence[str], got: object) -> DataError:
+    """The error for a label that is no class."""
     return DataError(
         "a label is out of range",
         where=f"{labels.where}, row {row}",

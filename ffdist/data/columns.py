@@ -94,13 +94,14 @@ def pictures_or_files(
 
 
 def file_named(path: str, folder: Path | None) -> Path:
-    """As it is written, or as Windows writes it."""
+    """The file that a cell names, below `folder`; with slashes for Windows' backslashes where only that exists."""
     file = (folder or Path()) / path
     turned = (folder or Path()) / path.replace("\\", "/")
     return turned if turned != file and is_file(turned) and not is_file(file) else file
 
 
 def is_file(file: Path) -> bool:
+    """True if the path is a file; False also for a text that no file system takes for a name."""
     try:
         return file.is_file()
     except (OSError, ValueError):  # a text that can be no name, as it is too long
@@ -108,6 +109,7 @@ def is_file(file: Path) -> bool:
 
 
 def no_file(file: Path, where: str, folder: Path | None) -> DataError:
+    """The error for a picture file that is not there, with the place of one of its name nearby."""
     root = (folder or Path()).absolute()
     found = file_nearby(file.name, root)
     return DataError(
@@ -214,6 +216,7 @@ def is_list(kind: pa.DataType) -> bool:
 
 
 def first_null(column: pa.Array | pa.ChunkedArray) -> int:
+    """The row of a column's first null."""
     return column.is_null().index(True).as_py()
 
 
@@ -232,7 +235,7 @@ def column_labels(chunks: Iterable[pa.Array], where: str, names: Sequence[str] |
 
 
 def chunk_labels(column: pa.Array, where: str, first: int, names: Sequence[str] | None) -> Labels:
-    """first: row in `where` of the first."""
+    """The labels of one chunk of a column. first: the row in `where` of the chunk's first one, for errors."""
     kind = column.type
     if column.null_count:
         raise missing(f"{where}, row {first + first_null(column)}", "null")

@@ -52,13 +52,13 @@ def file_states(source: Path, elsewhere: Iterable[Path] = ()) -> FileStates:
 
 
 class Watched:
-    """Files that must stay as they are while they are read."""
+    """Files whose states are noted, so that a change while they are read is found."""
 
     def __init__(self) -> None:
         self.states: list[tuple[Sequence[Path], str]] = []
 
     def add(self, *paths: Path) -> None:
-        """Files, or folders of them, as they are now."""
+        """Note the state of files, or of all files in folders, as it is now."""
         if paths:
             self.states.append((paths, file_states(paths[0], paths[1:]).digest))
 
@@ -70,6 +70,7 @@ class Watched:
 
 
 def changed(source: Path) -> DataError:
+    """The error for a source that changed while it was read."""
     return DataError(
         "the source changed while it was read",
         where=source,
@@ -115,6 +116,7 @@ def walk_folder(folder: Path, above: frozenset[tuple[int, int]]) -> Iterator[Pat
 
 
 def identity(folder: Path) -> tuple[int, int]:
+    """(device, inode) of a folder: the same for every path that leads to it."""
     found = os.stat(folder)
     return found.st_dev, found.st_ino
 

@@ -47,7 +47,7 @@ Size = tuple[int, int]
 LARGE = 2**24
 """Pixels; more than one picture of more than that is not decoded at a time, whatever the number of threads."""
 # a picture of so many pixels takes hundreds of megabytes while it is decoded, in each thread that does so
-ONE = Lock()
+ONE = Lock()  # held while such a picture is decoded
 TURNED = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -130,7 +130,7 @@ def read_decoding(values: dict) -> Decoding:
 
 
 def pair_of(values: Any, kind: Callable[[Any], N]) -> tuple[N, N]:
-    """Raises TypeError, ValueError or OverflowError for what is no pair of numbers."""
+    """Two numbers of type `kind`. Raises TypeError, ValueError or OverflowError for what is no pair of numbers."""
     one, other = values
     return kind(one), kind(other)
 
@@ -138,7 +138,7 @@ def pair_of(values: Any, kind: Callable[[Any], N]) -> tuple[N, N]:
 def check_options(
     size: int | Size | None = None, mode: str = "keep", background: str = "white", value_range: Range | None = None
 ) -> Decoding:
-    """Settings as users give them. Raises ConfigError for those out of range."""
+    """A `Decoding` from settings as users give them: a side for a size. Raises ConfigError for those out of range."""
     pair = (size, size) if isinstance(size, int) else size
     return Decoding(pair, mode, background, value_range)  # pyright: ignore[reportArgumentType]
 
@@ -177,7 +177,7 @@ def decode(data: Encoded, where: object, decoding: Decoding = PLAIN) -> np.ndarr
 
 
 def pixels_of(picture: Picture, where: object) -> np.ndarray:
-    """Raises DataError where nobody says which values are black and white."""
+    """A picture's pixels, uint8 [H, W, C]. Raises DataError where nobody says which values are black and white."""
     if picture.limits is None:
         assert picture.values
         raise no_range(where, *picture.values)
@@ -185,7 +185,7 @@ def pixels_of(picture: Picture, where: object) -> np.ndarray:
 
 
 def no_range(where: object, low: float, high: float, count: int = 1) -> DataError:
-    """For pictures whose values nobody can tell black from white by."""
+    """The error for `count` pictures whose black and white nobody names; low, high: their least and greatest value."""
     black, white = likely_range(low, high)
     held = f"{low:g} to {high:g}" + (f" in {count:,} such pictures" if count > 1 else "")
     return DataError(
@@ -198,7 +198,10 @@ def no_range(where: object, low: float, high: float, count: int = 1) -> DataErro
 
 
 def read_picture(data: Encoded, where: object, decoding: Decoding = PLAIN) -> Picture:
-    """Raises DataError naming `where` for a picture that cannot be read, whatever is wrong with it."""
+    """Decode one picture, with what was seen on the way.
+
+    Raises DataError naming `where` for a picture that cannot be read, whatever is wrong with it.
+    """
     try:
         if isinstance(data, np.ndarray) and is_as_wanted(array := channels_behind(data), decoding):
             return Picture(array)

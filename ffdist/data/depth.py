@@ -107,6 +107,7 @@ def values_of(image: Image.Image, own: Depth) -> np.ndarray:
 
 
 def extremes(values: np.ndarray) -> Range:
+    """The least and the greatest value."""
     return values.min().item(), values.max().item()
 
 

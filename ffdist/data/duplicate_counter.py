@@ -8,13 +8,13 @@ from ffdist.data.duplicates import between
 
 
 class DuplicateCounter:
-    """Counts them by digests of their pixels, twelve bytes a picture."""
+    """Counts repeated pictures by digests of their pixels; twelve bytes of memory a picture."""
 
     def __init__(self) -> None:
         self.parts: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
 
     def add(self, split: str, labels: np.ndarray, digests: np.ndarray) -> None:
-        """labels: int32 [N]; digests: int64 [N]."""
+        """Add samples of a split. labels: int32 [N]; digests: int64 [N], of the pixels."""
         self.parts.setdefault(split, []).append((labels, digests))
 
     def between(self) -> dict[str, int]:

@@ -125,7 +125,7 @@ class EncodedSplit(Split):
 
 
 class EncodedSampleName:
-    """Names a sample where an error asks for it: finding its row takes a look at all."""
+    """A sample's name for an error, found only when the error is printed, since that searches all rows."""
 
     def __init__(self, split: EncodedSplit, index: int) -> None:
         self.split = split

@@ -63,11 +63,11 @@ class EncodedWriter:
         self.files: list[ShardFile] = []
 
     def spool(self, shard: int) -> Path:
-        """Keep what comes for a shard, end to end, until all have come."""
+        """The file that collects a shard's pictures end to end, until all have come."""
         return self.folder / f".{self.split}-{shard:05d}.spool"
 
     def add(self, pictures: list[bytes], labels: np.ndarray) -> None:
-        """pictures: as they are encoded; labels: int [N]."""
+        """Add samples in the source's order. pictures: N encoded ones; labels: int [N]."""
         rows = slice(self.rows, self.rows + len(pictures))
         self.labels[rows] = labels
         self.lengths[rows] = [len(picture) for picture in pictures]
@@ -79,6 +79,7 @@ class EncodedWriter:
         self.rows += len(pictures)
 
     def finish(self) -> SplitFiles:
+        """Write the shards, the index and the digests, and remove the spools."""
         rows = np.argsort(self.owner[: self.rows], kind="stable")
         ends = np.searchsorted(self.owner[rows], np.arange(self.shards), side="right")
         index = np.zeros((2, self.rows), np.int64)  # shard, start
@@ -121,6 +122,7 @@ class EncodedWriter:
         return np.stack([np.full(len(rows), len(self.files) - 1), starts[:-1] + first_byte(path)])
 
     def write_index(self, shard: np.ndarray, start: np.ndarray) -> ShardFile:
+        """Write the index file: shard and start of each sample, in the source's order."""
         columns = [pa.array(shard.astype(np.int32)), pa.array(start), pa.array(self.lengths[: self.rows])]
         batch = pa.record_batch([*columns, pa.array(self.labels[: self.rows])], schema=INDEX)
         return write_arrow_file(self.folder / f"{self.split}-index.arrow", batch)

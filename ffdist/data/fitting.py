@@ -124,7 +124,7 @@ def check_unit(split: Split, name: str) -> None:
 
 
 def without_test(images: Images) -> DataError:
-    """For data of which nothing can be measured."""
+    """The error for data without a test split."""
     return DataError(
         "the data have no test split",
         where=images.name,
@@ -155,6 +155,7 @@ def as_trained(images: Images, learned: DataDescription, where: object, *, float
 
 
 def misfit(where: object, expected: str, got: str, remedy: str) -> DataError:
+    """The error for data of another shape, kind or classes than the network has learned."""
     return DataError("the data do not fit the network", where=where, expected=expected, got=got, remedy=remedy)
 
 
@@ -166,7 +167,7 @@ def preparation(learned: DataDescription) -> str:
 
 
 def classes_differ(before: list[str], now: list[str]) -> str:
-    """Say how they differ, in words."""
+    """The difference between the classes of the training and those of other data, in words."""
     if len(before) != len(now):
         return f"{len(before)} classes were, {len(now)} are"
     if sorted(before) == sorted(now):

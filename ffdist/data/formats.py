@@ -102,7 +102,10 @@ def quiet_pillow() -> Iterator[None]:
 
 
 def open_picture(data: Encoded) -> Image.Image:
-    """Raises OSError for a path that is no regular file, and whatever Pillow raises for what it cannot read."""
+    """Open a picture with Pillow; its pixels are not read yet.
+
+    Raises OSError for a path that is no regular file, and whatever Pillow raises for what it cannot read.
+    """
     if isinstance(data, np.ndarray):
         array = channels_behind(data)
         return Image.fromarray(array[..., 0] if array.shape[2] == 1 else np.ascontiguousarray(array))

@@ -109,6 +109,7 @@ def names_in(code: CodeType) -> Iterator[str]:
 
 
 def state_of(generator: Kind) -> Any:
+    """A generator's state, to be given back by `restore`."""
     match generator:
         case random.Random():
             return generator.getstate()
@@ -121,6 +122,7 @@ def state_of(generator: Kind) -> Any:
 
 
 def restore(generator: Kind, state: Any) -> None:
+    """Set a generator to a state that `state_of` gave."""
     match generator:
         case random.Random():
             generator.setstate(state)
@@ -133,6 +135,7 @@ def restore(generator: Kind, state: Any) -> None:
 
 
 def begin_at(generator: Kind, seed: int) -> None:
+    """Seed a generator in place, so that whoever holds it draws from the new seed."""
     match generator:
         case random.Random():
             generator.seed(seed)
@@ -152,7 +155,7 @@ class Generators:
 
     @contextmanager
     def restarting(self) -> Iterator[Callable[[int], None]]:
-        """Inside, what it gives begins all of them at a seed; behind, they are as they were."""
+        """Yields a function that seeds all of them; on exit their states are what they were before."""
         with restarting() as begin_shared:
             before = [state_of(one) for one in self.own]
 
@@ -168,7 +171,7 @@ class Generators:
                     restore(one, state)
 
     def states(self) -> dict[str, str]:
-        """Each generator's state, by the name of its kind: it is another once anything was drawn."""
+        """Each generator's state as text, by the name of its kind: it changes with every draw."""
         shared = {
             "torch's": [torch.default_generator.get_state()],
             "NumPy's": [np.random.get_state()],

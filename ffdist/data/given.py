@@ -72,8 +72,10 @@ SPLITS = {
 
 
 def as_images(data: Any, test: Any = None, validation: Any = None) -> Images:
-    """Any data a user has, as a data set; test, validation: its other splits, in any form. Raises DataError for what is
-    none, and for splits that do not go together."""
+    """Any data a user has (`Data`), as a data set. test, validation: its other splits, in any such form.
+
+    Raises DataError for what is no data, and for splits of different shapes or classes.
+    """
     others = {"test": test, "validation": validation}
     if isinstance(data, (str, Path)):
         data = open_data(data)
@@ -140,7 +142,7 @@ def pairs_of(data: Mapping[str, Any]) -> str | None:
 
 
 def with_splits(images: Images, given: Mapping[str, Any]) -> Images:
-    """A data set that got further splits."""
+    """The data set with further splits. Raises DataError for one that it has already, or of another kind."""
     for split, of in given.items():
         if getattr(images, split) is not None:
             raise DataError(
@@ -167,7 +169,10 @@ def with_splits(images: Images, given: Mapping[str, Any]) -> Images:
 
 
 def labelled(data: Any, where: str, *, anew: bool = False) -> LabelledSplit:
-    """One split, as it is. anew: whether what its items draw at random is drawn anew in each epoch."""
+    """One split of any form, read. anew: whether items are read in each epoch anew where they draw at random.
+
+    where: names the split in errors. Raises DataError for what is no data.
+    """
     if isinstance(data, Split):
         return LabelledSplit(data, numbered(data.labels, where))
     if isinstance(data, (Images, str, Path, Mapping)):
@@ -243,13 +248,14 @@ def is_items(data: Any) -> bool:
 
 
 def name_of(data: Any) -> str:
+    """The name of a data set that brings none along, by its kind."""
     if is_table(data):
         return "table"
     return "tensors" if is_pair(data) else type(data).__name__
 
 
 def refused(data: Any, where: str) -> DataError:
-    """For what is no data, with what to do."""
+    """The error for what is no data, with the remedy for its kind."""
     kind = f"{type(data).__module__}.{type(data).__name__}".removeprefix("builtins.")
     remedy = None
     if isinstance(data, (Tensor, np.ndarray)):

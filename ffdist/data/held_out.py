@@ -22,7 +22,10 @@ def is_share(value: Any) -> bool:
 
 
 def grouped(split: LabelledSplit, groups: Any, where: str) -> LabelledSplit:
-    """With the group of each sample: numbers or texts [N]. Raises DataError for others, and for a missing one."""
+    """The split with a group for each sample. groups: numbers or texts [N]; None: no groups.
+
+    Raises DataError for groups of another type or number, a missing one, or a single one.
+    """
     if groups is None:
         return split
     found = as_array(groups, "groups", where)
@@ -48,7 +51,10 @@ def grouped(split: LabelledSplit, groups: Any, where: str) -> LabelledSplit:
 
 
 def with_shares(splits: Mapping[str, LabelledSplit], test: Any, validation: Any, seed: int) -> dict[str, LabelledSplit]:
-    """The splits, and those that are shares of the training samples. Raises ConfigError for shares out of range."""
+    """The splits, with shares of the training samples as test and validation split where numbers are given.
+
+    Raises ConfigError for shares out of range.
+    """
     shares = {name: float(share) for name, share in (("test", test), ("validation", validation)) if is_share(share)}
     if any(not 0 <= share < 1 for share in shares.values()) or sum(shares.values()) >= 1:
         raise ConfigError(

@@ -1,4 +1,4 @@
-"""A data set: two labelled splits, their classes, and how to normalise their pixels."""
+"""A data set: its labelled splits, their classes, and how to normalise their pixels."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ffdist.errors import DataError
 
 
 class Split(ABC):
-    """Labelled samples that are taken by index, a batch at a time."""
+    """Labelled samples that are taken by index, a batch at a time; loader threads may do so at once."""
 
     labels: np.ndarray
     """int64 [N], each in 0..K-1."""
@@ -168,6 +168,7 @@ class Images:
 
     @property
     def num_classes(self) -> int:
+        """K, the number of classes: labels are 0..K-1."""
         return len(self.classes)
 
     @property
@@ -200,6 +201,7 @@ class Images:
 
     @cached_property
     def split_digests(self) -> dict[str, str]:
+        """The digest of each split there is, by name."""
         return {name: split.digest() for name, split in self.splits.items()}
 
     @cached_property
@@ -230,13 +232,13 @@ def check_labels(labels: np.ndarray, num_classes: int, where: object) -> None:
 
 
 class Moments:
-    """Mean and standard deviation per channel, by integer counts: exact, in any order, and in fixed memory."""
+    """Mean and standard deviation per channel from counts of the 256 levels: exact, whatever the order and number."""
 
     def __init__(self, channels: int) -> None:
         self.counts = np.zeros((channels, 256), np.int64)
 
     def add(self, pictures: np.ndarray) -> Moments:
-        """pictures: uint8 [N, H, W, C]."""
+        """Count the pixels of pictures, uint8 [N, H, W, C]."""
         for counts, channel in zip(self.counts, np.moveaxis(pictures, -1, 0), strict=True):
             counts += np.bincount(channel.ravel(), minlength=256)
         return self

@@ -62,7 +62,7 @@ def item(dataset: Any, row: int, where: str, reading: Reading, *, announce: bool
 
 
 def sample(picture: Any, where: str, reading: Reading, reader: SurveyReader) -> np.ndarray:
-    """uint8 [H, W, C], or float32 of any shape."""
+    """One picture or sample as uint8 [H, W, C], or float32 of any shape. Raises DataError for anything else."""
     if isinstance(picture, (Image.Image, bytes, Path)):
         return reader.read(picture, where)
     if isinstance(picture, str) and is_file(Path(picture)):
@@ -107,7 +107,7 @@ def unlike(where: str, expected: str, got: str) -> DataError:
 
 
 OF_PROCESS = ("_alone", "_readers", "generators", "later")
-"""What of `Items` is not sent to other processes."""
+"""The attributes of `Items` that are not sent to other processes."""
 
 
 class Items:
@@ -123,7 +123,7 @@ class Items:
         self.reader = reading.reader()
         """The survey of the first time that all were read."""
         self.labels: list[Any] = []
-        """As the items had them then."""
+        """The labels that the items had then."""
         self.kind: tuple[np.dtype, tuple[int, ...]] | None = None
         """Type and shape of each sample."""
         self._alone = Lock()
@@ -157,7 +157,7 @@ class Items:
             yield x
 
     def check(self, x: np.ndarray, where: str) -> None:
-        """Raises DataError for another kind of sample than the first was."""
+        """Raises DataError for a sample of another type or shape than the first."""
         self.kind = self.kind or (x.dtype, x.shape)
         if self.kind != (x.dtype, x.shape):
             raise unlike(where, form(np.empty((1, *self.kind[1]), self.kind[0])), form(x[None]))
@@ -179,8 +179,10 @@ class Items:
         return x
 
     def read(self, rows: Sequence[int], seeds: Sequence[int] | None) -> np.ndarray:
-        """Samples, [N, *shape]. seeds: of each, where something is drawn: all generators begin there. Nobody else reads
-        meanwhile. Raises as `again` does."""
+        """Samples [N, *shape] of these rows. seeds: one a row, at which all generators begin; None: nothing is drawn.
+
+        One thread reads at a time, as the generators are the process's. Raises as `again` does.
+        """
         assert self.kind, "they were read before"
         out = np.empty((len(rows), *self.kind[1]), self.kind[0])
         if seeds is None:
@@ -204,7 +206,7 @@ class Items:
 
 
 def same(one: Any, other: Any) -> bool:
-    """True if two labels are."""
+    """True if two labels, of whatever type, are equal."""
     if type(one) is type(other) and isinstance(one, (int, str)):
         return one == other
     try:

@@ -79,7 +79,7 @@ class ItemsSplit(Split):
 
 
 class ItemFacts(NamedTuple):
-    """The facts of each item when it was read first."""
+    """Facts on each item from the first reading, for digests and moments without reading them again."""
 
     shape: tuple[int, ...]
     dtype: np.dtype
@@ -92,7 +92,7 @@ class ItemFacts(NamedTuple):
 
     @classmethod
     def like(cls, sample: np.ndarray, count: int) -> ItemFacts:
-        """None yet, of so many."""
+        """Room for the facts on `count` samples like this one."""
         return cls(
             sample.shape,
             sample.dtype,
@@ -102,6 +102,7 @@ class ItemFacts(NamedTuple):
         )
 
     def add(self, row: int, x: np.ndarray) -> None:
+        """Note the facts on the sample `x` of that row."""
         values = by_channel(x).astype(np.float64)
         digest = hashlib.blake2b(np.ascontiguousarray(x).data, digest_size=8).digest()
         self.digests[row] = int.from_bytes(digest, "little", signed=True)
@@ -110,7 +111,7 @@ class ItemFacts(NamedTuple):
 
     @property
     def numbers(self) -> int:
-        """In a sample."""
+        """Numbers in one sample."""
         return int(np.prod(self.shape))
 
     def spread(self, rows: np.ndarray) -> ValueSpread:

@@ -64,7 +64,7 @@ def prune_cache(names: Sequence[str] = (), *, unused_days: float | None = None) 
 
 
 def remove(path: Path) -> None:
-    """At once for all who look, though its files may take a while."""
+    """Remove a file or folder: it is renamed first, so that it is gone at once, however long deleting takes."""
     aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
     try:
         path.rename(aside)
@@ -74,7 +74,7 @@ def remove(path: Path) -> None:
 
 
 def entries(folder: Path) -> list[Path]:
-    """Without what is half written."""
+    """What is in a folder, sorted, without partial files; empty where it cannot be read."""
     try:
         return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
     except OSError:
@@ -82,6 +82,7 @@ def entries(folder: Path) -> list[Path]:
 
 
 def kept(path: Path, kind: Literal["prepared", "download"]) -> KeptDataset:
+    """The entry of one file or folder of the cache."""
     try:
         used = path.stat().st_mtime
     except OSError:  # it is gone meanwhile
@@ -99,7 +100,7 @@ def size(path: Path) -> int:
 
 
 def mark_used(folder: Path) -> None:
-    """Now, where this user may say so."""
+    """Set a prepared folder's time of last use to now; a cache that others own stays as it is."""
     with suppress(OSError):
         os.utime(folder)
 

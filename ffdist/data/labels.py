@@ -57,6 +57,7 @@ def texts(values: np.ndarray, where: str) -> Labels:
 
 
 def missing(where: str, got: object) -> DataError:
+    """The error for a sample without a label."""
     return DataError("a label is missing", where=where, expected="a class", got=got, remedy="leave such rows out")
 
 
@@ -169,6 +170,7 @@ def to_numpy_type(y: np.ndarray, where: str) -> np.ndarray:
 
 
 def unlike_kinds(labels: Labels, train: Labels) -> DataError:
+    """The error for names in one split and numbers in another."""
     kinds = ["names" if of.text else "numbers" for of in (train, labels)]
     return DataError(
         "labels are of unlike kinds",

@@ -171,7 +171,7 @@ class Loader:
         return max(1, min(MOST_AT_ONCE, SMALL // size))
 
     def together(self, order: np.ndarray, epoch: int, batches: range) -> list[tuple[Tensor, Tensor]]:
-        """These batches, as `batch` makes each."""
+        """Several batches made in one go, each bit for bit as `batch` makes it."""
         rows = [order[batch * self.batch_size : (batch + 1) * self.batch_size] for batch in batches]
         parts = [self.part(len(of)) for of in rows]
         own = [of[part] for of, part in zip(rows, parts, strict=True)]
@@ -239,14 +239,16 @@ class Loader:
     def samples(
         self, rows: np.ndarray, part: slice | np.ndarray, epoch: int, batch: int
     ) -> tuple[np.ndarray, StepDraws]:
-        """Those at rows[part] of a batch, [B, H, W, C] or [B, *shape], ready but for mixing, and what was drawn for
-        them."""
+        """Samples rows[part] of a batch, augmented and normalised but not mixed, and what was drawn for them.
+
+        Pictures are [B, H, W, C], other samples [B, *shape].
+        """
         split = self.split.in_epoch(self.seed, epoch if self.training else 0)
         drawn = self.steps.draw(epoch, batch, rows, part) if self.pictures else NOTHING
         return self.samples_at(split, rows[part], drawn), drawn
 
     def samples_at(self, split: Split, rows: np.ndarray, drawn: StepDraws) -> np.ndarray:
-        """The samples at these rows, ready but for mixing."""
+        """The samples at these rows with these draws, augmented and normalised but not mixed."""
         if not self.pictures:
             x = split.take(rows)
             return x if self.as_given else self.normalised(x)
@@ -288,6 +290,7 @@ class Loader:
         return self.tensor(x), torch.from_numpy(y.astype(np.float32))
 
     def tensor(self, x: np.ndarray) -> Tensor:
+        """A tensor over the same memory: pictures as [B, C, H, W] with channels-last strides."""
         out = torch.from_numpy(x)
         return out.permute(0, 3, 1, 2) if self.pictures else out
 

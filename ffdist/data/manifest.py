@@ -51,6 +51,7 @@ class SplitFiles:
 
     @property
     def rows(self) -> int:
+        """Samples of the split."""
         return sum(shard.rows for shard in self.files)
 
     def check_counts(self, labels: np.ndarray, num_classes: int, where: object) -> None:
@@ -134,13 +135,16 @@ class DataManifest:
         return "train" if "train" in self.splits else "test"
 
     def write(self, folder: Path) -> None:
+        """Write `manifest.json` with its own digest into the folder."""
         text = json.dumps(with_digest({"format": FORMAT, "version": VERSION, **asdict(self)}), indent=1)
         (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
 
 
 def read_manifest(folder: Path | RemoteFolder) -> DataManifest:
-    """Raises DataError where there is none, where it cannot be read or holds what it should not, or where it is of
-    another version."""
+    """The manifest of a prepared folder, here or remote.
+
+    Raises DataError where there is none, where it cannot be read or holds what it should not, or is of another version.
+    """
     path = folder / MANIFEST
     read = folder.check().read if isinstance(folder, RemoteFolder) else lambda name: read_bytes(folder / name)
     try:
@@ -202,7 +206,7 @@ def parsed(
     notes: Sequence[str] = (),
     duplicates: dict | None = None,
 ) -> DataManifest:
-    """Raises ValueError, TypeError or KeyError for what no manifest holds."""
+    """A manifest from its fields in JSON. Raises ValueError, TypeError or KeyError for what no manifest holds."""
     check(isinstance(name, str), "the name is no text")
     check(is_list(classes, str) and len(classes) > 0, "the classes are no names")
     check(len(set(classes)) == len(classes), "two classes have one name")

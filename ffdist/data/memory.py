@@ -73,7 +73,7 @@ def from_tensors(
 
 
 def labelled_pair(x: Any, y: Any, where: str, reading: Reading = USUAL) -> LabelledSplit:
-    """x and y of `from_tensors`."""
+    """One split from x and y as `from_tensors` takes them. Raises DataError naming `where` for anything else."""
     pictures = isinstance(x, (list, tuple)) and any(isinstance(value, Image.Image) for value in x)
     samples = (
         of_pillow(x, where, reading) if pictures else as_samples(x, where, reading.channels_last, reading.value_range)
@@ -187,15 +187,17 @@ def note_repeated(made: Mapping[str, Split], where: str) -> None:
 
 
 def resolved(decoding: Decoding, shape: tuple[int, ...]) -> Decoding | None:
-    """With the size and mode that samples turned out to have, so that others are read alike; None where they have
-    channels that no picture has."""
+    """The decoding with the size and mode that the samples have, so that others are read alike.
+
+    None where they have a number of channels that no picture has.
+    """
     channels, height, width = shape
     mode = {1: "grey", 3: "rgb"}.get(channels)
     return mode and replace(decoding, size=(height, width), mode=mode)  # pyright: ignore[reportReturnType]
 
 
 def as_split(split: LabelledSplit, codes: np.ndarray) -> Split:
-    """A split in memory; a split that was given, as it is where its labels are these."""
+    """A labelled split as a `Split` with these labels, int [N]; samples that are a `Split` already are kept as such."""
     if isinstance(split.samples, np.ndarray):
         return ArraySplit(split.samples, codes)
     if np.array_equal(split.samples.labels, codes):

@@ -18,7 +18,7 @@ from ffdist.errors import DataError
 from ffdist.remote import RemoteFolder
 
 CHECK_SECONDS = 10.0
-"""Between two looks at whether remote files are as they were."""
+"""Seconds between two checks that remote files are as they were opened: each is a request."""
 
 
 class ByteRange(NamedTuple):
@@ -63,7 +63,7 @@ class LocalParts(FileParts):
         return [found[place] for place in range(len(parts))]
 
     def read_file(self, watch: FileWatch, parts: Sequence[ByteRange]) -> list[bytes]:
-        """Parts of one file."""
+        """Parts of one file, in their order. Raises DataError where it is gone, cut off or has changed."""
         try:
             descriptor = os.open(watch.path, os.O_RDONLY)
             try:
@@ -146,7 +146,7 @@ class RemoteParts(FileParts):
 
 @contextmanager
 def remote_errors(where: RemoteFolder, what: str) -> Iterator[None]:
-    """Raises DataError for what a store refuses, or does not have."""
+    """Turns errors of a remote store inside the context into DataError, with `what` for its first line."""
     try:
         yield
     except OSError as error:
@@ -158,5 +158,5 @@ def remote_errors(where: RemoteFolder, what: str) -> Iterator[None]:
 
 
 def opened_parts(folder: Path | RemoteFolder, files: Sequence[ShardFile]) -> FileParts:
-    """Those of a folder. Raises DataError for files that are missing, or of another size."""
+    """The reader of a folder's files, here or remote. Raises DataError for missing files and those of another size."""
     return RemoteParts(folder, files) if isinstance(folder, RemoteFolder) else LocalParts(folder, files)

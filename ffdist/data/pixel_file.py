@@ -44,6 +44,7 @@ class PixelFile:
         """int32 [rows]."""
 
     def where(self, row: int) -> str:
+        """The file and row, for errors."""
         return f"{self.watch.path}, row {row}"
 
     def read(self, rows: np.ndarray, places: np.ndarray, out: np.ndarray) -> None:

@@ -41,9 +41,10 @@ def cache_folder() -> Path:
 
 @contextmanager
 def locked(path: Path, doing: str) -> Iterator[None]:
-    """Alone of all processes that ask for it; who has to wait says so once. The lock goes with its process.
+    """Hold a file lock inside the context: one process at a time; a process that has to wait says so once.
 
-    doing: what another process may be at. Raises OSError where the folder cannot be written.
+    The kernel drops the lock with its process, so a kill leaves none behind. doing: what the other process does, for
+    the note. Raises OSError where the folder cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
@@ -53,7 +54,7 @@ def locked(path: Path, doing: str) -> Iterator[None]:
         except BlockingIOError:
             note(f"another process is {doing}; waiting for it")
             fcntl.flock(descriptor, fcntl.LOCK_EX)
-        except OSError:  # a file system without locks
+        except OSError:  # a file system without locks: the same work may be done twice
             pass
         yield
     finally:
@@ -61,6 +62,7 @@ def locked(path: Path, doing: str) -> Iterator[None]:
 
 
 def no_place(folder: Path, error: OSError) -> DataError:
+    """The error for a cache that cannot be written."""
     return DataError(
         "the cache for data cannot be written",
         where=folder,

@@ -50,7 +50,7 @@ def inflated(content: bytes, most: int) -> int:
 
 
 def parts(content: bytes) -> Iterator[bytes]:
-    """The data of its IDAT chunks."""
+    """The contents of a PNG's IDAT chunks, one after the other."""
     place = 8
     while place + 8 <= len(content):
         (length,) = struct.unpack(">I", content[place : place + 4])

@@ -31,7 +31,7 @@ def as_network_input(
 
 
 def sized(images: Images, image_size: int | None, preprocess: Sequence[str | Transform]) -> Images:
-    """With pictures of another size."""
+    """The data set with pictures of another size, by scaling or by the transforms of `preprocess`."""
     name = setting("dataset.preprocess" if preprocess else "dataset.image_size")
     if len(images.shape) != 3 or (not images.pixels and image_size is not None):
         kind = "whole numbers" if images.pixels else "floats"
@@ -73,7 +73,7 @@ def sized(images: Images, image_size: int | None, preprocess: Sequence[str | Tra
 
 
 def scaled(images: Images, mean: Sequence[float], std: Sequence[float]) -> Images:
-    """With figures of a user's own to normalise by."""
+    """The data set with a user's own mean and std; one figure stands for all channels or features."""
     channels = images.shape[0] if len(images.shape) in (1, 3) else 1
     for name, values, other in (("mean", mean, "std"), ("std", std, "mean")):
         spelled = setting(f"dataset.{name}")

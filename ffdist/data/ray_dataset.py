@@ -60,7 +60,7 @@ def from_ray(
 
 
 def labelled(dataset: Any, where: str, reading: Reading = USUAL) -> LabelledSplit:
-    """One split."""
+    """One split of a `ray.data.Dataset`, read in the order of its rows."""
     return labelled_rows(as_arrow(dataset, where, reading), where, reading)
 
 

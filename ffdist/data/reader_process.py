@@ -38,7 +38,11 @@ Order = tuple[Any, ...]
 
 
 def main(line: Connection) -> None:
-    """Its main loop: whether it can read is said once, and then for each order the error, or None and the samples."""
+    """The main loop of a reader process.
+
+    It answers once whether it can read (None, or the error), and then each order: the error, or None and the bytes of
+    the samples.
+    """
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # whoever has started it decides
     for stream in (sys.stdout, sys.stderr):  # what several print at a time comes out in whole lines
@@ -53,7 +57,7 @@ def main(line: Connection) -> None:
             torch.set_num_threads(start.threads)
         try:
             source = unpack(start.payload)
-        except Exception as error:  # a user's module does what it likes
+        except Exception as error:  # unpickling imports a user's module, which may raise anything
             line.send(error)
             return
         line.send(None)
@@ -62,7 +66,7 @@ def main(line: Connection) -> None:
             order = orders.get()
             try:
                 samples = source.read(*order)
-            except Exception as error:  # told where it can be told to a user
+            except Exception as error:  # a user's code may raise anything; the process that asked raises it again
                 line.send(error)
                 continue
             line.send(None)

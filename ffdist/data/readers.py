@@ -33,7 +33,7 @@ GRACE = 2.0
 
 
 class ReaderProcess:
-    """One process, started; `made` says whether it can read."""
+    """One reader process, started; its first message says whether it can read (`received`)."""
 
     def __init__(self, start: ReaderStart) -> None:
         self.line, there = multiprocessing.Pipe()
@@ -54,6 +54,7 @@ class ReaderProcess:
             raise self.lost(where) from error
 
     def lost(self, where: str) -> DataError:
+        """The error for a process that has died, with its exit status or signal."""
         with suppress(subprocess.TimeoutExpired):
             self.process.wait(GRACE)
         code = self.process.poll()
@@ -63,7 +64,8 @@ class ReaderProcess:
         return DataError("a process that makes samples has died", where=where, got=how, remedy=f"{memory}{ONE}")
 
     def end(self) -> None:
-        self.line.close()  # by which it ends
+        """End the process, by a kill where it does not end by itself within `GRACE` seconds."""
+        self.line.close()  # the process ends when its line does
         try:
             self.process.wait(GRACE)
         except subprocess.TimeoutExpired:
@@ -72,6 +74,7 @@ class ReaderProcess:
 
 
 def send_start(line: Connection, start: ReaderStart) -> None:
+    """Send the first message; in a thread, as a large one blocks until the new process has started and reads it."""
     with suppress(OSError):  # it has died, as its line will tell
         line.send(sys.path)
         line.send(start)
@@ -101,7 +104,7 @@ class Readers:
         self.all: list[ReaderProcess] = []
         self.idle: LifoQueue[ReaderProcess] = LifoQueue()
         self.begun: bool | None = None
-        """Whether they read; None: nobody has started them yet."""
+        """Whether all processes can read; None: they are not started yet."""
         # batches are made by several threads, and the first of them to come starts all processes
         self.lock = Lock()
         # with the number of this process: a fork has the finalizer as well, and must not end its parent's readers

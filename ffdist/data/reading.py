@@ -32,6 +32,7 @@ class Reading:
         self.reader()
 
     def reader(self) -> SurveyReader:
+        """A new decoder with these settings, whose survey is empty."""
         return SurveyReader(Decoding(value_range=self.value_range))
 
 

@@ -87,7 +87,7 @@ class RemoteSplit(Split):
                 wanted[rows] = True
                 self.fetch(shard, held, np.flatnonzero(wanted & (held.place < 0)))
                 self.announced[self.starts[shard] : self.starts[shard + 1]] = False
-            self.held[shard] = held  # the last to go
+            self.held[shard] = held  # put at the end: the least recently used shard is dropped first
             return held.pixels[held.place[rows]]
 
     def fetch(self, shard: int, held: CachedRows, rows: np.ndarray) -> None:
@@ -118,7 +118,7 @@ class RemoteSplit(Split):
         return pixels
 
     def whole(self, shard: int) -> np.ndarray:
-        """Pixels of all rows."""
+        """Pixels of all rows of a shard, uint8 [rows, H * W * C], fetched whole and compared with its checksum."""
         file = self.shards[shard]
         data = self.files.whole(file.file)
         try:

@@ -79,7 +79,7 @@ class ShardSplit(Split):
 
 
 class ShardSampleName:
-    """Names the first of the samples that were taken from a shard, where an error asks for it."""
+    """A name for the first sample taken from a shard, found only when an error is printed."""
 
     def __init__(self, split: ShardSplit, shard: int, owner: np.ndarray, indices: np.ndarray) -> None:
         self.split = split
@@ -93,6 +93,7 @@ class ShardSampleName:
 
 
 def open_split(folder: Path | RemoteFolder, manifest: DataManifest, name: str) -> Split:
+    """One split of a prepared folder, by what its shards hold and where they are. Raises DataError as `open_folder`."""
     if manifest.splits[name].index:
         return EncodedSplit(folder, manifest, name)
     return (

@@ -91,7 +91,7 @@ def writable(name: str, number: int) -> str:
 
 
 def pixels_of(sign: str) -> bytes:
-    """As the sheet's font draws it."""
+    """The bitmap of one sign in the sheet's font: those it lacks are all drawn alike."""
     page = Image.new("1", (LINE, LINE))
     ImageDraw.Draw(page).text((0, 0), sign, fill=1)
     return page.tobytes()

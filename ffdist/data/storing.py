@@ -40,12 +40,12 @@ class StoragePlan(NamedTuple):
 
     encoded: bool
     bytes: int
-    """About."""
+    """Estimated bytes of the stored pictures."""
     notes: tuple[str, ...] = ()
 
 
 def planned(store: Store, *, pixels: int, encoded: int) -> StoragePlan:
-    """pixels, encoded: bytes of either form, about."""
+    """The form that `store` asks for, or that "auto" chooses. pixels, encoded: estimated bytes of either form."""
     if store != "auto":
         return StoragePlan(store == "encoded", encoded if store == "encoded" else pixels)
     if pixels <= max(PIXELS, encoded):
@@ -116,7 +116,7 @@ def as_bytes(data: Encoded) -> bytes:
 
 
 def sizes_note(shapes: Iterable[tuple[int, ...]]) -> list[str]:
-    """For pictures that differ in size. shapes: (H, W, C)."""
+    """A note on pictures that differ in size; none where all are alike. shapes: (H, W, C) of each."""
     sides = [shape[:2] for shape in shapes]
     if len({*sides}) < 2:
         return []

@@ -124,7 +124,7 @@ class FileWatch:
         self.stamp = found
 
     def lost(self, error: OSError) -> DataError:
-        """For a shard that could be opened, and no longer can be."""
+        """The error for a shard that could be opened, and no longer can be read."""
         return DataError(
             "a shard cannot be read any more",
             where=self.path,

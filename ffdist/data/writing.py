@@ -150,7 +150,7 @@ class DatasetWriter:
         )
 
     def notes(self) -> Iterator[str]:
-        """Notes on it for the user."""
+        """What a user should know of the data set, a line each: the source's own notes, then those of the pictures."""
         yield from self.source.notes
         yield from self.plan.notes
         yield from sizes_note(self.shapes)

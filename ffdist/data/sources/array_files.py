@@ -91,7 +91,7 @@ class ArrayFiles(DataSource):
         return first.dtype.kind in "biu" and first.ndim in (3, 4)
 
     def floats(self, split: str) -> np.ndarray:
-        """float32 [N, *shape]."""
+        """A split's samples as float32 [N, *shape], channels first."""
         x = rows_of(self.samples[split], 0, None, self.where[split])
         whole = x.dtype.kind in "biu" and x.ndim == 2
         last = x.ndim == 4 and x.shape[3] <= FEW < x.shape[1]  # as Keras has pictures

@@ -19,7 +19,7 @@ class Item(NamedTuple):
     label: int
     data: Encoded
     where: str
-    """What names it in an error: a file, or a file and row."""
+    """Its name in errors: a file, or a file and row."""
 
 
 class DataSource(ABC):
@@ -33,9 +33,9 @@ class DataSource(ABC):
     held_out: HeldOut | None = None
     """How the test split was drawn, where it is not the source's own."""
     left_out: Sequence[LeftOut] = ()
-    """What is not taken, and why."""
+    """Files or rows that are not taken, with the reason."""
     notes: Sequence[str] = ()
-    """What a user should know of how it was understood."""
+    """Notes for the user on how the source was read."""
 
     def files_elsewhere(self) -> list[Path]:
         """Files that its samples are read from, and that lie outside of it."""

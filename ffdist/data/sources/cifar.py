@@ -67,7 +67,10 @@ def read_pickle(path: Path, md5: str) -> dict[str, Any]:
 
 
 class Cifar(DataSource):
-    """folder: cifar-10-batches-py or cifar-100-python; official: torchvision's class for it, with the md5."""
+    """CIFAR-10 or CIFAR-100.
+
+    folder: cifar-10-batches-py or cifar-100-python; official: torchvision's class for it, which has the md5 sums.
+    """
 
     def __init__(self, name: str, folder: Path, official: str) -> None:
         self.name, published = name, getattr(datasets, official)

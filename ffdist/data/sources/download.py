@@ -40,7 +40,9 @@ class RemoteFile(NamedTuple):
 
 
 def fetch(name: str, root: Path) -> None:
-    """Its folder appears when it is whole; what a user has put into `root` by hand is not fetched again.
+    """Fetch a known data set into `root`; files that are there already are not fetched again.
+
+    Its folder appears when it is whole.
 
     Raises DataError where it cannot be had.
     """
@@ -65,7 +67,7 @@ def fetch(name: str, root: Path) -> None:
 
 @contextmanager
 def scratch(root: Path, name: str) -> Iterator[Path]:
-    """A new folder in `root`, and none when this is left; nor those of processes that were killed."""
+    """A new folder in `root`, removed on exit; those that killed processes have left are removed first."""
     for old in root.glob(f".ffdist-{name}-*"):
         shutil.rmtree(old, ignore_errors=True)
     with tempfile.TemporaryDirectory(dir=root, prefix=f".ffdist-{name}-") as folder:
@@ -105,7 +107,7 @@ def find_or_download(name: str, remote: RemoteFile, root: Path, new: Path) -> Pa
 
 @contextmanager
 def connection_timeouts() -> Iterator[None]:
-    """Inside, a connection that says nothing is given up; torchvision would wait for ever."""
+    """Give up a silent connection after `TIMEOUT` seconds inside the context; torchvision would wait for ever."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(TIMEOUT)
     try:
@@ -115,7 +117,7 @@ def connection_timeouts() -> Iterator[None]:
 
 
 def addresses(name: str, remote: RemoteFile) -> list[str]:
-    """Where a file is looked for: at a user's own mirrors alone, where there are any."""
+    """The addresses that a file is fetched from: a user's own mirrors alone, where there are any."""
     mirrors = os.environ.get(MIRROR, "").split()
     mirrors = [mirror if "://" in mirror else Path(mirror).absolute().as_uri() for mirror in mirrors]
     return [f"{mirror.rstrip('/')}/{name}/{remote.file}" for mirror in mirrors] or [*remote.urls]
@@ -131,7 +133,7 @@ def unpack(file: Path, folder: Path) -> None:
 
 
 def move(made: Path, place: Path) -> None:
-    """In one step; file by file into a folder that is there already."""
+    """Move a folder or file by one rename; into a folder that is there already, file by file."""
     place.parent.mkdir(parents=True, exist_ok=True)
     if not place.exists():
         made.rename(place)

@@ -22,7 +22,9 @@ FILES = {"train": "train", "test": "t10k"}
 
 
 class Idx(DataSource):
-    """folder: with train-images-idx3-ubyte and its three fellows, or these with .gz.
+    """MNIST, or a data set in the same four files.
+
+    folder: with train-images-idx3-ubyte and its three fellows, or these with .gz.
 
     files: what the names of each split's files begin with. first_label: the number of the first class in the files.
     turned: whether the files hold pictures with rows and columns exchanged.
@@ -122,7 +124,7 @@ EMNIST = {
 
 
 def emnist(split: str, folder: Path) -> Idx:
-    """folder: with emnist-SPLIT-train-images-idx3-ubyte and its fellows, or these with .gz."""
+    """One of EMNIST's splits. folder: with emnist-SPLIT-train-images-idx3-ubyte and its fellows, or these with .gz."""
     files = {part: f"emnist-{split}-{part}" for part in ("train", "test")}
     first = 1 if split == "letters" else 0
     return Idx(f"emnist-{split}", folder, EMNIST[split], files, first_label=first, turned=True)

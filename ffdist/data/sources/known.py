@@ -32,6 +32,7 @@ class KnownDataset:
     """Its files in a folder that may hold others, as a pattern; empty: the whole folder."""
 
     def find(self, root: Path) -> Path | None:
+        """The data set's folder below torchvision's root; None where it is not there."""
         return next((root / folder for folder in self.folders if self.is_in(root / folder)), None)
 
     def parts(self, folder: Path) -> list[Path]:
@@ -39,6 +40,7 @@ class KnownDataset:
         return sorted(folder.glob(self.files)) if self.files else [folder]
 
     def is_in(self, folder: Path) -> bool:
+        """True if the folder has this data set's files."""
         if not self.has:
             return folder.is_dir()
         return any((folder / f"{self.has}{ending}").is_file() for ending in ("", ".gz"))

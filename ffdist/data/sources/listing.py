@@ -42,9 +42,11 @@ class Listing:
 
     @property
     def left_out(self) -> list[LeftOut]:
+        """All that was left out so far, by reason, with counts."""
         return [LeftOut(what, why, count) for (what, why), count in self.counts.items()]
 
     def leave(self, what: str, why: str, count: int = 1) -> None:
+        """Count something that is not taken. what: a name or an ending; why: the reason."""
         if count:
             self.counts[what, why] = self.counts.get((what, why), 0) + count
 
@@ -55,7 +57,7 @@ class Listing:
         return loose
 
     def quiet(self) -> Listing:
-        """Another one for the same source, whose account nobody reads."""
+        """A listing of the same source for looking ahead: what it leaves out is not counted."""
         return Listing(self.root, self.choice)
 
     def name(self, path: Path) -> str:

@@ -29,11 +29,13 @@ class RowSplits(NamedTuple):
     """int8 [N], in `SPLITS`."""
 
     def counts(self) -> dict[str, int]:
+        """Rows of each split that has some."""
         rows = np.bincount(self.places, minlength=len(SPLITS)).tolist()
         return {split: count for split, count in zip(SPLITS, rows, strict=True) if count}
 
     @property
     def trained(self) -> np.ndarray:
+        """bool [N]: the rows of the training split."""
         return self.places == SPLITS.index(TRAIN)
 
     def of_train(self, groups: np.ndarray) -> np.ndarray:

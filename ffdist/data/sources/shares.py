@@ -162,6 +162,7 @@ def assign_splits(
 
 
 def has_own(split: str, share: float) -> ConfigError:
+    """The error for a share of a split that the source has itself."""
     return ConfigError(
         f"the source has a {split} split of its own",
         where=setting(f"{split}_fraction"),

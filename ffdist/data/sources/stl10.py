@@ -17,7 +17,7 @@ CLASSES = ["airplane", "bird", "car", "cat", "deer", "dog", "horse", "monkey", "
 
 
 class Stl10(DataSource):
-    """folder: stl10_binary, with train_X.bin and its three fellows. Raises DataError for other files."""
+    """STL-10. folder: stl10_binary, with train_X.bin and its three fellows. Raises DataError for other files."""
 
     name = "stl10"
 

@@ -16,7 +16,7 @@ CLASSES = [str(digit) for digit in range(10)]
 
 
 class Svhn(DataSource):
-    """folder: with train_32x32.mat and test_32x32.mat.
+    """SVHN. folder: with train_32x32.mat and test_32x32.mat.
 
     Raises DataError for other files, ConfigError where the package that reads them is not installed.
     """

@@ -57,7 +57,7 @@ def schema(path: Path) -> pa.Schema:
 
 
 def schema_in(path: Path, suffix: str) -> pa.Schema:
-    """As the reader of its kind finds it."""
+    """The schema of a file by the reader for its ending. Raises Arrow's own errors."""
     if suffix in LINES:
         return pyarrow.json.read_json(path).schema
     if suffix in TEXTS:
@@ -168,7 +168,7 @@ PLACE = re.compile(r"CSV parse error: Row #(\d+):")
 
 
 def unreadable(path: Path, rows: int, error: Exception) -> DataError:
-    """For what Arrow says of a file of which so many rows were read."""
+    """The error for a file that Arrow cannot read on. rows: how many were read before."""
     said, suffix = str(error), path.suffix.lower()
     where = f"{path}, row {rows} or behind it" if rows else str(path)
     if place := PLACE.search(said):
@@ -214,6 +214,7 @@ def is_pointer(path: Path) -> bool:
 
 
 def batches(path: Path, column: str) -> Iterator[pa.RecordBatch]:
+    """A column's record batches, whatever the file's kind. Raises Arrow's own errors."""
     suffix = path.suffix.lower()
     if suffix in LINES:
         yield from pyarrow.json.read_json(path).select([column]).to_batches()
@@ -282,12 +283,12 @@ def is_label(cells: Sequence[str]) -> bool:
 
 
 def separator(line: str) -> str:
-    """The one that a header has most of."""
+    """The character that separates a header's columns: whichever of comma, semicolon and tab is most frequent."""
     return max(",;\t", key=line.count)
 
 
 def text_batches(path: Path, column: str) -> Iterator[pa.RecordBatch]:
-    """All as texts without blanks around them; nothing is null."""
+    """A text file's column as texts without blanks around them; an empty cell is an empty text, not null."""
     names = header(path)
     with path.open(encoding="utf-8-sig") as file:
         parse = pyarrow.csv.ParseOptions(delimiter=separator(file.readline()), newlines_in_values=True)

@@ -21,6 +21,8 @@ WHOLE = f"to take all rows as one, {setting('splits', 'none')}"
 
 
 class TableFiles(NamedTuple):
+    """The table files of each split, and the listing that says what was left out."""
+
     splits: dict[str, list[Path]]
     listing: Listing
     notes: list[str]

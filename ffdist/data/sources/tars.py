@@ -133,7 +133,7 @@ def as_labels(values: list[Any], where: str) -> Labels:
 
 
 def label_of(sample: Sample, columns: Columns) -> Any:
-    """Raises DataError where there is none."""
+    """A sample's label, from its member or JSON. Raises DataError where there is none."""
     named = columns.label != LABEL
     return field_of(
         sample, columns.label, "label", (columns.label,) if named else CLASSES, (columns.label,) if named else KEYS
@@ -278,7 +278,7 @@ def members_of(archive: tarfile.TarFile, file: Path) -> Iterator[tarfile.TarInfo
 
 
 def small(archive: tarfile.TarFile, member: tarfile.TarInfo, file: Path) -> bytes:
-    """A label's, or notes'; what is larger than these is not read."""
+    """The bytes of a label or JSON; b"" for a member of more than 1 MiB, which is neither."""
     if member.size > 2**20:
         return b""
     with readable(file, f"{file}, {member.name}"):

@@ -101,7 +101,10 @@ class Tree(DataSource):
 
 
 def by_class(folders: Sequence[Path], class_of: Callable[[Path], str]) -> Folders:
-    """One way of writing a letter (é is one or two code points) is as good as the other."""
+    """The class folders by name, which is normalised: é as one code point or as two is the same class.
+
+    Raises DataError for a name that is no text.
+    """
     named: Folders = {}
     for folder in folders:
         name = class_of(folder)
@@ -166,7 +169,7 @@ def check_same_classes(
 
 
 def plain(name: str) -> str:
-    """A name without what is easily mistaken."""
+    """A name for comparisons: letters and digits alone, in one case."""
     return "".join(letter for letter in unicodedata.normalize("NFKC", name).casefold() if letter.isalnum())
 
 

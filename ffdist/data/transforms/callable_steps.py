@@ -48,7 +48,7 @@ class CallableTransforms:
 
 
 _POOLS: WeakValueDictionary[tuple[tuple[str, ...], int], Readers] = WeakValueDictionary()
-# stages in threads of one process make loaders at the same time
+# stages that are threads of one process make their loaders at the same time, and share a pool
 _POOLS_LOCK = Lock()
 
 
@@ -63,7 +63,10 @@ def pool(changes: CallableTransforms, count: int) -> Readers:
 
 
 class CallableSteps:
-    """workers: who make batches side by side; from 2 on each has a process, once the first batch is made."""
+    """Neighbouring callable transforms, applied in one go.
+
+    workers: threads that make batches side by side; from 2 on each has a process, once the first batch is made.
+    """
 
     def __init__(self, transforms: Sequence[CallableTransform], workers: int) -> None:
         self.transforms = list(transforms)

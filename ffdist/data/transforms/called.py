@@ -42,7 +42,7 @@ class FirstCall:
         return self.calls & (self.calls - 1) == 0 or self.calls % CHECKED_EVERY == 0
 
     def keep(self, picture: np.ndarray, seed: int, made: np.ndarray) -> None:
-        """Where it is the first."""
+        """Keep a picture and the result, where it is the first one."""
         if self.calls == 1:
             self.picture, self.seed, self.made = picture, seed, made.copy()
 
@@ -93,7 +93,7 @@ class CallableTransform(BatchTransform):
                         self.check_repeats(begin)
 
     def changed(self, picture: np.ndarray) -> np.ndarray:
-        """[H, W, C], the same."""
+        """One picture [H, W, C], transformed: of the same shape and type. Raises DataError for another result."""
         given = torch.from_numpy(picture).permute(2, 0, 1)
         takes = f"a callable that takes a tensor {list(given.shape)}"
         with users_code(DataError, "a transform fails", where=f"transform {self.name}", expected=takes):

@@ -64,6 +64,7 @@ class RandomDraws:
 
 
 def word_of(purpose: str) -> int:
+    """32 bits that stand for a purpose's name in the counter."""
     return int.from_bytes(hashlib.blake2b(purpose.encode(), digest_size=4).digest(), "little")
 
 
@@ -73,4 +74,5 @@ def whole(uniform: np.ndarray, count: np.ndarray | int) -> np.ndarray:
 
 
 def between(uniform: np.ndarray, low: float, high: float) -> np.ndarray:
+    """Numbers in [low, high) from such in [0, 1)."""
     return low + uniform * (high - low)

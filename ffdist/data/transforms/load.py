@@ -45,7 +45,7 @@ def load_transform(name: str, options: Mapping[str, object] | None = None) -> Tr
 
 
 def first_option(made: object, where: str) -> str:
-    """Raises ConfigError where there is none."""
+    """The option that a value without a name sets: the first one. Raises ConfigError where there is none."""
     names = list(inspect.signature(made).parameters) if callable(made) else []
     if not names:
         raise ConfigError("it has no options", where=where)

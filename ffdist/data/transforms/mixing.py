@@ -83,7 +83,7 @@ def check(mix: Mixup | Cutmix) -> None:
 
 
 def shares(mix: Mixup | Cutmix, drawn: np.ndarray) -> np.ndarray:
-    """Each sample's own, float64 [B]; 1 for those that stay as they are."""
+    """Each sample's share of itself in the mix, float64 [B]; 1 for those that stay as they are."""
     return np.where(drawn[:, 0] < mix.p, beta(drawn[:, 1], mix.alpha), 1.0)
 
 
