@@ -74,6 +74,7 @@ def main() -> None:
 
 
 def forecast(row: Row, command: Accuracy) -> str:
+    """The cost of one seed of a row on this machine, in a line; or why it cannot be known."""
     try:
         cost = estimate(row.settings(command.data_root))
     except DataError as error:
@@ -82,7 +83,10 @@ def forecast(row: Row, command: Accuracy) -> str:
 
 
 def measure(row: Row, rows: dict[str, Row], command: Accuracy) -> None:
-    """All seeds, then the record; its folder is there before hours are spent on it."""
+    """Train all seeds, then write the record.
+
+    The record's folder is made first, so that a path that cannot be written fails before hours are spent.
+    """
     command.records.mkdir(parents=True, exist_ok=True)
     outs = [command.runs / row.name / f"seed-{seed}" for seed in command.seeds]
     if not all(map(finished, outs)):
@@ -94,7 +98,7 @@ def measure(row: Row, rows: dict[str, Row], command: Accuracy) -> None:
 
 
 def weights_of(row: Row, command: Accuracy) -> Path:
-    """The file of a row's trained weights, of seed 0; it is trained where it has not been."""
+    """The file of a row's trained weights, of seed 0; the row is trained first where it has not been."""
     out = command.runs / row.name / "seed-0"
     train(row.flags(command.data_root, 0), out)
     return exported(out)

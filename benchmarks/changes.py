@@ -49,17 +49,20 @@ class MapNorm(nn.Module):
 
 
 def contiguous(blocks: list[LearningBlock]) -> None:
+    """Undo channels-last: weights and maps lie in memory as [N, C, H, W]."""
     for block in blocks:
         block.parts.to(memory_format=torch.contiguous_format)  # pyright: ignore[reportCallIssue]
         block._to_device = lambda x: x.contiguous()
 
 
 def norm_over_maps(blocks: list[LearningBlock]) -> None:
+    """Undo the norm over the channels-last view: heads normalise [C, H, W] as it is usually written."""
     for block in blocks:
         block.head.norm = MapNorm(block.head.norm)  # pyright: ignore[reportArgumentType]
 
 
 def relu_before_pool(blocks: list[LearningBlock]) -> None:
+    """Undo the order that is cheaper: ReLU comes before the max pool, on four times as many numbers."""
     for block in blocks:
         kinds = [type(layer) for layer in block.module.children()]
         if nn.MaxPool2d in kinds:
@@ -68,16 +71,17 @@ def relu_before_pool(blocks: list[LearningBlock]) -> None:
 
 
 def unfused(blocks: list[LearningBlock]) -> None:
+    """Undo the fused optimiser: torch's own AdamW, parameter by parameter."""
     for block in blocks:
         block.optimizer = torch.optim.AdamW(block.learned)
         block.lr_scheduler = LambdaLR(block.optimizer, lambda _: 1.0)
 
 
 class Change(NamedTuple):
-    """Something to do without: in the blocks, or in their process."""
+    """One optimisation, and how it is undone: in the blocks, or in their process."""
 
     predicted: str
-    """Time without over time with."""
+    """Expected quotient of the time without the change and the time with it, with the reason."""
     undo: Callable[[list[LearningBlock]], None] | None = None
     maps_only: bool = False
     keep_memory: bool = True
@@ -117,6 +121,7 @@ class TrainerMain:
 
 
 def input_shape(model: str) -> tuple[int, int, int]:
+    """(C, H, W) of the pictures: MNIST's for an MLP, else CIFAR-10's."""
     return (1, 28, 28) if model == "mlp" else (3, 32, 32)
 
 
@@ -132,6 +137,7 @@ COLUMNS = {
 
 
 def compare(made: ResultTable, model: str, change: str, rounds: int) -> None:
+    """Measure one change on one network, and add its line to the table."""
     with ExitStack() as ends:
         pools = [
             ends.enter_context(WorkerPool(model, TrainerMain(model, without), 1, keep_memory=keep))

@@ -52,7 +52,7 @@ class Steps:
         self.batch: tuple[Tensor, Tensor] = (torch.rand(BATCH, *shape), torch.randint(10, (BATCH,)))
 
     def seconds(self, looked_at: bool) -> float:
-        """Computing of one step."""
+        """CPU seconds of one step in this thread. looked_at: whether blocks look for NaN and infinity."""
         for block, check in zip(self.blocks, self.checks, strict=True):
             block.watch = check if looked_at else None
         began = time.thread_time()

@@ -63,6 +63,7 @@ BARE_UNITS = {"step": "ms", "ratio": "BP / it", "slower_stage": "ms", "throughpu
 def add_floor(
     made: ResultTable, settings: BenchSettings, found: dict[str, Floor], timed: dict[str, list[OperationTimes]]
 ) -> None:
+    """Add a network's lines: the operations and bytes of a batch, and the time that they take alone."""
     seconds = {side: total(timed[side]).seconds for side in ("ff", "bp")}
     of = {"network": settings.network, "rule": settings.train.rule.objective}
     made.add(
@@ -84,6 +85,7 @@ def add_floor(
 
 
 def add_bare(made: ResultTable, settings: BenchSettings, took: StepTimes, rounds: int) -> None:
+    """Add a network's line: whole steps beside blocks without heads, in CPU seconds."""
     bare, slower = sum(took.bare), took.slower_stage()
     of = {"network": settings.network, "rule": settings.train.rule.objective}
     made.add(side="BP", **of, step=Value(1e3 * took.bp, rounds))

@@ -84,23 +84,25 @@ class FuzzOutcome:
     target: str
     inputs: int = 0
     taken: int = 0
-    """The number of them taken as what they are."""
+    """Inputs that were read without an error."""
     refused: int = 0
-    """With an error for users."""
+    """Inputs that were refused with an error for users."""
     findings: list[str] = field(default_factory=list)
     slowest: float = 0.0
-    """Seconds of one."""
+    """Seconds of the slowest input."""
     memory_mib: int = 0
-    """By which the process has grown."""
+    """MiB by which the process has grown."""
     guided: bool = False
-    """Whether coverage has."""
+    """Whether inputs were drawn by coverage (atheris)."""
     over: bool = False
     """Whether all inputs were tried."""
 
 
-class AtWork:
-    """The input at work, in a file that is still there when the process ends by it: a file opened and cut for each
-    input would take more time than most of the readers do."""
+class CurrentInput:
+    """The input that is being read, in a mapped file that outlives the process, should the input end it.
+
+    A file written anew for each input would take longer than most readers do.
+    """
 
     def __init__(self, path: Path) -> None:
         path.write_bytes(bytes(LARGEST))
@@ -108,6 +110,7 @@ class AtWork:
         self.memory = mmap.mmap(self.file.fileno(), LARGEST)
 
     def show(self, data: bytes) -> None:
+        """Put an input, or its first `LARGEST` bytes, into the file."""
         shown = data[: LARGEST - LENGTH.size]
         self.memory[: LENGTH.size + len(shown)] = LENGTH.pack(len(shown)) + shown
 
@@ -125,7 +128,7 @@ class TargetTrial:
     def __init__(self, target: Target, findings: Path) -> None:
         self.target = target
         self.kept = findings
-        self.at_work = AtWork(findings / AT_WORK)
+        self.at_work = CurrentInput(findings / AT_WORK)
         self.outcome = FuzzOutcome(target.name)
         self.seen: set[str] = set()
         sys.addaudithook(self.on_audit_event)
@@ -135,6 +138,7 @@ class TargetTrial:
         self.unpickled |= event == "pickle.find_class"
 
     def use(self, data: bytes) -> None:
+        """Give the target one input, and note whether it was read, refused, or is a finding."""
         outcome, self.unpickled = self.outcome, False
         outcome.inputs += 1
         self.at_work.show(data)
@@ -148,7 +152,7 @@ class TargetTrial:
             outcome.refused += 1
         except Slow:
             self.find("slow", f"over {SECONDS:g} s of computing, or {ANSWER:g} s", data)
-        except (Exception, SystemExit) as error:
+        except (Exception, SystemExit) as error:  # what it raises, but for errors for users, is what is looked for
             self.find(f"{type(error).__name__} {where(error)}", repr(error)[:200], data)
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
@@ -158,6 +162,7 @@ class TargetTrial:
             self.find("pickle", "a pickle was read", data)
 
     def find(self, kind: str, text: str, data: bytes) -> None:
+        """Keep an input as a finding; of one kind the first alone."""
         if kind not in self.seen:
             self.seen.add(kind)
             path = self.kept / f"{len(self.seen):03d}"
@@ -166,6 +171,7 @@ class TargetTrial:
 
 
 def where(error: BaseException) -> str:
+    """File and line at which an error was raised."""
     frames = []
     trace = error.__traceback__
     while trace:
@@ -179,7 +185,7 @@ def too_slow(*_: object) -> None:
 
 
 def fuzz_target(name: str, inputs: int, seed: int, by: By, findings: Path) -> None:
-    """A target's process."""
+    """The main function of a target's process: tries so many inputs, and writes the outcome."""
     target = next(each for each in TARGETS if each.name == name)
     warnings.simplefilter("ignore")
     findings.mkdir(parents=True, exist_ok=True)

@@ -71,7 +71,7 @@ LARGEST = 1 << 26
 
 @dataclass(frozen=True)
 class Target:
-    """One kind of bytes."""
+    """One kind of bytes that ffdist reads, with examples to begin from."""
 
     name: str
     seeds: Callable[[], Iterable[bytes]]
@@ -106,6 +106,7 @@ def leave() -> None:
 
 
 def written(path: Path, data: bytes) -> Path:
+    """Write bytes to a path, whose folders are made; returns the path."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(data)
     return path

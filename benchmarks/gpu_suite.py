@@ -86,7 +86,7 @@ def run(name: str, args: argparse.Namespace, end: float) -> bool:
 
 
 def out_of_place(name: str, args: argparse.Namespace) -> str | None:
-    """The reason that a part cannot run here."""
+    """The reason that a part cannot run here; None where it can."""
     if name == "devices" and args.device != "cpu" and device.seen().number < 2:
         return "one GPU only"
     return "no --data" if name == "accuracy" and args.data is None else None

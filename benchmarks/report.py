@@ -13,7 +13,7 @@ from ffdist.cli.bench import show
 
 
 def report(result: BenchResult, record: Path | None, settings: Mapping[str, Any] | None = None) -> None:
-    """record: folder for the record. settings: what the script was told beyond its command."""
+    """Print a result, and record it. record: folder; None: no record. settings: what its command does not say."""
     show(result, as_json=False)
     if record:
         write_record(result, record, ["python", *sys.orig_argv[1:]], settings or {})

@@ -39,12 +39,16 @@ def main() -> None:
 
 
 def redraw(root: Path, folder: Path) -> None:
-    """Puts the tables between their marks: in README a few rows, in `WHOLE` all of them."""
+    """Write the tables between their marks into the documents below `root`: a few rows into README, all into `WHOLE`.
+
+    folder: the records.
+    """
     put(root / "README.md", HEADLINE[0], headline(folder), HEADLINE[1])
     put(root / WHOLE, RESULTS[0], draw(folder).replace("](benchmarks/", "](../benchmarks/"), RESULTS[1])
 
 
 def draw(folder: Path) -> str:
+    """All tables in Markdown, section by section; a section without a record is left out."""
     parts = []
     for suite, title, lines_in in SECTIONS:
         records = newest(folder, suite)
@@ -108,14 +112,14 @@ def newest(folder: Path, suite: str) -> list[Record]:
 
 
 def settings_of(record: Record) -> dict[str, Any]:
-    """By their own names, whether the record has them in groups or not; where two groups have one, the comparison's."""
+    """A record's settings by name, whether it has them in groups or not; of two with one name, the comparison's."""
     recorded = record.get("settings", {})
     groups = [*recorded["train"].values(), recorded["compare"]] if "train" in recorded else [recorded]
     return {name: value for group in groups for name, value in group.items()}
 
 
 def network(record: Record) -> str:
-    """As people name it, with what differs from the usual."""
+    """A record's network as the tables name it, with the settings that differ from the usual ones."""
     s = settings_of(record)
     rule, parts, stages, queue = (s.get(name) for name in ("objective", "microbatches", "stages", "queue"))
     options = [
@@ -135,12 +139,13 @@ def network(record: Record) -> str:
 
 
 def link(record: Record, *, plot: bool = True) -> str:
+    """Links to a record's table and plot, in Markdown."""
     base = f"benchmarks/records/{record['file']}"
     return f"[table]({base}.md)" + f", [plot]({base}.svg)" * plot
 
 
 def sides(record: Record) -> dict[str, Line]:
-    """By what ffdist was compared with."""
+    """The record's lines by what ffdist was compared with."""
     return {line["against"]: line for line in lines_of(record["rows"], "compared") if line["against"]}
 
 

@@ -35,7 +35,7 @@ WARM = 2
 
 
 class Seconds(NamedTuple):
-    """On the clock, of this thread's computing, and of the whole process's."""
+    """Seconds on the clock, and CPU seconds of this thread and of the whole process."""
 
     clock: float
     thread: float
@@ -85,6 +85,7 @@ class SegmentTraining:
         )
 
     def segment(self, batches: int, marker: Message | None, behind: Callable[[Stage], object]) -> Seconds:
+        """Seconds of a segment of `batches` batches, with a marker before them or None."""
         began = now()
         if marker:
             self.stage.handle(marker, self.sink)
@@ -101,25 +102,27 @@ class SegmentTraining:
         marker: Callable[[int], Message],
         behind: Callable[[Stage], object] = lambda stage: None,
     ) -> list[SegmentPair]:
-        """marker: of the last batch's step. behind: done when it has passed the stage."""
+        """Measure pairs of segments. marker: makes one for a step. behind: called when it has passed the stage."""
         draws, found = random.Random(0), list[SegmentPair]()
         for _ in range(count + WARM):
             order = draws.choice(((True, False), (False, True)))
-            took = {told: self.segment(batches, marker(self.stage.step) if told else None, behind) for told in order}
+            took = {on: self.segment(batches, marker(self.stage.step) if on else None, behind) for on in order}
             found.append(SegmentPair(took[True], took[False]))
         return found[WARM:]
 
 
 def learned(source: Source) -> Iterator[TrainBatch]:
+    """The training batches of a source, without its markers."""
     return (message for message in source if isinstance(message, TrainBatch))
 
 
 def now() -> Seconds:
+    """The clocks' readings, to be subtracted."""
     return Seconds(time.perf_counter(), time.thread_time(), time.process_time())
 
 
 def estimate(values: Iterable[float]) -> Value:
-    """Their median, and the bounds of its 95 % in place of their least and most."""
+    """The median of the values, with the bounds of its 95 % interval in place of least and most."""
     ordered, tail, low = sorted(values), 0.0, 0
     while (tail := tail + comb(len(ordered), low) / 2 ** len(ordered)) < 0.025:
         low += 1

@@ -82,7 +82,7 @@ def cluster_of(case: Case) -> Cluster:
 
 
 def measured(case: Case, settings: BenchSettings, rounds: int, samples: int | None) -> list[float]:
-    """Samples a second, a figure a round."""
+    """Measured samples/s of a case, one figure a round. samples: training samples of an epoch, under threads."""
     workers = case.plan.workers
     planned = settings.changed(plan=str(case.plan) if workers > 1 else None, lanes=case.plan.lanes)
     if case.by == "threads":
@@ -102,7 +102,7 @@ def measured(case: Case, settings: BenchSettings, rounds: int, samples: int | No
 
 
 def by_threads(make: SettingsJob, settings: BenchSettings) -> float:
-    """The last two thirds of an epoch's batches, which arrive at the end one by one."""
+    """Samples/s of a plan by threads, over the last two thirds of an epoch's batches: the pipeline is full by then."""
     arrivals: list[float] = []
 
     def note(event: RunEvent) -> None:
@@ -120,7 +120,7 @@ def by_threads(make: SettingsJob, settings: BenchSettings) -> float:
 
 
 def profile(settings: BenchSettings) -> Profile:
-    """Measured anew, alone, as a worker of one thread."""
+    """The profile of the blocks, measured anew in this process, with a worker's number of threads."""
     torch.set_num_threads(settings.threads)
     keep_freed_memory()
     job = settings.job(1)()
@@ -142,7 +142,7 @@ UNITS = {"throughput": "samples/s", "simulated": "samples/s", "error": "of what 
 def compare(
     made: ResultTable, case: Case, settings: BenchSettings, known: Profile, rounds: int, samples: int | None
 ) -> float:
-    """A line; returns the error of the simulation."""
+    """Measure and simulate one case, and add its line; returns the simulation's relative error."""
     rates = Summary.of(measured(case, settings, rounds, samples))
     expected = simulated(known, cluster_of(case), case.plan).rate
     error = abs(expected - rates.median) / rates.median

@@ -57,7 +57,7 @@ def replicas(workers: int) -> str:
 
 @dataclass(frozen=True)
 class DigitsJob:
-    """Picklable: each process makes it."""
+    """Makes the job of a run on the digits; picklable, as each process makes its own."""
 
     run: Path
     plan: str
@@ -81,6 +81,7 @@ class DigitsJob:
 
 
 def fingerprint(run: Path) -> list[str]:
+    """Digests of the newest snapshot's files, which tell whether two runs are equal to the bit."""
     manifest = latest(run)
     assert manifest
     return [entry["sha256"] for entry in manifest.files]
@@ -123,7 +124,7 @@ UNITS = {"start": "s", "start_each": "ms", "stopped_behind": "batches", "same_bi
 
 
 def tried(by: str, workers: int, run: Run, folder: Path, samples: int) -> dict[str, Any]:
-    """One way: half of an epoch, a signal that stops it, and the rest by another plan."""
+    """Try one way: half of an epoch, a signal that stops the run, and the rest by another plan."""
     lanes = workers // 2
     one = DigitsJob(folder / "one", "* @ 0", lanes, samples)
     run_threads(one(), lambda event: None)

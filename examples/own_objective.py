@@ -16,6 +16,8 @@ from ffdist.objectives import BlockSpec, Local, Objective
 
 
 class PrototypeHead(nn.Module):
+    """What the rule adds to a block: a prototype for each class, [K, C]."""
+
     def __init__(self, spec: BlockSpec) -> None:
         super().__init__()
         self.last = spec.is_last
@@ -25,6 +27,7 @@ class PrototypeHead(nn.Module):
 @dataclass(frozen=True)
 class Prototypes(Objective):
     scale: float = 10.0
+    """Factor of the cosines before the softmax."""
 
     def head(self, spec: BlockSpec) -> nn.Module:
         return PrototypeHead(spec)

@@ -131,6 +131,7 @@ def search(sweep: Sweep) -> list[tune.Result]:
 
 
 def table(results: list[tune.Result]) -> Table:
+    """A line for each trial: its choice, validation accuracy, speed, and the last line of its error."""
     made = plain.table("objective", "kernel", "lr", "validation accuracy", "samples/s", "error")
     for result in results:
         metrics, choice = result.metrics or {}, (result.config or {})["choice"]

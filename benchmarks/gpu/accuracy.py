@@ -50,6 +50,7 @@ def learning(suite: Suite, side: str, record: Resumed) -> list[dict[str, float]]
 
 
 def on_device(suite: Suite, x: np.ndarray, y: np.ndarray, mean: Any, std: Any) -> tuple[Tensor, Tensor]:
+    """Normalised pictures, float32 [N, C, H, W], and labels, int64 [N], on the suite's device."""
     normal = torch.from_numpy(((x - mean) / np.maximum(std, 1e-6)).astype(np.float32)).permute(0, 3, 1, 2)
     return normal.to(suite.device), torch.from_numpy(y.astype(np.int64)).to(suite.device)
 
@@ -60,7 +61,7 @@ def run(
     step: Callable[[Tensor, Tensor, int], object],
     score: Callable[[], dict[str, float]],
 ) -> Iterator[dict[str, float]]:
-    """Epoch after epoch; the seconds are of training alone."""
+    """Train epoch by epoch, and score after each; the seconds are those of training alone."""
     x, y = train
     generator, seconds, count = torch.Generator().manual_seed(0), 0.0, 0
     while True:
@@ -75,7 +76,7 @@ def run(
 
 
 def score_blocks(blocks: list[LearningBlock], test: tuple[Tensor, Tensor]) -> dict[str, float]:
-    """accuracy: of the last block; mean: by the mean of all."""
+    """Validation accuracies as fractions: of the last block ("accuracy"), and by the mean of all ("mean")."""
     right = {"accuracy": 0, "mean": 0}
     for x, y in zip(test[0].split(500), test[1].split(500), strict=True):
         scores: list[Tensor] = []
@@ -91,6 +92,7 @@ def score_blocks(blocks: list[LearningBlock], test: tuple[Tensor, Tensor]) -> di
 
 
 def score_whole(learner: Replica, test: tuple[Tensor, Tensor]) -> dict[str, float]:
+    """Validation accuracy of the whole network, as a fraction."""
     learner.modules.eval()
     right = 0
     with torch.no_grad(), learner.config.autocast():

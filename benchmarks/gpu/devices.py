@@ -45,7 +45,7 @@ def devices(suite: Suite, record: Resumed) -> None:
 
 
 def together(suite: Suite, chain: Chain, cut: list[int]) -> list[dict[str, Any]]:
-    """Every side in processes of its own, which wait while another works."""
+    """Measure all sides in turns, each in processes of its own, which wait while another works."""
     names = DDP[1:2] if suite.quick else DDP
     mains = {
         "ours": DeviceStageMain(suite, chain, cut),
@@ -75,7 +75,7 @@ def together(suite: Suite, chain: Chain, cut: list[int]) -> list[dict[str, Any]]
 
 
 def of_rank(suite: Suite, member: PoolMember) -> Suite:
-    """With the rank's own device, where the group of all has been formed."""
+    """The suite with this rank's own device, once the default process group is formed."""
     here = replace(suite, device=torch.device(suite.device.type, member.world.rank)) if queues(suite.device) else suite
     join(member, here.device, torch.get_num_threads())
     forget_peak(here.device)
@@ -84,7 +84,10 @@ def of_rank(suite: Suite, member: PoolMember) -> Suite:
 
 @dataclass(frozen=True)
 class DeviceStageMain:
-    """A stage; each order is a stream of batches, which the last stage answers. Its last word: peak bytes."""
+    """The main function of a stage: each order is a stream of batches, which the last stage answers.
+
+    It returns the device's peak bytes.
+    """
 
     suite: Suite
     chain: Chain
@@ -110,7 +113,10 @@ class DeviceStageMain:
 
 @dataclass(frozen=True)
 class DeviceReplicaMain:
-    """A rank of DDP, which learns from its part of each batch; rank 0 answers. Its last word: peak bytes."""
+    """The main function of a rank of DDP, which learns from its part of each batch; rank 0 answers.
+
+    It returns the device's peak bytes.
+    """
 
     suite: Suite
     chain: Chain
@@ -134,7 +140,10 @@ class DeviceReplicaMain:
 
 
 def open_ends(rank: int, size: int, device: torch.device, store: dist.Store) -> tuple[Receiver | None, Sender | None]:
-    """Every rank makes every group, in order; then each edge opens."""
+    """The rank's receiver and sender; None at the pipeline's ends.
+
+    `new_group` is collective: every rank makes every group, in the same order, before any edge opens.
+    """
     groups: list[Any] = [dist.new_group([i, i + 1], TIMEOUT, group_backend(device)) for i in range(size - 1)]
     edges = [Edge(f"{i}-{i + 1}", QUEUE, TIMEOUT) for i in range(size - 1)]
     meet = [EdgeContext(store, device, group) for group in groups]
@@ -145,6 +154,7 @@ def open_ends(rank: int, size: int, device: torch.device, store: dist.Store) -> 
 
 
 def stream(suite: Suite, chain: Chain, batches: int) -> Iterator[Message]:
+    """One batch again and again as the messages of a source, and a stop at the end."""
     x, y = suite.batch_of(chain)
     for step in range(1, batches + 1):
         yield TrainBatch(step, x, y, order=step - 1)

@@ -36,6 +36,7 @@ def kernels(suite: Suite, record: Resumed) -> None:
 
 
 def busy(suite: Suite, chain: Chain, side: str) -> list[dict[str, Any]]:
+    """Seconds of a step, seconds that the device works in it, and its longest kernels."""
     step = suite.learner(chain, side)
     seconds, on_gpu = suite.batch / suite.rate(step).median, queues(suite.device)
     with profile(activities=supported_activities()) as profiler:

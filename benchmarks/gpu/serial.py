@@ -29,6 +29,7 @@ def serial(suite: Suite, record: Resumed) -> None:
 
 
 def compared(suite: Suite, chain: Chain) -> list[dict[str, Any]]:
+    """Samples/s of both sides, in turns, and peak bytes of each."""
     builds = {side: partial(suite.learner, chain, side) for side in SIDES}
     peaks = {side: suite.peak(build) for side, build in builds.items()}
     rounds = suite.turns({side: build() for side, build in builds.items()})
@@ -47,7 +48,7 @@ def batch_sweep(suite: Suite, record: Resumed) -> None:
 
 
 def at_batch(suite: Suite, chain: Chain, side: str, size: int) -> list[dict[str, Any]]:
-    """`ends` says why the sweep goes no further."""
+    """One side at one batch size; `ends` gives the reason where the sweep goes no further."""
     here = replace(suite, batch=size, seconds=suite.seconds / 4)
     build = partial(here.learner, chain, side)
     try:

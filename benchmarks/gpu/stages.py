@@ -31,7 +31,7 @@ def stages(suite: Suite, record: Resumed) -> None:
 
 
 def block_times(suite: Suite, record: Resumed, name: str, chain: Chain) -> list[float] | None:
-    """As they are in the record."""
+    """Seconds of each block for a batch, measured once and then read from the record; None where that failed."""
     work = partial(block_lines, suite, chain)
     lines = record.measure(work, network=name, side="each block")
     return None if lines is None else [line["time"].value for line in lines]
@@ -48,6 +48,7 @@ def block_seconds(suite: Suite, chain: Chain) -> list[float]:
 
 
 def plan(suite: Suite, chain: Chain, cut: list[int]) -> list[dict[str, Any]]:
+    """Samples/s and memory of each stage of a cut, measured one by one."""
     return [
         {"index": index, "cut": cut[index], "throughput": suite.rate(build())}
         | memory(suite, build, x, sent, received=index > 0)

@@ -39,12 +39,12 @@ def by_streams(suite: Suite, chain: Chain) -> list[dict[str, Any]]:
     return [rounds.line(side.name, line.name) | {"stages": len(cut)} for side in sides]
 
 
-class Over(Exception):  # noqa: N818
-    """Nothing more is to be waited for."""
+class Stopped(Exception):  # noqa: N818
+    """Raised by a queue's waiting end when the pipeline is stopped."""
 
 
 class BoundedQueue:
-    """A queue between two threads, of which neither waits for the other when all is over."""
+    """A bounded queue between two threads; both ends raise `Stopped` once the pipeline is stopped."""
 
     def __init__(self, size: int, stopped: threading.Event) -> None:
         self.queue: Queue[Any] = Queue(size)
@@ -62,7 +62,7 @@ class BoundedQueue:
                 return what()
             except (Empty, Full):
                 pass
-        raise Over
+        raise Stopped
 
 
 class StreamPipeline:
@@ -77,10 +77,10 @@ class StreamPipeline:
         self.y = y
         self.over = threading.Event()
         self.failures = list[BaseException]()
-        self.belts = [BoundedQueue(QUEUE, self.over) for _ in cut] + [BoundedQueue(0, self.over)]
+        self.edges = [BoundedQueue(QUEUE, self.over) for _ in cut] + [BoundedQueue(0, self.over)]
         blocks = suite.forward_forward(chain)
         parts = split_by_stage(blocks, cut)
-        self.threads = [threading.Thread(target=self._life, args=each, daemon=True) for each in enumerate(parts)]
+        self.threads = [threading.Thread(target=self._run_stage, args=each, daemon=True) for each in enumerate(parts)]
 
     def __enter__(self) -> StreamPipeline:
         synchronize(self.suite.device)  # the streams see the weights and the batch
@@ -100,24 +100,24 @@ class StreamPipeline:
     def _flow(self, batches: int) -> None:
         try:
             for _ in range(batches):
-                self.belts[0].put((self.x, None))
+                self.edges[0].put((self.x, None))
             for _ in range(batches):
-                self.belts[-1].get()
-        except Over:
+                self.edges[-1].get()
+        except Stopped:
             raise self.failures[0] from None
         synchronize(self.suite.device)
 
-    def _life(self, index: int, blocks: list[LearningBlock]) -> None:
+    def _run_stage(self, index: int, blocks: list[LearningBlock]) -> None:
         try:
-            self._work(blocks, self.belts[index], self.belts[index + 1])
-        except Over:
+            self._forward_batches(blocks, self.edges[index], self.edges[index + 1])
+        except Stopped:
             pass
-        except BaseException as error:
+        except BaseException as error:  # an exit, too: `measure` raises it in the thread that waits
             self.failures.append(error)
             self.over.set()
 
-    def _work(self, blocks: list[LearningBlock], inbox: BoundedQueue, outbox: BoundedQueue) -> None:
-        """A batch is handed on with the event behind which it is there."""
+    def _forward_batches(self, blocks: list[LearningBlock], inbox: BoundedQueue, outbox: BoundedQueue) -> None:
+        """Learn from each batch of `inbox`, and hand on what the blocks send, with the event at which it is ready."""
         self.suite.begin()
         stream = new_stream(self.suite.device)
         with on_stream(stream):
@@ -125,6 +125,6 @@ class StreamPipeline:
                 x, ready = inbox.get()
                 if stream and ready:
                     stream.wait_event(ready)
-                    x.record_stream(stream)
+                    x.record_stream(stream)  # else the allocator may reuse it while this stream still reads it
                 sent = ff_step(blocks, x, self.y)()
                 outbox.put((sent, stream.record_event() if stream else None))

@@ -95,6 +95,7 @@ class Suite:
         return Replica(WholeNetwork(chain, config), config, place)
 
     def learner(self, chain: Chain, side: str) -> Step:
+        """The whole network with one loss, on one device."""
         """A step of one side, newly built, on a batch of its own."""
         x, y = self.batch_of(chain)
         if side == "ff":

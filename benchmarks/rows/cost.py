@@ -42,14 +42,17 @@ class Cost(NamedTuple):
 
 
 def estimate(settings: Settings) -> Cost:
-    """Trains and evaluates a few batches in a process of its own. Raises DataError where the data is not prepared."""
+    """The cost of a run with these settings, from a few batches in a process of its own.
+
+    Raises DataError where the data are not prepared.
+    """
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, context, initializer=watch_parent) as pool:
         return pool.submit(measure, settings).result()
 
 
 def measure(settings: Settings, batches: int = 5) -> Cost:
-    """In this process. Rules that let blocks rest cost less than this says, and so do runs that stop early."""
+    """The cost, measured in this process. Rules that let blocks rest cost less, and so do runs that stop early."""
     set_threads(settings.compute.threads, World())
     job = make_job(settings, open_dataset(settings.dataset))
     loaders = job.loaders()
@@ -98,7 +101,7 @@ def seconds(work: Callable[[M], object], messages: Iterator[M], batches: int) ->
 
 
 class Nowhere:
-    """Takes what the last block sends on."""
+    """An outbox for the last block, which drops what it sends."""
 
     waited = 0.0
 

@@ -74,7 +74,7 @@ def summed_up(row: Row, outs: Sequence[Path], note: str) -> Record:
 
 
 def tables_of(runs: Sequence[Mapping[str, Any]], parameters: int, crossed: Mapping[str, int]) -> list[ResultTable]:
-    """For the record alone: over all seeds, and of each."""
+    """The record's tables, over all seeds and of each; none of them is drawn."""
     over = ResultTable("accuracy", "", {}, ACCURACY)
     seeds = ResultTable("seeds", "", {}, ACCURACY)
     blocks = ResultTable("blocks", "", {}, ACCURACY)
@@ -120,12 +120,12 @@ def crossed(out: Path) -> dict[str, int]:
 
 
 def what_decides(settings: Settings) -> dict[str, Any]:
-    """The settings but for where things lie."""
+    """The settings that decide what is learned: without paths."""
     return {k: v for k, v in settings.items() if isinstance(v, (int, float, str, tuple)) and k != "data"}
 
 
 def accuracies(record: Record) -> dict[str, Line]:
-    """By predictor: `accuracy` over the seeds, and its `deviation` where there are several."""
+    """The record's lines by predictor: `accuracy` over the seeds, and its `deviation` where there are several."""
     return {line["predictor"]: line for line in lines_of(record["rows"], "accuracy")}
 
 
@@ -139,7 +139,7 @@ def seeds(record: Record) -> list[int]:
 
 
 def layers(record: Record) -> dict[str, Any]:
-    """By block: the layers that a gradient crosses in it and its head."""
+    """Layers that a gradient crosses in each block and its head, by the block's name."""
     return {line["block"]: line["layers"].value for line in lines_of(record["rows"], "crossed")}
 
 
@@ -198,6 +198,6 @@ def table(r: Record) -> list[str]:
 
 
 def spread(line: Line) -> str:
-    """Mean and deviation."""
+    """A line's mean, with the standard deviation where there are several seeds, as text."""
     deviation = f" ± {line['deviation'].value:.2f}" if "deviation" in line else ""
     return f"{line['accuracy'].value:.2f}{deviation}"

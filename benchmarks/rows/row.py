@@ -27,7 +27,7 @@ class Row:
     paper: float | None = None
     """The published accuracy in per cent, for the same network, rule and data."""
     source: str = ""
-    """Where that stands."""
+    """The place of that accuracy in the paper."""
     twin: str | None = None
     """The row of the same network and data by backpropagation."""
     begins_with: str | None = None
@@ -42,6 +42,7 @@ class Row:
 
     @property
     def command(self) -> str:
+        """The row as a command line."""
         return shlex.join(["ffdist", "train", *self.args])
 
     def flags(self, root: Path, seed: int, weights: Path | None = None) -> list[str]:
@@ -64,7 +65,7 @@ def read_rows(file: Path) -> dict[str, Row]:
 
 
 def find_row(name: str, rows: dict[str, Row]) -> Row:
-    """Raises ConfigError, with the nearest name, where there is none such."""
+    """The row of that name. Raises ConfigError, with the nearest name, where there is none."""
     if name not in rows:
         near = difflib.get_close_matches(name, rows, 3, cutoff=0.3)
         raise ConfigError(f"accuracy.toml has no row '{name}'", where="ROW", remedy=f"did you mean {', '.join(near)}?")

@@ -32,7 +32,7 @@ WHOLE = Path("docs/ACCURACY.md")
 
 
 def redraw(root: Path, rows: Mapping[str, Row], folder: Path) -> None:
-    """Puts the table between its marks."""
+    """Write the table between its marks into `WHOLE`, below `root`. folder: the records."""
     put(root / WHOLE, BEGIN, draw_whole(rows, newest(folder)), END)
 
 
@@ -53,7 +53,7 @@ def draw(rows: Mapping[str, Row], records: Mapping[str, Record]) -> str:
 
 
 def draw_whole(rows: Mapping[str, Row], records: Mapping[str, Record]) -> str:
-    """The same of every record, and what has none."""
+    """The table of the rows with a record, and below it that of the rows without one."""
     unrun = [row for row in rows.values() if not row.is_twin and row.name not in records]
     table = [*pipes(COLUMNS, [line(row, rows, records) for row in unrun])]
     parts = [draw(rows, records), f"{len(unrun)} rows, not yet run:", "", *table, ""]
@@ -61,7 +61,7 @@ def draw_whole(rows: Mapping[str, Row], records: Mapping[str, Record]) -> str:
 
 
 def line(row: Row, rows: Mapping[str, Row], records: Mapping[str, Record]) -> list[str]:
-    """A row's cells."""
+    """The cells of one row of the table."""
     form = f"<br>{row.form}" if row.form else ""
     twin = rows[row.twin] if row.twin else None
     behind = [linked(twin, records), paper(twin)] if twin else ["-", "-"]

@@ -20,10 +20,9 @@ COST = "cost.jsonl"
 
 
 def train(flags: list[str], out: Path) -> None:
-    """Runs `ffdist train` until it is through; a run that was cut off goes on where its last snapshot is, or begins
-    anew where it has none.
+    """Run `ffdist train` to its end; a run that was stopped is resumed from its last snapshot, or begun anew.
 
-    Raises CalledProcessError where it fails, after it has told why.
+    Raises CalledProcessError where it fails, after it has printed why.
     """
     if finished(out):
         return
@@ -41,8 +40,9 @@ def train(flags: list[str], out: Path) -> None:
 
 
 def run_to_its_end(command: list[str]) -> None:
-    """A signal to stop, to this process or its group, is passed on once and its effect awaited: a run makes a snapshot,
-    and what it cost is noted.
+    """Run a command, and pass a signal to stop on to it, once; then wait, as a run makes a snapshot before it ends.
+
+    It has a session of its own: Ctrl-C in a terminal reaches a whole group, and would stop it twice.
 
     Raises CalledProcessError where it fails, or was stopped.
     """
@@ -82,8 +82,10 @@ def note_cost(out: Path, seconds: float, cpu_seconds: float, peak: int) -> None:
 
 
 def cost_of(out: Path) -> dict[str, Any]:
-    """Over all attempts: seconds and CPU seconds (evaluation and start included), peak MiB, the commit that trained;
-    empty where unknown."""
+    """The cost of all attempts: seconds and CPU seconds, evaluation and start included, peak MiB, and the commit.
+
+    Empty where it is not known.
+    """
     if not (out / COST).exists():
         return {}
     lines = [json.loads(line) for line in (out / COST).read_text().splitlines()]
@@ -92,5 +94,6 @@ def cost_of(out: Path) -> dict[str, Any]:
 
 
 def finished(out: Path) -> bool:
+    """True if the run log says that the run has come to its end."""
     _, end = read_run_log(out)
     return end is not None and end["reason"] == "finished"

@@ -25,7 +25,7 @@ from ffdist.settings import Settings
 
 @dataclass(frozen=True, slots=True)
 class BaselineConfig:
-    """The same for both sides of a comparison."""
+    """A baseline's settings, device and number of steps: those of ffdist's side."""
 
     settings: Settings
     total_steps: int
@@ -34,6 +34,7 @@ class BaselineConfig:
     """Let torch.compile rewrite the blocks."""
 
     def autocast(self) -> torch.autocast:
+        """A context in which operations run in the settings' precision."""
         return autocast(self.device, self.settings.compute.precision)
 
 
@@ -94,7 +95,8 @@ class WholeNetwork(nn.Module):
 class Replica:
     """A rank that holds the whole network and learns from its slice of each batch, in `accumulate` parts.
 
-    forward: the network as it is called (wrapped, say). hold: what keeps gradients on this rank until the last part.
+    forward: the module to call in place of `whole`, DDP's wrapper, say. hold: a context in which a backward pass does
+    not exchange gradients, for all parts but the last.
     """
 
     def __init__(

@@ -129,7 +129,7 @@ class Pipelined:
         )
 
     def labels(self) -> Tensor:
-        """Room for those of a batch: a class each, or shares of all where samples are mixed."""
+        """An empty tensor for a batch's labels: int64 [B], or shares float32 [B, K] where transforms mix samples."""
         samples, mixes = self.config.settings.training.batch_size, ("mixup", "cutmix")
         if any(text.startswith(mixes) for text in self.config.settings.dataset.augment):
             return torch.empty(samples, self.num_classes)
@@ -194,7 +194,7 @@ def agreed_partition(
         seconds = block_seconds(whole, shape, config)
         seconds[-2:] = [sum(seconds[-2:])]
         blocks_per_stage = partition(seconds, stages)
-        blocks_per_stage[-1] += 1
+        blocks_per_stage[-1] += 1  # the last block and the classifier were one to `partition`
         counts[0] += torch.tensor(blocks_per_stage, device=config.device)
     dist.broadcast(counts[0], 0)
     return counts[0].tolist()

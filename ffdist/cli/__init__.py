@@ -76,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 traceback.print_exception(error)
             print_error(error)
             if not isinstance(error, (StageLostError, TransportError)):
-                notify_agent(final=True)  # it would come again
+                notify_agent(final=True)  # a restart would meet the same error
             leave(2 if isinstance(error, UsageError) else 1)
         except ModuleNotFoundError as error:
             if text := missing(error):
@@ -105,7 +105,7 @@ def split_off_flags(flags: Sequence[str], args: Sequence[str]) -> tuple[bool, li
 
 
 def leave(status: int) -> NoReturn:
-    """End this process, and with it a stage's thread that is still at work, on what the interpreter would take away."""
+    """Exit; at once where a stage's thread still runs, which the interpreter's own end would crash."""
     if any(thread.name.startswith("stage-") for thread in threading.enumerate()):
         sys.stdout.flush()
         sys.stderr.flush()

@@ -91,7 +91,7 @@ def parse(args: Sequence[str]) -> Bench:
 
 
 def run(suite: SuiteName, settings: BenchSettings, args: Sequence[str]) -> None:
-    """Measure; show, and record."""
+    """Run one suite, or all; print each result, and write its record where one is asked for."""
     from ffdist.bench.hosts import why_not  # behind the parsing: it imports torch
 
     # read when the processes load their libraries, before any of our code can say it
@@ -127,21 +127,21 @@ def check_no_accuracy(suite: SuiteName, settings: BenchSettings) -> None:
     """Raises ConfigError for what time to accuracy alone has."""
     trial = ("only accuracy tries recipes beforehand", f"one rate for both sides: {setting('optim.lr')}")
     link = f"ffdist bench bandwidth {setting('compare.rates', settings.compare.link)}"
-    told = {
+    accuracy_only = {
         "lrs": trial,
         "lengths": trial,
         "recipes": trial,
         "finished": ("only accuracy has trainings to keep", f"leave {setting('compare.finished')} out"),
         "link": ("only accuracy has hosts of one rate", link),
     }
-    for name, (what, remedy) in told.items():
+    for name, (what, remedy) in accuracy_only.items():
         if getattr(settings.compare, name):
             where, got = setting(f"compare.{name}"), f"ffdist bench {suite}"
             raise ConfigError(what, where=where, expected="ffdist bench accuracy", got=got, remedy=remedy)
 
 
 def show(result: BenchResult, *, as_json: bool) -> None:
-    """The result on the standard output."""
+    """Print a result on the standard output: its tables and notes, or JSON."""
     if as_json:
         print(json.dumps(result.summary))
         return
@@ -154,7 +154,7 @@ def show(result: BenchResult, *, as_json: bool) -> None:
 
 
 def record(result: BenchResult, folder: Path, words: Sequence[str], settings: Mapping[str, Any], **of: str) -> None:
-    """Write a record into the folder, and say where. words: the command. of: what all rows are of."""
+    """Write a record into the folder, and say where. words: the command. of: network and rule of all rows."""
     from ffdist.bench.harness.record import write_record
 
     paths = write_record(result, folder, words, settings, **of)

@@ -244,7 +244,7 @@ def about(name: str) -> dict[str, Any]:
 
 
 def print_preset(name: str, *, as_json: bool) -> None:
-    with_preset(Settings(), name)  # a name that is none is told
+    with_preset(Settings(), name)  # raises ConfigError, with the nearest name, for an unknown one
     preset = PRESETS[name]
     if as_json:
         print(json.dumps({"name": name, "summary": preset.summary, "settings": preset.settings}))
@@ -269,7 +269,7 @@ def print_list(what: str, texts: Mapping[str, str], more: str, *, as_json: bool)
 
 
 def in_two_columns(name: str, text: str, left: int) -> str:
-    """A name, and what is said of it, in a column of its own where there is room for one."""
+    """A name and its text in two columns; below one another where the terminal is narrow."""
     if width() < left + 30:
         return wrapped(f"{name}  {text}", " " * 6)
     return textwrap.fill(text, width(), initial_indent=f"{name:<{left}}", subsequent_indent=" " * left)
@@ -291,7 +291,7 @@ def first_line(root: Path, place: str) -> str:
 
 
 def paragraph(text: str) -> str:
-    """The first one, in one line."""
+    """The first paragraph of a docstring, in one line."""
     return " ".join(inspect.cleandoc(text).split("\n\n")[0].split())
 
 

@@ -105,16 +105,17 @@ GLOBAL = ["--help", "--quiet", "--verbose", "-h", "-q", "-v"]
 
 
 def without_equals(words: list[str]) -> list[str]:
-    """bash gives --lr=3 as three words."""
+    """The words without the "=" between option and value: bash gives --lr=3 as three words."""
     return [*(word for word in words[:-1] if word != "="), "" if words[-1] == "=" else words[-1]]
 
 
 def begun(word: str, choices: list[str]) -> list[str]:
+    """The choices that begin with the word."""
     return [choice for choice in choices if choice.startswith(word)]
 
 
 def arguments_behind(words: list[str]) -> list[Argument]:
-    """All of the command's, in its groups, too."""
+    """All arguments of the command, with those of its groups of settings."""
     kind, made = command_of(words)
     return known_arguments(kind, made) if kind is not None else []
 
@@ -142,6 +143,7 @@ PREPARED = "*/manifest.json"
 
 
 def switches_of(words: list[str]) -> set[str]:
+    """Options without a value."""
     return {each.flag for each in arguments_behind(words) if each.kind is bool}
 
 
@@ -151,7 +153,7 @@ def negatable_switches(words: list[str]) -> list[str]:
 
 
 def several_of(words: list[str]) -> set[str]:
-    """Options of several values."""
+    """Options that take several values."""
     return {each.flag for each in arguments_behind(words) if is_many(each.kind_if_given)}
 
 

@@ -1,4 +1,4 @@
-"""A prepared data set, as `ffdist data prepare` and `ffdist data check` tell of it."""
+"""A prepared data set, as `ffdist data prepare` and `ffdist data check` describe it."""
 
 from __future__ import annotations
 
@@ -65,13 +65,13 @@ def counts_table(manifest: DataManifest) -> Table:
 
 
 def extreme(classes: list[str], counts: list[int], value: int) -> Text:
-    """A count and who has it."""
+    """A count, and the classes that have it."""
     names = [name for name, count in zip(classes, counts, strict=True) if count == value]
     return Text(f"{value:,} ({names[0]})" if len(names) == 1 else f"{value:,} ({len(names)} classes)")
 
 
 def left_out_lines(entries: tuple[LeftOut, ...]) -> list[str]:
-    """A line each, of many the first."""
+    """A line for each reason, up to a limit, and how many more there are."""
     lines = [
         f"left out: {entry.count:,} {entry.what}: {entry.why}"
         if entry.count > 1

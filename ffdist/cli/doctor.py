@@ -40,7 +40,7 @@ class Doctor:
 
 @dataclass(frozen=True)
 class DoctorCheck:
-    """One thing looked at."""
+    """One thing that was checked: what was found, and the remedy where something is wrong."""
 
     what: str
     ok: bool

@@ -15,7 +15,7 @@ from ffdist.options import text_of
 from ffdist.settings.base import SettingsGroup, explained
 
 Positional = "positional"
-"""Marks a field that is told by its place, without an option."""
+"""Marks a positional field: its value is given by its place, without an option."""
 Flag = Annotated[bool, "flag"]
 """A switch that cannot be turned off again: what a command does."""
 LEFT = 26
@@ -30,7 +30,7 @@ SENTENCE = re.compile(r"(?<!e\.g)\. ")
 
 @dataclasses.dataclass(frozen=True)
 class Argument:
-    """One argument of a command, as help tells of it."""
+    """One argument of a command, as its help shows it."""
 
     name: str
     """The field's."""
@@ -147,7 +147,7 @@ def page(usage: str, summary: str, groups: list[tuple[str, list[Argument]]], mor
 
 
 def rare_names(flags: list[str]) -> list[str]:
-    """The rare ones' names alone."""
+    """The names of rarely needed options, in one paragraph without explanations."""
     return (
         textwrap.wrap(f"  further: {' '.join(flags)}", width(), subsequent_indent=" " * 11, break_on_hyphens=False)
         if flags

@@ -1,4 +1,4 @@
-"""The arguments of each command, read by its dataclass, whose fields `ffdist.cli.help` tells of, too."""
+"""The arguments of each command, parsed by its dataclass, from whose fields `ffdist.cli.help` makes the help."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def parsed(kind: type[T], args: Sequence[str], prog: str, *, made: Any = None, m
 
 
 def build_command(kind: type[T], given: Mapping[str, Any], made: Any = None) -> T:
-    """A command with what it was told, of itself and of its groups of settings."""
+    """A command's dataclass from the given values, its own and those of its groups of settings."""
     own = {f.name for f in fields(kind) if f.name in given}  # pyright: ignore[reportArgumentType]
     others = {name: value for name, value in given.items() if name not in own}
     values = {name: given[name] for name in own}
@@ -68,14 +68,16 @@ def parsed_values(kind: type, args: Sequence[str], prog: str, *, made: Any = Non
 
 
 def known_arguments(kind: type, made: Any) -> list[Argument]:
-    """Its own, and those of its groups of settings. Of two of one name its own holds, else the later group's, which is
-    the command's."""
+    """The arguments of a command and of its groups of settings.
+
+    Of two with one name the command's own counts, else the later group's.
+    """
     groups = (each for _, group in (groups_of(made) if made else ()) for each in arguments_of(type(group)))
     return list({each.name: each for each in (*groups, *arguments_of(kind))}.values())
 
 
 def parser_of(known: Iterable[Argument], prog: str) -> argparse.ArgumentParser:
-    """It takes texts; `value_of` makes values of them."""
+    """A parser that leaves all values as texts, which `value_of` converts: its errors can then name the type."""
     parser = argparse.ArgumentParser(
         prog, add_help=False, allow_abbrev=False, exit_on_error=False, argument_default=argparse.SUPPRESS
     )
@@ -86,7 +88,7 @@ def parser_of(known: Iterable[Argument], prog: str) -> argparse.ArgumentParser:
             action = argparse.BooleanOptionalAction if each.both else "store_true"
             parser.add_argument(each.flag, dest=each.name, action=action)
         elif is_many(each.kind_if_given):
-            parser.add_argument(each.flag, dest=each.name, nargs="*", action="extend")  # told twice, it has both
+            parser.add_argument(each.flag, dest=each.name, nargs="*", action="extend")  # given twice, it has both
         elif get_origin(each.kind_if_given) is tuple:
             parser.add_argument(each.flag, dest=each.name, nargs=len(get_args(each.kind_if_given)))
         else:
@@ -145,7 +147,7 @@ def wrong_number(error: argparse.ArgumentError, options: Mapping[str, Argument],
 
 
 def unknown_option(word: str, options: Mapping[str, Argument], prog: str) -> UsageError:
-    """An error with the nearest option that there is."""
+    """The error for an unknown option, with the nearest one that exists."""
     name = word.partition("=")[0]
     switches = [f"no-{flag[2:]}" for flag, each in options.items() if each.both and each.kind is bool]
     names = [*(flag[2:] for flag in options), *switches, "help", "quiet", "verbose"]
@@ -162,7 +164,7 @@ def unknown_option(word: str, options: Mapping[str, Argument], prog: str) -> Usa
 
 
 def positional_values(positional: Sequence[Argument], words: list[str], prog: str) -> dict[str, Any]:
-    """The words to the arguments in a row. Raises UsageError for one too many."""
+    """Assign words to the positional arguments, in order. Raises UsageError for one too many."""
     values: dict[str, Any] = {}
     for each in positional:
         if words:
@@ -174,7 +176,7 @@ def positional_values(positional: Sequence[Argument], words: list[str], prog: st
 
 
 def value_of(argument: Argument, value: Any, prog: str) -> Any:
-    """Texts as the argument's type. Raises UsageError."""
+    """Convert texts to the argument's type. Raises UsageError for a text that is no such value."""
     if argument.kind is bool:
         return value
     kind = argument.kind_if_given

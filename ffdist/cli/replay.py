@@ -11,7 +11,7 @@ from ffdist.runtime.replay import Replay, is_bad, replay
 
 
 def show(run: Path, batch: int | None, *, as_json: bool = False) -> None:
-    """A row a block, and which samples are at fault; or all of it as one JSON object."""
+    """Print a replayed batch: a row for each block, and the samples at fault; or one JSON object."""
     found = replay(run, batch)
     if as_json:
         print(json.dumps(found.as_json()))

@@ -133,8 +133,10 @@ def replayed(values: Mapping[str, Any]) -> Train:
 
 
 def in_its_folder(settings: Settings, run: Path, values: Mapping[str, Any], named: Path | None = None) -> Settings:
-    """The settings of a run that goes on; named: as its user typed it. Raises ConfigError where another folder is
-    told."""
+    """The settings of a run that goes on. named: its folder as the user typed it.
+
+    Raises ConfigError where another folder is given for its output.
+    """
     if "out" in values and settings.run.out not in (run, named):
         raise ConfigError(
             f"{setting('resume')} and {setting('run.out')} name two runs",
@@ -193,7 +195,7 @@ def over_recorded(recorded: Settings, preset: str, typed: Collection[str]) -> Se
 
 
 def normalized(args: Sequence[str]) -> list[str]:
-    """`--resume` without a folder means the one of `--out`, as it has been told in older versions."""
+    """Arguments in which `--resume` has its folder: without one it means that of `--out`, as in older versions."""
     args = [arg for arg in args if arg != "--no-resume"]
     if "--resume" not in args:
         return args

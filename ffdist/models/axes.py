@@ -107,7 +107,7 @@ REDUCTIONS = _names("mean sum amax amin max min median mode quantile logsumexp n
 LOST = _names("einsum baddbmm addbmm tensordot kron cdist as_strided rot90") | {
     f"{name}_" for name in MOVES | RESHAPES | _names("as_strided resize set")
 }
-"""Functions behind which nobody knows."""
+"""Functions whose result may have its channels anywhere."""
 UNSURE = -1
 """In place of an axis: turned from what was not known. A linear layer behind may mix channels or positions alike."""
 STRIDES = (1000003, 1000033, 1000037, 1000039, 1000081, 1000099, 1000117, 1000121)
@@ -130,7 +130,7 @@ class AxisTracer(TorchFunctionMode):
 
     @contextmanager
     def heeding(self, block: nn.Module, name: str) -> Iterator[None]:
-        """Inside, what any module of a block says of its own output is so, whatever its layers are."""
+        """Inside the context a module's own attribute `axes` decides for its output, whatever its layers are."""
 
         def says(module: nn.Module, _args: object, y: object, axes: Axes) -> None:
             if isinstance(y, Tensor):
@@ -226,7 +226,7 @@ def _of_product(y: Tensor, left: tuple[Tensor, int | None], right: tuple[Tensor,
 def _moved_to(
     x: Tensor, axis: int, place: int, func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> int | None:
-    """Where a view has an axis of `x`, seen by the strides of another tensor that is viewed alike."""
+    """The place of an axis of `x` in a view of it, found by the strides of another tensor that is viewed alike."""
     if x.dim() > len(STRIDES):
         return None
     marked = torch.empty_strided(x.shape, STRIDES[: x.dim()], device="meta")

@@ -25,7 +25,7 @@ from ffdist.seeds import derive_seed, seeded
 
 Shape = tuple[int, ...]
 SMALL = 2**24
-"""Parameters of a block that is built without a thought, 64 MiB."""
+"""Parameters of a block, or numbers of its input, up to which its shapes are found by computing it: 64 MiB."""
 COPIED = "a module that is passed in is copied by copy.deepcopy; the old torch.nn.utils.weight_norm forbids that, \
 torch.nn.utils.parametrizations.weight_norm does not"
 
@@ -34,7 +34,7 @@ class Output(NamedTuple):
     """The output of a block for one sample."""
 
     shape: Shape
-    """Without the batch."""
+    """The output's shape without the batch."""
     layout: OutputLayout | None
     """None where the channels are at an axis that rules cannot read, or nobody knows where."""
     axis: int | None
@@ -120,7 +120,7 @@ class Chain:
         return self._outputs
 
     def know_outputs(self, outputs: list[Output]) -> None:
-        """Take the outputs of this very network, found elsewhere."""
+        """Set the outputs of this very network that were found elsewhere, so that they are not computed again."""
         self._outputs = outputs
 
     def _traced(self) -> Iterator[Output]:
@@ -323,7 +323,7 @@ class Chain:
 
 
 def no_sequential(module: object) -> NetworkError:
-    """The remedy for something else than an `nn.Sequential`."""
+    """The error, with a remedy, for something else than an `nn.Sequential`."""
     if isinstance(module, (list, tuple, nn.ModuleList)):
         remedy = "nn.Sequential(*layers)"
     elif type(module).__module__.startswith("torchvision."):
@@ -366,7 +366,7 @@ def _joined(builders: Sequence[Callable[[], nn.Module]]) -> Callable[[], nn.Modu
 
 
 class RuleView(nn.Module):
-    """A block's output as rules see it."""
+    """A module that views a block's output as rules read it: vectors [N, C], tokens [N, T, C] or maps [N, C, H, W]."""
 
     def __init__(self, layout: OutputLayout) -> None:
         super().__init__()
@@ -377,7 +377,7 @@ class RuleView(nn.Module):
 
 
 class BlockGroup(nn.Sequential):
-    """Several blocks as one."""
+    """Several blocks in a row as one, each under its number in the state: "0.weight" is the first's."""
 
 
 class _Group:

@@ -37,7 +37,7 @@ def with_dirac(chain: Chain) -> Chain:
 
 
 class _Dirac:
-    """A builder of a block whose convolutions are set anew."""
+    """A builder of a block that then sets its convolutions; a class, so that a chain can be sent to another process."""
 
     def __init__(self, build: Callable[[], nn.Module]) -> None:
         self.build = build

@@ -98,6 +98,6 @@ class _Children:
 
 
 def child_at(module: nn.Sequential, indices: Sequence[int]) -> nn.Module:
-    """A child, or several in a row as one."""
+    """The children at these indices: a single one itself, several as a `BlockGroup`."""
     parts = [module[i] for i in indices]
     return parts[0] if len(parts) == 1 else BlockGroup(*parts)

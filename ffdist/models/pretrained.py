@@ -77,8 +77,10 @@ class _Started:
 
 
 def _ways(chain: Chain, blocks: Sequence[nn.Module]) -> list[list[dict[str, str]]]:
-    """The names that a file may have for the tensors of each block: as torchvision, an `nn.Sequential` of the blocks,
-    our export, or that of the twin by backpropagation."""
+    """The names that a file may have for each block's tensors, one list for each kind of file.
+
+    They are torchvision's, those of an `nn.Sequential` of the blocks, of `ffdist export`, and of the twin's export.
+    """
     plain, sequential, export, of_twin = [], [], [], []
     for index, (name, block) in enumerate(zip(chain.names, blocks, strict=True)):
         parts = name.split("+") if isinstance(block, BlockGroup) else [name]

@@ -22,7 +22,7 @@ class ChainRecipe(NamedTuple):
     """The file of weights to start from."""
 
     def regrouped(self, blocks_per_block: Sequence[int]) -> ChainRecipe:
-        """After a further `Chain.regroup`."""
+        """The recipe of the chain after a further `Chain.regroup`."""
         if not self.blocks:
             return self._replace(blocks=tuple(blocks_per_block))
         starts = [sum(blocks_per_block[:i]) for i in range(len(blocks_per_block))]
@@ -33,7 +33,7 @@ class ChainRecipe(NamedTuple):
 def recipe_of(
     name: str, build: Callable[..., Any], options: Mapping[str, Any], defaults: Mapping[str, Any]
 ) -> ChainRecipe | None:
-    """The recipe of a call with these options. None where one of them cannot be said in words."""
+    """The recipe of a call with these options; None where one of them cannot be written on a command line."""
     changed = {key: value for key, value in options.items() if key not in defaults or defaults[key] != value}
     texts = {key: text_of(value) for key, value in changed.items()}
     try:

@@ -31,7 +31,7 @@ class Whitening(nn.Conv2d):
 
     @torch.no_grad()
     def learn_from(self, x_bchw: Tensor) -> None:
-        """x_bchw: float32 pictures as the network gets them."""
+        """Compute the filters from normalised pictures, float32 [B, C, H, W]; the bias is left as it is."""
         channels, kernel = self.in_channels, self.kernel_size[0]
         patches = x_bchw.unfold(2, kernel, 1).unfold(3, kernel, 1).permute(0, 2, 3, 1, 4, 5)
         flat = patches.reshape(-1, channels * kernel**2).double()

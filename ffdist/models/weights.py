@@ -30,7 +30,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
             got=error.strerror or error,
             remedy=of_run(path),
         ) from error
-    except Exception as error:  # over other bytes torch's unpickler fails in many ways
+    except Exception as error:  # torch's restricted unpickler raises many types for foreign bytes
         raise _no_state(path, _reason(error)) from error
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise _no_state(path, f"a {type(state).__name__} of other things")
@@ -38,7 +38,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
 
 
 def of_run(path: Path) -> str | None:
-    """The remedy that turns the weights in a run's folder into a file."""
+    """The remedy for a run's folder in place of a file: the command that exports its weights; None for other paths."""
     return f"ffdist export {path} --to FILE.safetensors, and name that" if (path / "config.toml").is_file() else None
 
 
@@ -83,7 +83,7 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
 
 def _reason(error: Exception) -> str:
-    """Without torch's advice to unpickle whatever the file holds."""
+    """The reason in torch's error, without its advice to unpickle the file all the same."""
     _, _, rest = str(error).partition("WeightsUnpickler error:")
     return rest.strip().splitlines()[0] if rest.strip() else described(error)
 

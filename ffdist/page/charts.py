@@ -49,6 +49,7 @@ class Chart:
 
 
 def brief(seconds: float) -> str:
+    """Seconds as text in the unit that suits their size."""
     if seconds >= 5400:
         return f"{seconds / 3600:.3g} h"
     return f"{seconds / 60:.3g} min" if seconds >= 90 else f"{seconds:.3g} s"
@@ -57,7 +58,10 @@ def brief(seconds: float) -> str:
 def chart(
     key: str, title: str, curves: Sequence[ChartCurve], x: Axis, y: Axis, write: Callable[[Any], str]
 ) -> Chart | None:
-    """None where there is nothing to draw."""
+    """A chart of curves with its legend and table; None where no curve has a point.
+
+    key: begins the ids of its parts, which must differ on the page. write: a value of y as text.
+    """
     known = [curve for curve in curves if curve.known]
     drawn = evenly(known, MOST_CURVES)
     if not drawn:
@@ -108,10 +112,12 @@ def own_metrics(records: Sequence[Record]) -> dict[str, ChartCurve]:
 
 
 def shown_block(name: str) -> str:
+    """A block's name for people; the fusion head has one of its own."""
     return PREDICTORS[FUSION] if name == FUSION else name
 
 
 def by_predictor(records: Sequence[Record], xs: Sequence[float]) -> list[ChartCurve]:
+    """Validation accuracy of each predictor over xs, one curve each."""
     return [
         ChartCurve(label, [(x, accuracy_of(record, key)) for x, record in zip(xs, records, strict=True)])
         for key, label in PREDICTORS.items()
@@ -124,6 +130,7 @@ def accuracy_of(record: Record, predictor: str) -> float | None:
 
 
 def speeds(records: Sequence[Record], name: str = "samples/s") -> ChartCurve:
+    """Samples/s over the epochs."""
     return ChartCurve(name, [(float(r["epoch"]), number(r["train"].get("samples_per_second"))) for r in records])
 
 
@@ -222,6 +229,7 @@ def by_block_within(pulses: Sequence[Record], key: str) -> list[ChartCurve]:
 
 
 def stage_name(stage: Record, stages: Sequence[Record]) -> str:
+    """A stage's name in a chart: its number, its worker where several have that number, and its blocks."""
     alike = sum(each["stage"] == stage["stage"] for each in stages) > 1
     worker = f", worker {stage.get('worker')}" if alike else ""
     names = [str(block["block"] if isinstance(block, dict) else block) for block in stage.get("blocks", [])]
@@ -238,7 +246,7 @@ def shares(stage: Record) -> dict[str, float]:
 
 
 def time_chart(key: str, title: str, stages: Sequence[Record]) -> Chart | None:
-    """Where each stage's time went."""
+    """A bar for each stage: the shares of its time that it computed, waited, and so on; None without stages."""
     made = [(stage_name(stage, stages), shares(stage)) for stage in stages]
     made = [(name, parts) for name, parts in made if parts]
     if not made:
@@ -310,7 +318,7 @@ def memory_chart(key: str, stages: Sequence[Record]) -> Chart | None:
 
 
 def comparing(views: Sequence[RunView]) -> list[Chart]:
-    """The same curve of each run."""
+    """Charts in which each run is a curve."""
 
     def over(
         xs: Callable[[Sequence[Record]], list[float]], value: Callable[[Record], float | None]

@@ -35,7 +35,7 @@ class WatchedFolder:
         self.one = Watched(self.folder, self.folder.name)
         self.was_one = False
         self.known: dict[str, Watched] = {}
-        self.lock = threading.Lock()
+        self.lock = threading.Lock()  # requests are threads: each run must have one `Watched`, whose log is read once
 
     @property
     def single_run(self) -> Watched | None:
@@ -44,7 +44,7 @@ class WatchedFolder:
         return self.one if self.was_one else None
 
     def run(self, name: str) -> Watched | None:
-        """One of those that are there, or were there when it was looked at before."""
+        """The run of that name, if it is there or was before; None for others, and for links out of the folder."""
         known = self.known.get(name)
         if known and self.is_inside(known.run):
             return known
@@ -84,7 +84,7 @@ def folders_in(folder: Path) -> list[Path]:
 
 
 def newest_in(run: Path) -> float:
-    """When it was written to last; 0 for one that has gone."""
+    """The time of the last write to a run's files, in seconds since 1970; 0 for a run that has gone."""
     times = [0.0]
     for name in ("config.toml", "metrics.jsonl"):
         try:
@@ -95,7 +95,7 @@ def newest_in(run: Path) -> float:
 
 
 def cells(view: RunView) -> list[str]:
-    """The table of the runs that `INDEX` names."""
+    """A run's cells in the table of all runs, in the order of `INDEX`."""
     best, test = best_epoch(view.records), view.test
     last = view.records[-1] if view.records else None
     return [

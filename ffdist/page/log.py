@@ -35,7 +35,7 @@ class GrowingLog:
 
     @property
     def written(self) -> float | None:
-        """When, by the clock of the file system."""
+        """The time of the last write, in seconds since 1970; None for logs that are not there."""
         return max((t for t in (self.lines.written, self.pulse_lines.written) if t is not None), default=None)
 
     def _forget(self) -> None:
@@ -51,7 +51,7 @@ class GrowingLog:
 
     @property
     def epochs(self) -> list[dict[str, Any]]:
-        """Counted from 1."""
+        """The epochs' records, whose "epoch" counts from 1."""
         return counted_from_one(self.records)
 
 

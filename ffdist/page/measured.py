@@ -68,7 +68,7 @@ class SnapshotMeasurement:
     """The surest first."""
     wrong: int = 0
     snapshot: str = ""
-    """Which one it is, in words."""
+    """The snapshot's name in words."""
     maps: list[PictureMaps] = field(default_factory=list)
     no_maps: str | None = None
     """Why there are none."""

@@ -35,6 +35,7 @@ from ffdist.page.timeline import timeline_chart
 
 @cache
 def environment() -> Environment:
+    """The templates' environment: everything that is put into a template is escaped."""
     made = Environment(
         loader=PackageLoader("ffdist.page"),
         autoescape=True,
@@ -48,7 +49,7 @@ def environment() -> Environment:
 
 @cache
 def asset(name: str) -> str:
-    """`page.css` or `page.js`."""
+    """The text of `page.css` or `page.js`."""
     return (files("ffdist.page") / "templates" / name).read_text()
 
 
@@ -81,7 +82,7 @@ def page_frame(title: str, content: Markup, *, live: str | None = None, up: bool
 
 
 def digest(text: str) -> str:
-    """A digest as a policy of a page names what it may run."""
+    """SHA-256 in base64, by which a page's Content-Security-Policy allows its own script and style."""
     return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
@@ -131,6 +132,7 @@ def surest_table(view: RunView) -> HtmlTable | None:
 
 
 def compared_content(views: Sequence[RunView]) -> Markup:
+    """Several runs, compared first and then one by one."""
     runs = [(view, run_content(view, f"r{i}", 2)) for i, view in enumerate(views)]
     return Markup(
         environment()

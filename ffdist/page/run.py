@@ -39,7 +39,7 @@ class RunView:
     """All that a page tells of one run."""
 
     name: str
-    """As it is told apart from the others on the page."""
+    """Its name on the page, different from the other runs' names."""
     folder: str
     settings: Mapping[str, Any] = field(default_factory=dict)
     defaults: Mapping[str, Any] = field(default_factory=dict)
@@ -54,7 +54,7 @@ class RunView:
     written: float | None = None
     """When its run log was written to last, in seconds of the clock."""
     snapshots: list[int] = field(default_factory=list)
-    """Steps of those that are kept."""
+    """Steps (batches learned from) of the snapshots that are kept."""
     troubles: list[str] = field(default_factory=list)
     """What could not be read, in words."""
     trace: Sequence[PageSpan] = ()
@@ -105,9 +105,9 @@ class Watched:
         self.run = run
         self.name = name
         self.log = GrowingLog(run)
-        self.lock = threading.Lock()
+        self.lock = threading.Lock()  # two requests at once would both take the log's new lines
         self.shown = RunView(name, str(run))
-        """What changes seldom, as it was read when the files were as in `stamps`."""
+        """The view of the files that are written once a start, read when their stamps were `stamps`."""
         self.stamps: list[tuple[int, int, int] | None] = []
         self.trace: Sequence[PageSpan] = ()
         self.traced: tuple[int, int, int] | None = None
@@ -173,7 +173,7 @@ def attempted(what: Callable[[], T], otherwise: T, troubles: list[str]) -> T:
 
 
 def stamp(path: Path) -> tuple[int, int, int] | None:
-    """Which file it is, and when it was written to; None for none."""
+    """(inode, time of the last write in ns, size) of a file, to see that it has changed; None where there is none."""
     try:
         found = path.stat()
     except OSError:

@@ -66,6 +66,7 @@ class PageServer:
 
     @property
     def port(self) -> int:
+        """The port that it listens at."""
         return self.server.server_address[1]
 
     @property
@@ -75,7 +76,7 @@ class PageServer:
         return f"http://{f'[{host}]' if ':' in host else host}:{self.port}/"
 
     def close(self) -> None:
-        """Answer nobody any more."""
+        """Stop listening, and wait until the server's thread has ended."""
         self.server.shutdown()
         self.server.server_close()
         self.thread.join()
@@ -88,18 +89,18 @@ class PageServer:
 
 
 class Server(ThreadingHTTPServer):
-    """A thread a request; what goes wrong in one is nobody else's matter."""
+    """An HTTP server with a thread for each request, so that a slow browser keeps no other waiting."""
 
     daemon_threads = True
     block_on_close = False  # a browser keeps its connection open, and no thread of ours writes anything
     watch: PageServer
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A browser that has gone."""
+        """Print nothing: it is a browser that has closed its connection."""
 
 
 def listening(host: str, port: int | None, watch: PageServer) -> Server:
-    """Raises ConfigError for an address that is taken, or none of this machine's."""
+    """A server that listens at the address. Raises ConfigError for one that is taken, or is not this machine's."""
     kind = type("Server6", (Server,), {"address_family": socket.AF_INET6}) if ":" in host else Server
     wanted = [PORT, 0] if port is None else [port]
     for place in wanted:
@@ -120,7 +121,7 @@ def listening(host: str, port: int | None, watch: PageServer) -> Server:
 
 
 class Handler(BaseHTTPRequestHandler):
-    """One request."""
+    """The answers to one connection's requests."""
 
     server: Server  # pyright: ignore[reportIncompatibleVariableOverride]
     server_version, sys_version = "ffdist", ""
@@ -154,7 +155,7 @@ class Handler(BaseHTTPRequestHandler):
             self.send_tagged(text.encode(errors="backslashreplace"), "text/html")
 
     def send_tagged(self, body: bytes, kind: str) -> None:
-        """Nothing, where the browser has it already."""
+        """Send a body with its ETag; where the browser has that very body, only the status 304."""
         tag = f'"{hashlib.sha256(body).hexdigest()[:32]}"'
         if self.headers.get("If-None-Match") == tag:
             self.send(HTTPStatus.NOT_MODIFIED, b"", kind, {"ETag": tag})
@@ -175,7 +176,7 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.write(body)
 
     def log_message(self, format: str, *args: Any) -> None:
-        """A page that is looked at every two seconds is nothing to tell."""
+        """Log nothing: an open page asks every two seconds."""
 
 
 def is_own_name(host: str, listens: str) -> bool:
@@ -226,7 +227,7 @@ def front(watch: PageServer) -> tuple[str, Markup, bool]:
 
 
 def of_run(view: RunView) -> Markup:
-    """The run's content; where its records hold what is none, that is told."""
+    """The run's content; where its records hold values of other kinds, a page that says so."""
     try:
         return run_content(view)
     except (FfdistError, KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:

@@ -62,6 +62,7 @@ def spans_of(events: Any) -> list[PageSpan]:
 
 
 def span_of(event: dict[str, Any], processes: dict[str, str], threads: dict[tuple[str, str], str]) -> PageSpan | None:
+    """The span of one event; None for an event of another type, or without times."""
     begin, took = number(event.get("ts")), number(event.get("dur"))
     if event.get("ph") != "X" or begin is None or took is None:
         return None

@@ -29,6 +29,7 @@ class ChartCurve:
 
     @property
     def known(self) -> list[tuple[float, float]]:
+        """The points that have a number."""
         return [(x, y) for x, y in self.points if y is not None]
 
 
@@ -94,10 +95,12 @@ class ChartFrame:
     y1: float
 
     def to_x(self, x: float) -> float:
+        """The horizontal place of a number, in the drawing's units."""
         inside = WIDTH - LEFT - RIGHT
         return LEFT + (inside * (x - self.x0) / (self.x1 - self.x0) if self.x1 > self.x0 else inside / 2)
 
     def to_y(self, y: float) -> float:
+        """The vertical place of a number, in the drawing's units; larger numbers are higher."""
         inside = HEIGHT - TOP - BOTTOM
         return TOP + inside - (inside * (y - self.y0) / (self.y1 - self.y0) if self.y1 > self.y0 else inside / 2)
 

@@ -59,6 +59,7 @@ def headline(view: RunView) -> list[tuple[str, str]]:
 
 
 def learned_last(record: Mapping[str, Any]) -> float | None:
+    """Training accuracy of the last block, as a fraction; None where its rule has none."""
     blocks = [b for b in record["train"]["blocks"] if b["block"] != FUSION]
     return number(blocks[-1].get("accuracy")) if blocks else None
 
@@ -73,7 +74,7 @@ def best_epoch(records: Sequence[Mapping[str, Any]]) -> tuple[float, int] | None
 
 
 def settings_tables(view: RunView) -> tuple[HtmlTable, HtmlTable]:
-    """Those that differ from the defaults, and all others."""
+    """Two tables of settings: those that differ from the defaults, and all others."""
     differ, same = list[list[str]](), list[list[str]]()
     for name, value in view.settings.items():
         shown = name in ALWAYS or value != view.defaults.get(name)
@@ -147,6 +148,7 @@ def start_tables(view: RunView) -> list[HtmlTable]:
 
 
 def data_table(view: RunView) -> HtmlTable | None:
+    """Facts on the run's data: shape, classes, and samples of each split; None where the run has none."""
     facts = view.facts
     if facts is None:
         return None
@@ -184,6 +186,7 @@ def result_table(view: RunView) -> HtmlTable | None:
 
 
 def mistakes_table(measured: SnapshotMeasurement) -> HtmlTable:
+    """The most frequent mistakes, with counts and shares of their true class."""
     names, rows = measured.classes, list[list[str]]()
     sums = [sum(row) for row in measured.counts]
     for often, true, guess in largest_mistakes(measured.counts):
@@ -243,5 +246,5 @@ def compared_results(views: Sequence[RunView]) -> HtmlTable:
 
 
 def headline_without_epoch(view: RunView) -> list[tuple[str, str]]:
-    """Its rows are the same in every run."""
+    """The headline without the epoch in the names, so that the rows of several runs line up."""
     return [("best validation accuracy" if name.startswith("best") else name, value) for name, value in headline(view)]

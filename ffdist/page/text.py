@@ -37,11 +37,13 @@ def count(value: Any) -> str:
 
 
 def loss(value: Any) -> str:
+    """A number with four digits."""
     known = number(value)
     return NONE if known is None else f"{known:.4g}"
 
 
 def mebibytes(value: Any) -> str:
+    """Bytes as MiB."""
     known = number(value)
     if known is None:
         return NONE
@@ -73,6 +75,7 @@ def visible(text: object) -> str:
 
 
 def is_visible(letter: str) -> bool:
+    """True if a letter is no control, format or unassigned code point; joiners within words are visible."""
     return unicodedata.category(letter) not in ("Cc", "Cf", "Cs", "Co", "Cn") or letter in "\u200c\u200d"
 
 

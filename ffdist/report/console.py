@@ -21,7 +21,7 @@ MIB = 2**20
 NARROW = 72
 """Columns below which a bar has no room for the speed."""
 SILENCE = 30.0
-"""Seconds after which a run that has no terminal speaks within an epoch."""
+"""Seconds between lines within an epoch where there is no terminal."""
 
 
 class ConsoleReport:
@@ -65,7 +65,7 @@ class ConsoleReport:
                 pass
 
     def close(self) -> None:
-        """Leave the terminal as it was."""
+        """Stop the live display, so that the terminal is as it was; may be called again."""
         if self.live:
             self.live.stop()
 
@@ -106,7 +106,7 @@ class ConsoleReport:
 
 
 def can_redraw(console: Console) -> bool:
-    """True if what was shown there can be drawn anew."""
+    """True if the console is a terminal whose lines can be redrawn."""
     return console.is_terminal and not console.is_dumb_terminal and not console.quiet
 
 
@@ -214,10 +214,11 @@ def _stages(records: list[dict[str, Any]]) -> Table:
 
 
 def memory_headers(stages: list[dict[str, Any]]) -> list[str]:
-    """Records of older runs have the one figure alone."""
+    """The headings of the memory columns; records of older runs have the process's peak alone."""
     return ["run memory", "process memory"] if "run_bytes" in stages[0] else ["process memory"]
 
 
 def memory_cells(stage: dict[str, Any]) -> list[str]:
+    """A stage's memory in MiB, a cell for each of `memory_headers`."""
     sizes = [stage["run_bytes"], stage["process_bytes"]] if "run_bytes" in stage else [stage["peak_bytes"]]
     return [f"{size / MIB:,.0f} MiB" for size in sizes]

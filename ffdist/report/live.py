@@ -22,7 +22,7 @@ SHARES = {
 }
 """What a stage's time is spent on, as the tables behind a run have it."""
 ROOM = 8
-"""Lines of a terminal for what stands beside the stages."""
+"""Lines of a terminal that the bar and the epochs' lines need beside the stages."""
 
 
 class LiveColumn(NamedTuple):
@@ -121,7 +121,7 @@ def per_block_texts(stage: dict[str, Any], key: str, form: str, between: str = "
 
 
 def line_of(event: PulseReported, steps: int) -> str:
-    """steps: batches an epoch."""
+    """One line for a log: batch, speed, and the last block's loss and accuracy. steps: batches in an epoch."""
     last = event.stages[-1]["blocks"][-1]
     parts = [f"batch {(event.step - 1) % steps + 1}/{steps}"]
     if event.samples_per_second is not None:

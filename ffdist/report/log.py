@@ -45,7 +45,7 @@ def run_log(run: Path | None, observer: Observer) -> Callable[[RunEvent], object
 
 
 def line_of(record: dict[str, Any]) -> str:
-    """A line of the run log."""
+    """A record as a line of the run log: JSON with the schema's number."""
     return json.dumps({"schema": SCHEMA} | record) + "\n"
 
 
@@ -97,7 +97,7 @@ def pulse_of(value: Any) -> PulseReported | None:
 
 
 def is_whole(pulse: PulseReported) -> bool:
-    """True if it has the parts that are drawn."""
+    """True if a pulse has the fields that reports and pages draw."""
     try:
         named = all("stage" in stage and all("block" in block for block in stage["blocks"]) for stage in pulse.stages)
     except (KeyError, TypeError):
@@ -117,6 +117,7 @@ def as_written(run: Path) -> Iterator[None]:
 
 
 def not_as_written(run: Path, got: object) -> DataError:
+    """The error for a run log that no run of ffdist writes so."""
     return DataError(
         "a run log is not as it was written",
         where=run / RUN_LOG,
@@ -127,7 +128,7 @@ def not_as_written(run: Path, got: object) -> DataError:
 
 
 def stack_of(error: BaseException) -> str:
-    """Where a stage was when it failed: for whoever looks for what it waited for."""
+    """The traceback of a stage's error: it shows what the stage was waiting for."""
     return "".join(traceback.format_tb(error.__traceback__)).rstrip()
 
 
@@ -150,7 +151,7 @@ class StageLog:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         try:
             self.write("stopped" if error is None else f"failed: {error}\n{stack_of(error)}")
-        except SnapshotError:
+        except SnapshotError:  # of two errors the one that ended the stage counts
             if error is None:
                 raise
         finally:
@@ -159,11 +160,13 @@ class StageLog:
                     self.file.close()
 
     def write(self, text: str) -> None:
+        """Write a line with the time. Raises SnapshotError where the log cannot be written."""
         if self.file:
             with writing(self.path):
                 self.file.write(f"{datetime.now().isoformat(timespec='milliseconds')} {text}\n")
 
     def epoch(self, epoch: int, metrics: dict[str, Any]) -> None:
+        """Write an epoch's times in seconds. epoch: counted from 0."""
         names = ("seconds", "busy", "no_data", "no_credit", "exchange", "no_gradients")
         times = ", ".join(f"{name} {metrics[name]:.3f}" for name in names if name in metrics)
         if "hidden" in metrics:

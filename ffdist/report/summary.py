@@ -17,6 +17,7 @@ WIDTH = 16
 
 
 def epochs(records: Sequence[object]) -> str:
+    """The number of epochs in words."""
     return f"{len(records)} epoch{'s' * (len(records) != 1)}"
 
 
@@ -34,6 +35,7 @@ def summary(
 
 
 def state_of(records: Sequence[Mapping[str, Any]], end: Mapping[str, Any] | None) -> str:
+    """How the run ended, its epochs and its seconds of training, in a line."""
     seconds = sum(max(stage["seconds"] for stage in record["stages"]) for record in records)
     return f"{end['reason'] if end else 'not at its end'}, {epochs(records)} in {seconds:,.1f} s"
 

@@ -20,7 +20,7 @@ NAMES = "trackers.json"
 
 
 class Tracker(ABC):
-    """An observer that writes an epoch's numbers to somewhere else.
+    """An observer that writes the numbers of epochs, pulses and the test to a service or file of its own.
 
     run: the run's directory. settings: those of the run, by their own names.
     """
@@ -57,27 +57,29 @@ class Tracker(ABC):
 
     @abstractmethod
     def begin(self, step: int) -> None:
-        """Before the first batch, or where a run goes on: what was written behind `step` comes again."""
+        """Called before the first batch, also of a resumed run: numbers of steps after `step` are written again."""
 
     @abstractmethod
-    def write(self, numbers: Mapping[str, float], step: int) -> None: ...
+    def write(self, numbers: Mapping[str, float], step: int) -> None:
+        """Write numbers by name. step: batches learned from so far."""
 
     @abstractmethod
     def end(self, reason: str) -> None:
-        """Nothing follows; reason: "finished", or "interrupted"."""
+        """Called at the run's end, after which no numbers follow. reason: "finished", or "interrupted"."""
 
     @abstractmethod
     def close(self) -> None:
-        """Whatever has happened; more than once."""
+        """Free what is open; called in any case, also after an error, and perhaps several times."""
 
     def recall(self) -> str | None:
-        """The run's name there; None where this tracker has not begun it yet."""
+        """The id that the tracker gave this run, from the run's directory; None where it has not begun it yet."""
         try:
             return json.loads(read_text(self.run / NAMES)).get(self.name)
         except (OSError, ValueError, AttributeError):
             return None
 
     def remember(self, name: str) -> None:
+        """Keep the tracker's id of this run in the run's directory, so that a resumed run goes on there."""
         try:
             names = dict(json.loads(read_text(self.run / NAMES)))
         except (OSError, ValueError, TypeError):
@@ -99,13 +101,14 @@ def numbers_within_epoch(event: PulseReported) -> Iterator[tuple[str, float]]:
 
 
 def plain(value: Any) -> Any:
-    """A number, a text, or a truth value."""
+    """A setting's value as a number, text, bool or None, which every tracker can take."""
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     return " ".join(map(str, value)) if isinstance(value, (tuple, list)) else str(value)
 
 
 def missing(name: str, package: str, error: ImportError) -> ConfigError:
+    """The error for a tracker whose package is not installed."""
     return ConfigError(
         f"the tracker needs {package}, which is missing",
         where=setting("watch.track", name),

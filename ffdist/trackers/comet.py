@@ -14,8 +14,8 @@ FOLDER = "comet"
 
 
 class Comet(Tracker):
-    """Key, workspace and project are told by its own environment: COMET_API_KEY, COMET_WORKSPACE, COMET_PROJECT_NAME;
-    or by its own file of settings."""
+    """Key, workspace and project come from Comet's own environment variables, COMET_API_KEY, COMET_WORKSPACE and
+    COMET_PROJECT_NAME, or from its own file of settings."""
 
     name = "comet"
 

@@ -15,7 +15,8 @@ STORE = "mlflow.db"
 
 
 class MLflow(Tracker):
-    """The experiment is told by its own environment: MLFLOW_TRACKING_URI, MLFLOW_EXPERIMENT_NAME."""
+    """Server and experiment come from MLflow's own environment variables, MLFLOW_TRACKING_URI and
+    MLFLOW_EXPERIMENT_NAME."""
 
     name = "mlflow"
 

@@ -10,7 +10,7 @@ from ffdist.trackers.base import Tracker, missing
 
 
 class WandB(Tracker):
-    """Project, entity and mode are told by its own environment: WANDB_PROJECT, WANDB_ENTITY, WANDB_MODE."""
+    """Project, entity and mode come from its own environment variables: WANDB_PROJECT, WANDB_ENTITY, WANDB_MODE."""
 
     name = "wandb"
 
