@@ -2,7 +2,7 @@
 
     python -m benchmarks.pulses --every 50 --pairs 200 --record benchmarks/records
 
-Each pulse is told by the stage, written to pulses.jsonl, and heard by the terminal's report. Printed: computing that it
+Each pulse is sent by the stage, written to pulses.jsonl, and shown by the terminal's report. Printed: computing that it
 adds to the thread that learns, and to the whole process, and time on the clock, in percent of the batches between.
 """
 

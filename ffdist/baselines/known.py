@@ -15,14 +15,14 @@ from ffdist.options import nearest
 
 
 def fully_sharded(*args: Any, **tuning: Any) -> Learner:
-    """FSDP, and with it half of torch's compiler, is imported by whoever builds one."""
+    """FSDP; imported on the first call, as it takes half of torch's compiler with it."""
     from ffdist.baselines.fully_sharded import fully_sharded
 
     return fully_sharded(*args, **tuning)
 
 
 def pipeline_parallel(*args: Any, **tuning: Any) -> Learner:
-    """torch.distributed.pipelining, likewise."""
+    """torch.distributed.pipelining; imported on the first call, for the same reason."""
     from ffdist.baselines.pipeline_parallel import pipeline_parallel
 
     return pipeline_parallel(*args, **tuning)

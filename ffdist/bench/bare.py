@@ -92,8 +92,11 @@ class StepsMain:
 
 
 def steps(settings: BenchSettings, rounds: int) -> StepTimes:
-    """In turns of about a second; each in a process of its own, as it would be in training: within one they would take
-    the caches from each other, and which gets what memory would be a matter of chance."""
+    """Times of whole steps of both sides and of bare blocks, in turns of about a second.
+
+    Each has a process of its own, as in training: within one they would take the caches from each other, and which gets
+    what memory would be a matter of chance.
+    """
     with ExitStack() as ends:
         pools = [ends.enter_context(WorkerPool(side, StepsMain(settings, side), 1)) for side in ("ff", "bp", "bare")]
         count = max(2, round(1 / max(sum(pool.ask(2)) for pool in pools)))

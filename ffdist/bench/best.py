@@ -1,4 +1,4 @@
-"""The plan that ffdist's side of a comparison takes where it is told `--plan auto`."""
+"""The plan that ffdist's side of a comparison takes under `--plan auto`."""
 
 from __future__ import annotations
 

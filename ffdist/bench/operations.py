@@ -29,7 +29,7 @@ KINDS = {
     "pools": r"pool",
     "casts, copies, fills": r"::to$|_to_copy|copy_|clone|contiguous|fill_|zero|ones|empty|::cat|stack|resize_|set_",
 }
-"""By the operation's name, the first that fits; the rest is "elementwise and other"."""
+"""Patterns of operations' names by kind, of which the first that fits counts; others are "elementwise and other"."""
 OTHER = "elementwise and other"
 SIZES = (512, 1024, 2048)
 """The sizes of square matrices whose product is the machine's peak."""
@@ -106,7 +106,7 @@ def measure_sides(job: Job, config: BlockConfig, warmup: int, rounds: int) -> Si
 
 
 def operations(step: OneStep, device: torch.device) -> dict[str, Operation]:
-    """By torch's profiler: of a GPU the time of its kernels, by the operation that starts them."""
+    """The operations of a few steps, by torch's profiler; on a GPU with the time of the kernels that they start."""
     with profile(activities=supported_activities()) as profiler:
         for _ in range(PROFILED):
             step()

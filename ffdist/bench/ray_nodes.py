@@ -14,7 +14,7 @@ from typing import Any
 from ffdist.bench.victims import stat_of
 
 NODES = 3
-"""With a core each: one more than the run has workers, so that there is a place for those of a node that was killed."""
+"""Nodes of one core each: one more than the run has workers, as a place for the worker of a node that was killed."""
 DYING = 10.0
 """Seconds in which a killed process must be gone."""
 STORE = 150 << 20

@@ -90,7 +90,7 @@ class CompareSettings(SettingsGroup):
 
 
 BASE = Settings().changed(lr=1e-3, precision="bf16", threads=1, schedule="constant", validation=0.0, epochs=30)
-"""What both sides are told where nobody says otherwise."""
+"""The default settings of both sides' training."""
 OURS_ALONE = frozenset(
     {
         "pretrained",
@@ -111,7 +111,7 @@ OURS_ALONE = frozenset(
 
 @dataclass(frozen=True)
 class BenchSettings:
-    """Everything a benchmark can be told; both sides of a comparison get the same of it."""
+    """All settings of a benchmark; both sides of a comparison get the same training settings."""
 
     train: Settings = field(default_factory=lambda: BASE)
     """What is trained, and how."""
@@ -148,7 +148,7 @@ class BenchSettings:
 
     @property
     def network(self) -> str:
-        """With what was asked of it."""
+        """The network's name, with its options."""
         split = [f"split={self.compare.split}"] if self.compare.split else []
         return _named(self.train.network.model, (*self.train.network.model_args, *split))
 
@@ -204,12 +204,12 @@ class BenchSettings:
 
     @property
     def by_plan(self) -> bool:
-        """True if ffdist's side is told a plan in place of stages."""
+        """True if ffdist's side has a plan in place of stages."""
         return self.train.plan.is_shared
 
     @property
     def plan_text(self) -> str:
-        """For people."""
+        """The plan and its lanes as text."""
         return f"{self.train.plan.plan}; lanes: {self.train.training.lanes}"
 
     def train_settings(self, stages: int) -> Settings:

@@ -106,7 +106,10 @@ def open_variants(
 def qualify(
     sides: Sequence[BaselineSide], refused: dict[str, str], settings: BenchSettings, *, keep: bool = False
 ) -> Family:
-    """Short rounds in turns; the best median is taken, the others are let go unless told to `keep` them."""
+    """Compare variants in short rounds, in turns; the one with the best median is taken.
+
+    keep: leave the other variants built, in place of freeing them.
+    """
     for side in sides:
         calibrated(side, settings.compare.window_seconds / 2)
     rates: dict[str, list[float]] = {side.name: [] for side in sides}

@@ -87,7 +87,7 @@ class FinishedTrainings:
             try:
                 self._lock()
                 self._read(self.folder)
-            except BaseException:
+            except BaseException:  # an interrupt, too: the lock goes with the file
                 self.file.close()
                 raise
         return self

@@ -78,7 +78,10 @@ def by_processor(looks: list[ResourceSample], batch_size: int) -> list[float]:
 
 
 def soak(minutes: float, stages: int, queue: int, batch_size: int, progress: Progress) -> BenchResult:
-    """Raises StageError where the run ends by itself with an error, or anything grows."""
+    """Train for so many minutes, and record memory, descriptors, threads and speed.
+
+    queue: messages that an edge holds. Raises StageError where the run ends by itself, or anything grows.
+    """
     with tempfile.TemporaryDirectory(prefix="ffdist-soak-") as folder:
         run = Path(folder) / "run"
         words = (
@@ -97,7 +100,7 @@ def soak(minutes: float, stages: int, queue: int, batch_size: int, progress: Pro
             process.wait()
         if status != 128 + signal.SIGTERM:
             raise StageError(
-                "the run failed", expected="an end as told", got=(Path(folder) / "said").read_text()[-500:]
+                "the run failed", expected="status 143, of SIGTERM", got=(Path(folder) / "said").read_text()[-500:]
             )
         records, _ = read_run_log(run)
     speeds = [record["train"]["samples_per_second"] for record in records]
@@ -125,7 +128,7 @@ class SpeedTrend:
     """The change of a speed from the beginning to the end of a run, by a straight line through its logarithms."""
 
     change: float
-    """As a share: -0.02 is two per cent slower at the end."""
+    """Relative change: -0.02 is two per cent slower at the end."""
     error: float
     """Half the width of the 95 % interval of `change`."""
 

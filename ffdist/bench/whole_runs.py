@@ -30,9 +30,9 @@ class Epoch(NamedTuple):
     seconds: float
     """Seconds since the first batch."""
     accuracy: float
-    """On the validation samples, a fraction; of ffdist, its last block's."""
+    """Accuracy on the validation samples, as a fraction; for ffdist by its last block."""
     mean: float
-    """By the mean of all blocks; the same where there is one loss."""
+    """Accuracy by the mean of all blocks' scores; the same as `accuracy` where there is one loss."""
 
 
 @dataclass(frozen=True)

@@ -70,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 os.environ[QUIET] = "1"
             check_temporary()
             getattr(importlib.import_module(module), function)(args)
-            sys.stdout.flush()  # here, where a pipe that nobody reads any more is still an error of ours
+            sys.stdout.flush()  # here, where a closed pipe raises BrokenPipeError, and not at the interpreter's end
         except FfdistError as error:
             if verbose:
                 traceback.print_exception(error)

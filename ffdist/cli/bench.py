@@ -110,7 +110,7 @@ def run(suite: SuiteName, settings: BenchSettings, args: Sequence[str]) -> None:
 
 
 def check(suite: SuiteName, settings: BenchSettings) -> None:
-    """Check early what every side's processes would else find wrong, or nobody. Raises ConfigError and DataError."""
+    """Check baselines and data before processes start. Raises ConfigError and DataError."""
     from ffdist.baselines.known import family
     from ffdist.bench.suites.throughput import SERIAL
     from ffdist.runtime.opened import open_dataset

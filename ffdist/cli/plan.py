@@ -27,7 +27,7 @@ What was measured is kept in the cache: $FFDIST_CACHE, else ffdist in $XDG_CACHE
 STRANGE = frozenset(name for name, group in GROUP_OF.items() if group in ("plan", "run", "ray") and name != "queue")
 """Settings of a run that a plan does not depend on, or that it replaces."""
 HIDDEN = STRANGE | {"epochs", "early_stop"} | {n for n, group in GROUP_OF.items() if group in ("scheduler", "watch")}
-"""Those, and what of a run changes no block's time."""
+"""Settings that the help of `ffdist plan` leaves out: `STRANGE` ones, and others that change no block's time."""
 
 
 @dataclass(frozen=True)

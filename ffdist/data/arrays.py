@@ -50,7 +50,10 @@ def as_array(values: Any, what: str, where: object) -> np.ndarray:
 
 
 def of_tensor(x: Tensor, what: str, where: object) -> np.ndarray:
-    """On the CPU, without a graph; bfloat16 and smaller floats as float32."""
+    """A tensor as an array: on the CPU, detached; bfloat16 and smaller floats as float32.
+
+    Raises DataError for sparse, quantized and nested tensors, with the call that converts them, and for meta tensors.
+    """
     remedies = {"sparse": "x.to_dense()", "quantized": "x.dequantize()", "nested": "x.to_padded_tensor(0)"}
     kind = "quantized" if x.is_quantized else "nested" if x.is_nested else "sparse"
     if x.layout != torch.strided or x.is_quantized or x.is_nested or x.is_meta:

@@ -103,7 +103,7 @@ def atomic_folder(out: Path | RemoteFolder) -> Iterator[Path]:
         return
     with temporary_folder(out) as partial_folder:
         yield partial_folder
-        check_free(out)  # somebody else may have been faster
+        check_free(out)  # another process may have made it meanwhile
         partial_folder.rename(out)
 
 
@@ -118,7 +118,7 @@ def temporary_folder(out: Path | RemoteFolder) -> Iterator[Path]:
         out = Path(tempfile.gettempdir()) / "ffdist"
     made = [folder for folder in out.parents if not os.path.lexists(folder)]
     partial_folder = out.with_name(f".{out.name}.{uuid.uuid4().hex[:8]}.partial")
-    unlocked = partial_folder.with_suffix(".begun")  # nobody takes what is not locked yet for a leftover
+    unlocked = partial_folder.with_suffix(".begun")  # a name that no other process takes for a leftover before the lock
     try:
         unlocked.mkdir(parents=True)
         held = os.open(unlocked, os.O_RDONLY)

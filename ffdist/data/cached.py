@@ -101,7 +101,7 @@ def prepare_anew(
     files, *more = KNOWN[source].parts(have_known(source, place, download)) if root else [place]
     name, apart = place.name.partition(".")[0], []
     if root or not is_archive(place):  # which is unpacked when it is prepared
-        with silenced():  # what is told of it is told when it is prepared
+        with silenced():  # the same notes come when it is prepared
             opened = open_files(source, place, preparation)
             name, apart = opened.name, opened.files_elsewhere()
     named = [path.absolute() for path in apart if not path.absolute().is_relative_to(files)]

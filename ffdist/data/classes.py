@@ -79,7 +79,7 @@ def no_classes(classes: Any, where: object) -> DataError:
 
 
 def own_names(names: Any, where: object) -> list[str] | None:
-    """The names that data bring along. What is none is told, and left out."""
+    """The class names that data bring along; what cannot be read as names is noted and left out."""
     try:
         classes = as_classes(names, where)
     except DataError as error:

@@ -122,7 +122,7 @@ def no_file(file: Path, where: str, folder: Path | None) -> DataError:
 
 
 def file_nearby(name: str, root: Path) -> str | None:
-    """Where in a folder or the folders there such a file lies, perhaps with an ending; None where it does not."""
+    """The path of a file called so, perhaps with an ending, in `root` or a folder in it; None where there is none."""
     places = [root, *(path for path in sorted(root.iterdir()) if path.is_dir())] if root.is_dir() else []
     pattern = glob.escape(name)
     found = (path for place in places for ending in ("", ".*") for path in sorted(place.glob(pattern + ending)))

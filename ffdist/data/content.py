@@ -100,7 +100,7 @@ def walk_files(source: Path) -> Iterator[Path]:
 
 
 def walk_folder(folder: Path, above: frozenset[tuple[int, int]]) -> Iterator[Path]:
-    """A folder that cannot be looked into counts as a file that cannot be read: whoever prepares it says more."""
+    """Files below a folder. One that cannot be read counts as a file: preparing it raises the error that says why."""
     try:
         with os.scandir(folder) as entries:
             found = sorted((entry for entry in entries if not is_junk(entry.name)), key=lambda entry: entry.name)

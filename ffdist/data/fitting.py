@@ -91,7 +91,7 @@ def opened_to_measure(
         )
     try:
         images = open_data(name, prepared_as=replace(preparation, test_fraction=1.0))
-    except ConfigError:  # it has a test split of its own; what else it may be is told again
+    except ConfigError:  # it has a test split of its own; any other error is raised again by the next line
         images = open_data(name, prepared_as=replace(preparation, test_fraction=None))
     return as_network_input(images, image_size=image_size, preprocess=preprocess) if preprocess else images
 

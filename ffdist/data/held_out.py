@@ -82,7 +82,7 @@ def with_shares(splits: Mapping[str, LabelledSplit], test: Any, validation: Any,
 
 
 def part(split: LabelledSplit, rows: np.ndarray) -> LabelledSplit:
-    """Some rows, in their order."""
+    """The split of some rows, int [M], in this order."""
     samples = split.samples[rows] if isinstance(split.samples, np.ndarray) else split.samples.part(rows)
     labels = Labels(split.labels.numbers[rows], split.labels.names, split.labels.text, split.labels.where)
     return split._replace(samples=samples, labels=labels, groups=None if split.groups is None else split.groups[rows])

@@ -25,7 +25,7 @@ class Split(ABC):
     """The type of the samples that `take` gives: uint8 for pictures, float32 for a user's own tensors."""
 
     window: int = 0
-    """Shards whose samples are mixed at a time, where nobody says otherwise; 0: all are mixed."""
+    """Default number of shards whose samples are mixed at a time; 0: all are mixed."""
     ready: bool = True
     """Whether samples are there as they are, and need neither be decoded nor fetched nor made."""
     fits: bool = True
@@ -128,7 +128,7 @@ class PreparedAs(NamedTuple):
     folder: Path | None
     """In the cache; None for numbers, which are read as they are."""
     args: tuple[str, ...] = ()
-    """How it was told to be prepared, as `name=value`."""
+    """The settings of its preparation that differ from their defaults, as `name=value`."""
     root: Path | None = None
     """Where a known data set was looked for, as torchvision keeps it; None: in the cache."""
 
@@ -158,7 +158,7 @@ class Images:
     in_memory: bool = False
     """Whether its pictures were given as such, and not as files: nobody knows what was done to them before."""
     source: str | None = None
-    """By what `open_data` opens it again; None for what was given in memory, or is not as it was opened."""
+    """The name or path by which `open_data` opens it again; None for data in memory, or changed after opening."""
     prepared: PreparedAs | None = None
     """How it was prepared on the way, where `source` is no prepared folder itself."""
 
@@ -195,7 +195,7 @@ class Images:
 
     @property
     def splits(self) -> dict[str, Split]:
-        """Those that there are, by name."""
+        """The splits that it has, by name: "train", "validation", "test"."""
         splits = {"train": self.train, "validation": self.validation, "test": self.test}
         return {name: split for name, split in splits.items() if split is not None}
 

@@ -197,7 +197,7 @@ class Items:
         return out
 
     def readers(self, count: int) -> Readers:
-        """So many processes that read them; the same ones for all who have them at a time."""
+        """`count` processes that read the items; splits that live at the same time share them."""
         found = self._readers and self._readers()
         if found is None or found.count != count:
             found = Readers(self, count)

@@ -16,7 +16,7 @@ from ffdist.seeds import derive_seed
 
 
 class ItemsSplit(Split):
-    """Some items of a data set. drawn: whether they are read under seeds."""
+    """A split of some items of a data set. drawn: whether reading them draws, so that each read is seeded."""
 
     ready = False
     readers: Readers | None = None

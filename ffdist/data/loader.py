@@ -334,7 +334,7 @@ def channels_last(x: np.ndarray) -> np.ndarray:
 
 
 def transforms_of(images: Images, augment: Sequence[str | Transform]) -> list[Transform]:
-    """Those of the data, before those for training; where these give pictures their size, they stand alone."""
+    """The data's own transforms, then those for training; the latter alone where they give pictures their size."""
     made = load_transforms(augment)
     if any(isinstance(each, PictureTransform) for each in made):
         return made

@@ -120,7 +120,7 @@ class DataManifest:
     left_out: tuple[LeftOut, ...] = ()
     """What of the source was not taken."""
     notes: tuple[str, ...] = ()
-    """What else was told when it was prepared."""
+    """Other notes for the user from when it was prepared."""
     duplicates: dict[str, int] | None = None
     """Samples of one split that are also in another: {"test in train": 3}; None in folders that do not say so."""
 

@@ -48,8 +48,10 @@ class PixelFile:
         return f"{self.watch.path}, row {row}"
 
     def read(self, rows: np.ndarray, places: np.ndarray, out: np.ndarray) -> None:
-        """Into the rows `places` of `out`, uint8 [N, H * W * C]. Raises DataError for a shard that is gone or has
-        changed."""
+        """Read rows of the shard into the rows `places` of `out`, uint8 [N, H * W * C].
+
+        Raises DataError for a shard that is gone or has changed.
+        """
         view, width = out.data.cast("B"), self.width
         at, cut = int(rows[0]), False
         try:

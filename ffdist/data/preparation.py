@@ -123,7 +123,7 @@ def as_data_args(error: FfdistError) -> FfdistError:
 
 
 def words(value: str) -> list[str]:
-    """As a shell takes them."""
+    """The words of a value, split as a shell splits them."""
     try:
         return shlex.split(value)
     except ValueError:  # quotes that do not end

@@ -19,7 +19,7 @@ def as_network_input(
     mean: Sequence[float] = (),
     std: Sequence[float] = (),
 ) -> Images:
-    """The same data set, as a network is to get it.
+    """The data set with the size and scale in which a network is to get its samples.
 
     image_size: the side of pictures. preprocess: what gives them their size, in place of scaling them to that.
     mean, std: one for all channels (features) or one for each, in place of the data's own; of pictures in 0..1.

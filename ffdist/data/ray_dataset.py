@@ -65,8 +65,10 @@ def labelled(dataset: Any, where: str, reading: Reading = USUAL) -> LabelledSpli
 
 
 def as_arrow(dataset: Any, where: str, reading: Reading) -> pa.Table:
-    """The columns that are told, or all where others may be meant. Raises DataError for no rows, and columns that Arrow
-    has no type for."""
+    """The chosen columns as an Arrow table, or all where the usual ones are missing and others may be meant.
+
+    Raises DataError for no rows, and for columns that Arrow has no type for.
+    """
     if not hasattr(dataset, "iter_batches"):
         raise DataError(
             "a split is no data set of Ray's",
@@ -99,7 +101,7 @@ def as_arrow(dataset: Any, where: str, reading: Reading) -> pa.Table:
 
 
 def plain(batch: pa.Table, where: str) -> pa.Table:
-    """With Arrow's own tensors in place of Ray's."""
+    """A batch with Arrow's tensor types in place of Ray's."""
     for place, column in enumerate(batch.columns):
         if isinstance(column.type, pa.BaseExtensionType) and not isinstance(column.type, pa.FixedShapeTensorType):
             name = batch.column_names[place]

@@ -124,13 +124,13 @@ class Readers:
         return out
 
     def start(self) -> None:
-        """Before many samples are made; once."""
+        """Start the processes, once: before many samples are made."""
         with self.lock:
             if self.begun is None:
                 self.begun = self.begin()
 
     def begin(self) -> bool:
-        """Start all; whether they can read, which is told where it is not so."""
+        """Start all processes; False where they cannot read, with a note that says why."""
         try:
             start = ReaderStart(sys.argv, torch.get_num_threads(), pack(self.source, self.source.what))
             self.all.extend(ReaderProcess(start) for _ in range(self.count))

@@ -68,7 +68,7 @@ def first_other(samples: Iterable[Buffer], digests: np.ndarray) -> int | None:
 
 
 def not_as_written(where: object) -> DataError:
-    """For a sample of which other bytes came than were written."""
+    """The error for a sample whose bytes are not those that were written."""
     return DataError(
         "a sample of a shard is not what was written",
         where=where,

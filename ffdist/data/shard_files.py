@@ -136,13 +136,13 @@ def first_byte(head: bytes, schema: pa.Schema) -> int:
 
 
 def end_of(begin: int, schema: pa.Schema, rows: int) -> list[int]:
-    """Where the only record batch may end whose first column's values begin there."""
+    """The bytes at which a record batch may end whose values begin at byte `begin`: one for each of Arrow's paddings."""
     sizes = [rows * field.type.byte_width for field in schema]
     return [begin + sum(-(-size // to) * to for size in sizes) for to in PADDED]
 
 
 def unreadable(path: object, rows: int, error: Exception) -> DataError:
-    """For a file that is no shard of so many rows."""
+    """The error for a file that is no shard of so many rows."""
     return DataError(
         "a shard cannot be read", where=path, expected=f"an Arrow IPC file with {rows} rows", got=error, remedy=AGAIN
     )

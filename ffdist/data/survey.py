@@ -40,11 +40,11 @@ class Survey:
     no_range: Tally = field(default_factory=Tally)
     """Pictures of more than 8 bits, in a range that nobody names."""
     beyond: Tally = field(default_factory=Tally)
-    """With values outside of the range."""
+    """Pictures with values outside of the range."""
     frames: Tally = field(default_factory=Tally)
-    """With more than the frame that was taken."""
+    """Pictures with more frames or pages than the one that was taken."""
     spare: Tally = field(default_factory=Tally)
-    """With channels that were left out."""
+    """Pictures with channels that were left out."""
     flat: Tally = field(default_factory=Tally)
     """Pictures of one colour only."""
     changed: Tally = field(default_factory=Tally)
@@ -148,7 +148,7 @@ class SurveyReader:
 
 
 def is_flat(x_hwc: np.ndarray) -> bool:
-    """True if all pixels are one colour; most pictures are told by a corner."""
+    """True if all pixels are one colour; for most pictures two corners are enough to see that they are not."""
     return bool(x_hwc[0, 0, 0] == x_hwc[-1, -1, 0] and (x_hwc == x_hwc[:1, :1]).all())
 
 

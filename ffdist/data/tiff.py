@@ -85,7 +85,7 @@ def read_tags(tags: Any) -> TiffLayout | None:
             apart,
             misread(tags, channels, int(bits[0])) if apart else None,
         )
-    except Exception:  # of foreign bytes; what follows from them is said by whoever reads the pixels
+    except Exception:  # foreign bytes may raise anything here; reading the pixels raises the error for users
         return None
 
 

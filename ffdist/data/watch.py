@@ -147,5 +147,5 @@ def is_newer(path: Path, manifest: Path) -> bool:
     try:
         shard, listed = path.stat(), manifest.stat()
     except OSError:
-        return False  # no manifest yet; a shard that is gone is told where it is read
+        return False  # no manifest yet; reading a shard that is gone raises the error
     return shard.st_mtime_ns >= listed.st_mtime_ns or shard.st_ctime_ns >= listed.st_ctime_ns

@@ -100,7 +100,7 @@ MOVES = _names("""transpose permute movedim moveaxis swapaxes swapdims t adjoint
                   select narrow expand expand_as unbind chunk split tensor_split""")
 """Functions whose result is a view, so that a tensor with strides of its own shows where an axis has gone."""
 TURNS = _names("transpose permute movedim moveaxis swapaxes swapdims adjoint __get__")
-"""Those among them that put an axis elsewhere."""
+"""Functions among them that move an axis."""
 RESHAPES = _names("reshape view flatten unflatten reshape_as view_as")
 PRODUCTS = _names("matmul __matmul__ bmm")
 REDUCTIONS = _names("mean sum amax amin max min median mode quantile logsumexp norm std var prod")
@@ -175,7 +175,7 @@ Given: TypeAlias = Sequence[tuple[Tensor, int | None]]
 def _axis_of(
     y: Tensor, place: int, given: Given, func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> int | None:
-    """Where the channels of `y` are, which a function gave as its result, or at `place` in it."""
+    """The channels' axis of `y`, a function's result or the part at `place` of it; None where it cannot be known."""
     name = getattr(func, "__name__", "")
     if not given or y.dim() < 2:
         return None
@@ -243,7 +243,7 @@ def _moved_to(
 
 
 def _left_of(x: Tensor, axis: int, dims: object) -> int | None:
-    """Where an axis of `x` is when those in `dims` are gone."""
+    """The place of an axis of `x` once the axes in `dims` are removed; None where it is one of them."""
     axes = [dims] if isinstance(dims, int) else dims
     if not isinstance(axes, (tuple, list)) or not all(isinstance(a, int) for a in axes):
         return None
@@ -252,7 +252,7 @@ def _left_of(x: Tensor, axis: int, dims: object) -> int | None:
 
 
 def tensors(values: Iterable[Any]) -> list[Tensor]:
-    """Those among the values, and in tuples and lists of them."""
+    """The tensors among the values, also those within tuples and lists."""
     found: list[Tensor] = []
     for value in values:
         if isinstance(value, Tensor):

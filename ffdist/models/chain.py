@@ -183,7 +183,7 @@ class Chain:
                 y = block(x)
         except FfdistError:
             raise
-        except Exception as error:
+        except Exception as error:  # a user's module may raise anything
             raise NetworkError(
                 f"block '{name}' does not take the input it gets",
                 where=self._place(index),

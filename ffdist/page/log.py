@@ -11,9 +11,9 @@ from ffdist.report.log import PULSES, RUN_LOG, pulse_of
 
 
 class GrowingLog:
-    """The records of a run log and its end, and what was told within the epochs, as far as they are written.
+    """The records and the end of a run log, and the pulses within epochs, as far as they are written.
 
-    A line that is none of these is counted.
+    A line that is none of these is counted in `strange`.
     """
 
     def __init__(self, run: Path) -> None:

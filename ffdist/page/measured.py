@@ -28,7 +28,7 @@ from ffdist.settings import Settings
 
 PREDICTOR = "mean"
 MOST_BLOCKS = 6
-"""Whose maps are drawn; of more, so many from the first to the last."""
+"""Blocks whose maps are drawn, at most: of more, so many evenly from the first to the last."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Mistake:
     """A sample that was taken for another class."""
 
     index: int
-    """In the test split, from 0."""
+    """Its place in the test split, from 0."""
     label: str
     guess: str
     confidence: float
@@ -60,7 +60,7 @@ class SnapshotMeasurement:
     """A snapshot's measurement on the test split."""
 
     record: dict[str, Any]
-    """As training makes of a test split."""
+    """Metrics of the test split, in the form in which training records them."""
     classes: list[str]
     counts: list[list[int]]
     """The confusions of `PREDICTOR`: true classes down, predicted ones across."""
@@ -75,7 +75,7 @@ class SnapshotMeasurement:
 
 
 class ConfidentMistakes:
-    """The wrong answers with the highest confidence, of all that are told."""
+    """Collects the wrong answers with the highest confidence, batch by batch."""
 
     def __init__(self, most: int) -> None:
         self.most = most

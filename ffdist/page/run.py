@@ -49,7 +49,7 @@ class RunView:
     records: list[dict[str, Any]] = field(default_factory=list)
     end: dict[str, Any] | None = None
     pulses: list[dict[str, Any]] = field(default_factory=list)
-    """What was told within the epochs (`PulseReported`), in its JSON form."""
+    """The pulses within epochs (`PulseReported`), in their JSON form."""
     at_work: bool = False
     written: float | None = None
     """When its run log was written to last, in seconds of the clock."""
@@ -58,7 +58,7 @@ class RunView:
     troubles: list[str] = field(default_factory=list)
     """What could not be read, in words."""
     trace: Sequence[PageSpan] = ()
-    """The spans of the run's trace, where it was told to keep one."""
+    """The spans of the run's trace; none where it has no trace."""
     measured: SnapshotMeasurement | None = None
     unmeasured: str | None = None
     """Why nothing was measured on the run's data; None where nothing was to be."""

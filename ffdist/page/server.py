@@ -26,7 +26,7 @@ from ffdist.page.render import asset, index_content, page_frame, run_content
 from ffdist.page.run import RunView
 
 PORT = 8642
-"""Where it is free; otherwise any that is."""
+"""The default port; where it is taken, any that is free."""
 POLICY = (
     "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; img-src data:; base-uri 'none'; "
     "form-action 'none'; frame-ancestors 'none'"

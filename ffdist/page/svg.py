@@ -17,7 +17,7 @@ COLOURS, DASHES = 8, 5
 """Together they tell 40 curves apart."""
 MOST_POINTS = 120
 DOTS = 24
-"""As many points at most are marked one by one."""
+"""Curves of at most so many points have each point marked."""
 
 
 @dataclass(frozen=True)

@@ -94,7 +94,7 @@ def settings_tables(view: RunView) -> tuple[HtmlTable, HtmlTable]:
 
 
 def plan_table(view: RunView) -> HtmlTable | None:
-    """Which worker computes which block."""
+    """The run's plan: each stage's blocks and workers; None where it is not known yet."""
     if view.plan is not None:
         rows = [
             [
@@ -223,7 +223,7 @@ def confusion(measured: SnapshotMeasurement) -> list[tuple[str, list[ConfusionCe
 
 
 def compared_settings(views: Sequence[RunView]) -> HtmlTable:
-    """Those that are not the same in all runs."""
+    """The settings that are not the same in all runs, a column a run."""
     names = list(dict.fromkeys(name for view in views for name in view.settings))
     rows = [
         [

@@ -21,7 +21,7 @@ from ffdist.trust import trusting
 
 NAME = "report.html"
 OURS = b'<meta name="generator" content="ffdist '
-"""In the head of every page of ours."""
+"""A mark in the head of every page, by which a file may be overwritten."""
 
 
 def write_report(

@@ -18,7 +18,7 @@ from ffdist.pipeline.sink import counted_from_one
 
 RUN_LOG = "metrics.jsonl"
 PULSES = "pulses.jsonl"
-"""Beside it, what was told within the epochs: `PulseReported`, an event a line."""
+"""Beside it, the reports within epochs: `PulseReported`, an event a line."""
 
 
 def run_log(run: Path | None, observer: Observer) -> Callable[[RunEvent], object]:

@@ -16,7 +16,7 @@ from ffdist.regular import read_text
 from ffdist.renamed import warn_renamed
 
 NAMES = "trackers.json"
-"""In the run directory: the name that each tracker has given the run, by which it goes on."""
+"""File in the run directory: each tracker's id of the run, by which a resumed run goes on there."""
 
 
 class Tracker(ABC):

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from ffdist.bench.harness.table import ResultTable, Row, Value
 
 Progress = Callable[[str], None]
-"""Is told, in a line, what is going on."""
+"""Called with a line of text on what is being measured."""
 Series = dict[str, list[tuple[Any, float, float, float]]]
 
 
@@ -57,7 +57,7 @@ class BenchResult:
     summary: dict[str, Any] | list[dict[str, Any]]
     """What --json prints."""
     tables: list[ResultTable]
-    """Those with a title are shown; the others are in the record alone."""
+    """Tables with a title are shown; others are in the record alone."""
     notes: list[str] = field(default_factory=list)
     plot: Plot | None = None
 

@@ -29,8 +29,8 @@ class Resumed:
     """A part's measurements so far, in `file`: those made, or failed, are not made again.
 
     facts: what else the record says; its settings are what the lines of one file have in common. deadline: by
-    `time.monotonic`, behind which nothing begins. recover: lets go of what failed work held; raises where the device is
-    lost with it.
+    `time.monotonic`, behind which nothing begins. recover: frees what failed work held; raises where the device is lost
+    with it.
     """
 
     def __init__(
@@ -92,7 +92,7 @@ class Resumed:
             part(self)
         except OutOfTimeError as first:
             self.record["left_out"] = f"{first}, and what comes behind it"
-        except Exception:
+        except Exception:  # recorded before this process ends by it, so that the next one goes on behind it
             self.record["failed"].setdefault(self.record["running"] or WHOLE, traceback.format_exc()[-4000:])
             self._write()
             raise

@@ -60,7 +60,7 @@ class ResultTable:
     """One part of a measurement."""
 
     part: str
-    """Its name among the record's rows."""
+    """The table's name, which each of its rows in the record has."""
     title: str
     columns: Mapping[str, str]
     """The columns of the drawn table: heading -> what is shown below it. That is what a line is of ("side"), a metric

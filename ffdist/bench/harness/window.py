@@ -34,7 +34,7 @@ class Window(NamedTuple):
         return self.warmup + self.batches + self.tail
 
     def seconds(self, arrivals: Sequence[Mark]) -> float:
-        """From the arrival of the last batch before the window to that of its own last."""
+        """Seconds from the arrival of the last batch before the window to the arrival of its own last one."""
         return between(arrivals[self.warmup - 1], arrivals[self.warmup + self.batches - 1])
 
 
@@ -44,7 +44,7 @@ class WindowRate(NamedTuple):
     samples: int
     seconds: float
     details: dict[str, Any]
-    """For a pipeline: where the stages' time went."""
+    """Of a pipeline: each stage's seconds of computing and waiting, by the names of the run log."""
 
     @property
     def rate(self) -> float:

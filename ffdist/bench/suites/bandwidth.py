@@ -15,7 +15,7 @@ from ffdist.bench.sides import open_pipeline, open_variants, qualify
 from ffdist.runtime.planning import AUTO
 
 VARIANTS = ("ddp-bucket-25", "ddp-bf16")
-"""Those of DDP's tunings that could win on a slow link."""
+"""DDP's variants that could be fastest on a slow link."""
 LOSSY = "ddp-powersgd"
 """Sends far less, and learns otherwise: beside the others, never in their place."""
 UNLIMITED = "10gbit"

@@ -107,6 +107,7 @@ def columns(devices: int, stages: int) -> dict[str, str]:
 
 
 def with_blocks(settings: BenchSettings, blocks: int) -> BenchSettings:
+    """The settings with a network of so many equal blocks."""
     widths = ",".join([str(WIDTHS[settings.model])] * blocks)
     return settings.changed(model_args=(f"widths={widths}",), split=None, cut=())
 
@@ -122,7 +123,7 @@ def threads_memory(settings: BenchSettings, stages: int) -> list[MemoryUse]:
 
 
 def run_weighed(job: Job) -> list[MemoryUse]:
-    """Joined by the edges that processes of one host have."""
+    """Run all ranks as threads, joined by the edges that processes of one host have; the memory of each."""
     count, store = job.workers, dist.HashStore()
     used: dict[int, MemoryUse] = {}
     errors: list[BaseException] = []
@@ -134,7 +135,7 @@ def run_weighed(job: Job) -> list[MemoryUse]:
                 edges = ProcessEdges(world, store, torch.device("cpu"), timeout=job.timeout)
                 Rank(job, world, store, edges, lambda event: None).run()
                 used[rank] = meter.use()
-        except BaseException as error:
+        except BaseException as error:  # an exit, too: the thread that joins raises it
             errors.append(error)
 
     join_all([Thread(target=run_rank, args=(rank,), daemon=True) for rank in range(count)])
@@ -144,6 +145,7 @@ def run_weighed(job: Job) -> list[MemoryUse]:
 
 
 def join_all(threads: Sequence[Thread]) -> None:
+    """Start the threads, and wait for all."""
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -151,6 +153,7 @@ def join_all(threads: Sequence[Thread]) -> None:
 
 
 def speed(settings: BenchSettings, against: str, progress: Progress) -> Rounds:
+    """Samples/s of both sides, in turns, with the settings' stages and ranks."""
     with ExitStack() as ends:
         probe = ends.enter_context(Probe(settings.compare.devices))
         ours = open_pipeline(ends, settings, settings.num_stages)

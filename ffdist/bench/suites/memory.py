@@ -44,7 +44,7 @@ def memory(settings: BenchSettings, progress: Progress) -> BenchResult:
 
 
 def members(used: dict[str, list[MemoryUse]], name: str) -> list[str]:
-    """Which of the sides measured `name` stands for."""
+    """The measured variants that the baseline `name` stands for."""
     return [variant for variant in ((SERIAL,) if name == SERIAL else family(name)) if variant in used]
 
 

@@ -54,6 +54,7 @@ def result_of(settings: BenchSettings, steps: SideSteps) -> BenchResult:
 
 
 def outside_of_products(side: StepSides) -> float:
+    """The share of a step's time that is not in matrix products and convolutions."""
     kinds = side.by_kind()
     return 1 - kinds["products"] / (sum(kinds.values()) or 1.0)
 

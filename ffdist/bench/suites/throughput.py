@@ -96,7 +96,7 @@ def fastest(ends: ExitStack, settings: BenchSettings, name: str) -> Family:
 
 
 def faster(plain: PoolSide, compiled: PoolSide, settings: BenchSettings) -> tuple[PoolSide, list[float]]:
-    """The better by the medians of short rounds, and these; the other is let go."""
+    """The faster side by the medians of short rounds, and these medians; the other's processes are ended."""
     turns = [(plain.measure().rate, compiled.measure().rate) for _ in range(settings.compare.qualifying)]
     rates = [median(values) for values in zip(*turns, strict=True)]
     best, other = (plain, compiled) if rates[0] >= rates[1] else (compiled, plain)

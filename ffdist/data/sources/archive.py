@@ -24,7 +24,7 @@ from ffdist.notes import note
 from ffdist.remote import RemoteFolder
 
 FIRST = 64
-"""Members of a tar by which folders are told from samples."""
+"""Members of a tar that are looked at to decide whether it holds folders or webdataset's samples."""
 ERRORS = (zipfile.BadZipFile, tarfile.TarError, OSError, EOFError, zlib.error, RuntimeError, NotImplementedError)
 
 

@@ -194,7 +194,7 @@ def check_unlike_splits(listing: Listing, folders: list[Path]) -> None:
     whatever their language."""
     inner = {folder: listing.quiet().listed(folder)[0] for folder in folders if holds_classes(listing, folder)}
     if any(is_split(path.name) for of in inner.values() for path in of):
-        return  # told as what it is later
+        return  # `check_no_splits_within` raises an error that says more
     times = Counter(path.name.casefold() for of in inner.values() for path in of)
     shared = sorted(name for name, count in times.items() if count > 1)
     if len(shared) > 1:

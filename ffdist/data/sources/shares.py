@@ -15,7 +15,7 @@ from ffdist.data.sources.splits import SPLITS, TEST, TRAIN, VALIDATION
 from ffdist.errors import ConfigError, setting
 
 TEST_FRACTION = 0.2
-"""Held out where a source has no test split, and nobody says otherwise."""
+"""Default share of the test split, where the source has none."""
 
 
 @dataclass(frozen=True)

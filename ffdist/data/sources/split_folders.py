@@ -20,7 +20,7 @@ class SplitFolders(NamedTuple):
 
 
 def given_splits(listing: Listing) -> SplitFolders:
-    """As the user says, of folders with classes in them, or else in each class; all else is left out, and counted."""
+    """The user's choice of splits, among folders that hold classes, or else within each class; others are left out."""
     splits: dict[str, list[Path]] = {split: [] for split in SPLITS}
     names = [name for of in (listing.choice.splits or {}).values() for name in of]
     todo, others = [listing.root], []

@@ -127,7 +127,7 @@ class SplitChoice:
     """Patterns that something was called like."""
 
     def takes(self, name: str) -> str | None:
-        """The split that was told for a path relative to the source."""
+        """The split that the user has chosen for a path relative to the source; None where none is."""
         split_patterns = (self.splits or {}).items()
         return next((split for split, patterns in split_patterns if any(self.like(name, p) for p in patterns)), None)
 

@@ -125,7 +125,7 @@ class TableSource(DataSource):
         return [path for files in self.files.values() for file in files for path in self.paths(file)]
 
     def paths(self, file: Path) -> Iterator[Path]:
-        """Those that a column of paths names."""
+        """The picture files that a table's column of paths names; none for a table of another kind."""
         if of_paths(self.kind(file)):
             first, base = 0, self.base(file)
             for column in read(file, self.columns.image):

@@ -81,7 +81,7 @@ def taken_together(listing: Listing, splits: dict[str, list[Path]]) -> list[str]
 
 
 def tables(listing: Listing) -> list[Path]:
-    """All of them, at any depth. Raises DataError for pictures beside them, which nothing would read."""
+    """All table files, at any depth. Raises DataError for pictures beside them, which nothing would read."""
     found = listing.files(listing.root)
     listing.check()
     pictures = [path for path in found if path.parent != listing.root and not is_table(path) and is_picture(path)]

@@ -51,7 +51,7 @@ class Transform:
         return 0
 
     def refuse(self, option: str, expected: str, remedy: str | None = None) -> ConfigError:
-        """For a value out of its range."""
+        """The error for an option whose value is out of range. expected: the range in words."""
         return ConfigError(
             f"option '{option}' is out of its range",
             where=f"transform {type(self).__name__}",
@@ -66,7 +66,7 @@ class Transform:
             raise self.refuse(option, "0..1")
 
     def as_call(self) -> Call:
-        """Its name and the options that are not at their default: of which it can be made again.
+        """The transform as a call, with the options that differ from their defaults: from it, it can be made again.
 
         Raises ConfigError where it has no name: a class that a function defines.
         """

@@ -53,7 +53,7 @@ _POOLS_LOCK = Lock()
 
 
 def pool(changes: CallableTransforms, count: int) -> Readers:
-    """So many processes for these transforms, the same ones for all loaders that have them at a time."""
+    """`count` processes for these transforms; loaders that live at the same time share them."""
     key = (changes.names, count)
     with _POOLS_LOCK:
         found = _POOLS.get(key)

@@ -54,7 +54,7 @@ class CallableTransform(BatchTransform):
     own in each epoch."""
 
     name: str
-    """As it is told, with its options."""
+    """The call that made it, with its options, as settings have it."""
     call: Callable[[Tensor], Any] = field(compare=False)
     first: FirstCall = field(default_factory=lambda: FirstCall(), compare=False, repr=False)
     """What shows from time to time that it repeats itself."""
@@ -117,7 +117,7 @@ class CallableTransform(BatchTransform):
 
     @cached_property
     def generators(self) -> Generators:
-        """Those that it draws from, its own ones, too."""
+        """The generators that it draws from: the process's shared ones, and those that it holds itself."""
         return Generators(self.call)
 
     def check_made(self, given: Tensor, made: Any) -> None:

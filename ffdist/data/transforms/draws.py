@@ -46,7 +46,7 @@ class RandomDraws:
         self.block = np.array([b for count in blocks for b in range(count)], np.uint64)[:, None]
 
     def words(self, epoch: int, rows: np.ndarray) -> list[np.ndarray]:
-        """For each purpose uint64 [B, numbers], each below 2^32. rows: int [B], places in the split."""
+        """Random words for each purpose, uint64 [B, numbers] below 2^32. rows: int [B], places in the split."""
         if not len(self.block):
             return [np.zeros((len(rows), 0), np.uint64) for _ in self.numbers]
         shape = (len(self.block), len(rows))
@@ -59,7 +59,7 @@ class RandomDraws:
         return [drawn[:, start : start + count] for start, count in zip(starts, self.numbers, strict=True)]
 
     def uniform(self, epoch: int, rows: np.ndarray) -> list[np.ndarray]:
-        """For each purpose float64 [B, numbers] in [0, 1)."""
+        """Uniform numbers for each purpose, float64 [B, numbers] in [0, 1)."""
         return [words * 2.0**-32 for words in self.words(epoch, rows)]
 
 

@@ -123,7 +123,7 @@ class ResizedCrop(PictureTransform):
 
 
 def shorter(given: Size, side: int) -> Size:
-    """With the shorter side of `side` pixels, and the longer one in proportion, rounded down."""
+    """(height, width) scaled so that the shorter side has `side` pixels; the longer one is rounded down."""
     height, width = given
     if height <= width:
         return side, max(side, int(side * width / height))
@@ -131,7 +131,7 @@ def shorter(given: Size, side: int) -> Size:
 
 
 def padded(picture: np.ndarray, least: Size) -> np.ndarray:
-    """With a black margin where it is smaller."""
+    """A picture [H, W, C] with a black margin where it is smaller than `least`."""
     height, width = (max(0, want - have) for have, want in zip(picture.shape, least, strict=False))
     if not height and not width:
         return picture

@@ -27,9 +27,9 @@ class StepDraws:
     """The numbers drawn for samples of a batch."""
 
     numbers: dict[int, np.ndarray]
-    """For each transform, by its `id`, float64 [B, numbers]."""
+    """Numbers of each transform, by its `id`: float64 [B, numbers]."""
     usual: augment.AugmentDraws | None = None
-    """For those that are drawn for a batch at once."""
+    """Draws of the transforms that are drawn for a whole batch at once."""
     chosen: np.ndarray | None = None
     """int [B]: which of several mixes each gets."""
 
@@ -71,7 +71,7 @@ class TransformSteps:
         self._first_mirrored = np.zeros(0, bool)
 
     def draw(self, epoch: int, batch: int, rows: np.ndarray, part: slice | np.ndarray = slice(None)) -> StepDraws:
-        """For the samples `rows[part]` of a batch of an epoch. rows: int [B], the places in the split of all of it."""
+        """The draws for samples `rows[part]` of a batch. rows: int [B], places in the split, of the whole batch."""
         return self.draw_all(epoch, batch, [rows], [part])
 
     def draw_all(
@@ -133,7 +133,7 @@ class TransformSteps:
         return x
 
     def mix(self, x: np.ndarray, others: np.ndarray, drawn: StepDraws) -> np.ndarray:
-        """In place; what each sample's own share in its label is, float64 [B]."""
+        """Mix samples [B, H, W, C] with others, in place; returns each sample's own share in its label, float64 [B]."""
         share = np.ones(len(x))
         for place, transform in enumerate(self.mixes):
             at = np.arange(len(x)) if drawn.chosen is None else np.flatnonzero(drawn.chosen == place)
@@ -158,6 +158,7 @@ class TransformSteps:
 
 
 def check_together(transforms: Sequence[Transform]) -> None:
+    """Raises ConfigError for transforms that exclude each other, and for one that stands twice and may not."""
     kinds = [type(t) for t in transforms]
     for one, other in EXCLUSIVE:
         if one in kinds and other in kinds:
@@ -177,7 +178,7 @@ def check_together(transforms: Sequence[Transform]) -> None:
 
 
 def grouped(transforms: Iterable[BatchTransform], workers: int) -> list[BatchTransform | FusedSteps | CallableSteps]:
-    """With the neighbours joined that are drawn for a batch at once, and those that change a picture at a time."""
+    """The transforms in order; neighbours that are drawn for a batch at once, or change single pictures, are joined."""
     found: list[BatchTransform | FusedSteps | CallableSteps] = []
     for kind, group in groupby(transforms, key=kind_of):
         own = list(group)
