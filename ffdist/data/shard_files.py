@@ -136,7 +136,7 @@ def first_byte(head: bytes, schema: pa.Schema) -> int:
 
 
 def end_of(begin: int, schema: pa.Schema, rows: int) -> list[int]:
-    """The bytes at which a record batch may end whose values begin at byte `begin`: one for each of Arrow's paddings."""
+    """The bytes where a record batch may end whose values begin at byte `begin`: one for each padding of Arrow's."""
     sizes = [rows * field.type.byte_width for field in schema]
     return [begin + sum(-(-size // to) * to for size in sizes) for to in PADDED]
 
