@@ -65,10 +65,10 @@ def add_floor(
 ) -> None:
     """Add a network's lines: the operations and bytes of a batch, and the time that they take alone."""
     seconds = {side: total(timed[side]).seconds for side in ("ff", "bp")}
-    of = {"network": settings.network, "rule": settings.train.rule.objective}
+    keys = {"network": settings.network, "rule": settings.train.rule.objective}
     made.add(
         side="FF",
-        **of,
+        **keys,
         operations=found["ff"].operations / 1e9,
         alone=1e3 * seconds["ff"],
         optimiser_bytes=found["ff"].optimiser_bytes / 1e6,
@@ -76,7 +76,7 @@ def add_floor(
     )
     made.add(
         side="BP",
-        **of,
+        **keys,
         operations=found["bp"].operations / 1e9,
         alone=1e3 * seconds["bp"],
         operations_ratio=found["bp"].operations / found["ff"].operations,
@@ -87,12 +87,12 @@ def add_floor(
 def add_bare(made: ResultTable, settings: BenchSettings, took: StepTimes, rounds: int) -> None:
     """Add a network's line: whole steps beside blocks without heads, in CPU seconds."""
     bare, slower = sum(took.bare), took.slower_stage()
-    of = {"network": settings.network, "rule": settings.train.rule.objective}
-    made.add(side="BP", **of, step=Value(1e3 * took.bp, rounds))
-    made.add(side="FF", **of, step=Value(1e3 * took.ff, rounds), ratio=took.bp / took.ff)
+    keys = {"network": settings.network, "rule": settings.train.rule.objective}
+    made.add(side="BP", **keys, step=Value(1e3 * took.bp, rounds))
+    made.add(side="FF", **keys, step=Value(1e3 * took.ff, rounds), ratio=took.bp / took.ff)
     made.add(
         side="FF without heads",
-        **of,
+        **keys,
         step=Value(1e3 * bare, rounds),
         ratio=took.bp / bare,
         slower_stage=1e3 * slower,

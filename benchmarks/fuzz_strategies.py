@@ -58,7 +58,7 @@ def _changed(draw: Callable[[st.SearchStrategy[Any]], Any], value: Any) -> Any:
             case "deeper":
                 return value | {key: _changed(draw, value[key])}
             case "fewer":
-                return {name: of for name, of in value.items() if name != key}
+                return {name: child for name, child in value.items() if name != key}
             case "more":
                 return value | {draw(st.text(max_size=8)): draw(VALUES)}
     if isinstance(value, list) and value:

@@ -63,10 +63,10 @@ class Case:
 
 
 def cases(names: list[str]) -> list[Case]:
-    texts = [text for of in SHAPES.values() for text in of(names)]
+    texts = [text for plans in SHAPES.values() for text in plans(names)]
     between = [text for kind in BETWEEN for text in SHAPES[kind](names)]
     wanted = {"processes": texts, "threads": texts} | dict.fromkeys(RATES if why_not() is None else (), between)
-    return [Case(by, Plan.parse(text, names)) for by, of in wanted.items() for text in of]
+    return [Case(by, Plan.parse(text, names)) for by, plans in wanted.items() for text in plans]
 
 
 def cluster_of(case: Case) -> Cluster:

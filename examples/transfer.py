@@ -14,11 +14,11 @@ import ffdist
 from ffdist import Pipeline, from_tensors
 
 
-def classes(of: range) -> ffdist.Images:
+def classes(wanted: range) -> ffdist.Images:
     """The embedded digits of some classes, numbered from 0."""
     train = ffdist.open_data("digits").train
-    rows = np.flatnonzero(np.isin(train.labels, of))
-    return from_tensors(train.take(rows), train.labels[rows] - of.start, test=0.2, channels_last=True)
+    rows = np.flatnonzero(np.isin(train.labels, wanted))
+    return from_tensors(train.take(rows), train.labels[rows] - wanted.start, test=0.2, channels_last=True)
 
 
 if __name__ == "__main__":

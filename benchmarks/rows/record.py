@@ -153,12 +153,12 @@ def write(record: Record, folder: Path) -> Path:
 
 def as_markdown(r: Record) -> str:
     """The record as people read it."""
-    of, found = costs(r), seeds(r)
+    spent, found = costs(r), seeds(r)
     crosses = f"Layers that a gradient crosses in a block and its head: {', '.join(map(str, layers(r).values()))}."
     paper = f"The paper's: {r['paper']:.2f} ({r['source']})." if r["paper"] else ""
     about = [r["form"], crosses, *r["notes"], paper, learned(r)]
-    cost = f"{of['seconds']:,} s"
-    cost += f", {of['cpu_seconds']:,} s of CPU, {of['peak_mib']:,} MiB" if "peak_mib" in of else ""
+    cost = f"{spent['seconds']:,} s"
+    cost += f", {spent['cpu_seconds']:,} s of CPU, {spent['peak_mib']:,} MiB" if "peak_mib" in spent else ""
     lines = [
         f"# accuracy, {r['row']}, {r['date']}",
         "",
@@ -166,8 +166,8 @@ def as_markdown(r: Record) -> str:
         "",
         f"{environment(r)}; {r['threads']} thread(s).",
         "",
-        f"Seeds {', '.join(map(str, found))} (n = {len(found)}), {of['epochs']} epochs, {of['parameters']:,} "
-        f"parameters, {cost} a seed, {of['samples']:,} test samples.",
+        f"Seeds {', '.join(map(str, found))} (n = {len(found)}), {spent['epochs']} epochs, {spent['parameters']:,} "
+        f"parameters, {cost} a seed, {spent['samples']:,} test samples.",
         "",
         *(f"{text}\n" for text in about if text),
         *table(r),
@@ -185,8 +185,8 @@ def learned(r: Record) -> str:
 
 def table(r: Record) -> list[str]:
     """Predictors and blocks down, seeds across."""
-    of, several = seeds(r), len(seeds(r)) > 1
-    heads = ["predictor", *(f"seed {seed}" for seed in of), *["mean ± deviation"] * several]
+    seed_numbers, several = seeds(r), len(seeds(r)) > 1
+    heads = ["predictor", *(f"seed {seed}" for seed in seed_numbers), *["mean ± deviation"] * several]
     cells: dict[str, list[str]] = {}
     for part, what in (("seeds", "predictor"), ("blocks", "block")):
         for line in lines_of(r["rows"], part):

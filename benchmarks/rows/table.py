@@ -69,9 +69,9 @@ def line(row: Row, rows: Mapping[str, Row], records: Mapping[str, Record]) -> li
     if r is None:
         return [f"`{row.name}`{form}", "not yet run", "", "", paper(row), *behind, *[""] * 6]
     name = f"[`{row.name}`](benchmarks/records/{r['file']}){form}"
-    of = costs(r)
+    cost = costs(r)
     ours = [found(r, predictor) for predictor in ("mean", "last", "fusion")]
-    counts = [str(len(seeds(r))), str(of["epochs"]), f"{of['cpu_seconds']:,}" if "cpu_seconds" in of else "-"]
+    counts = [str(len(seeds(r))), str(cost["epochs"]), f"{cost['cpu_seconds']:,}" if "cpu_seconds" in cost else "-"]
     return [name, *ours, paper(row), *behind, *crossed(r), *counts, r["machine"]["name"]]
 
 

@@ -76,7 +76,9 @@ def at_level(race: AccuracyRuns, level: float) -> tuple[Summary, Summary, Summar
 def result_of(settings: BenchSettings, race: AccuracyRuns, sittings: Sequence[str] = ()) -> BenchResult:
     """The tables, summary and plot of a comparison. sittings: notes on when the trainings were made."""
     variant, runs = race.variant, race.runs
-    reached = {name: all(run[-1].accuracy >= settings.compare.target for run in of) for name, of in runs.items()}
+    reached = {
+        name: all(run[-1].accuracy >= settings.compare.target for run in side_runs) for name, side_runs in runs.items()
+    }
     ours, theirs, ratio = at_level(race, settings.compare.target)
     notes = [
         f"{race.discarded} pairs of runs discarded by the probe",
@@ -104,10 +106,11 @@ def result_of(settings: BenchSettings, race: AccuracyRuns, sittings: Sequence[st
         "trusted": race.trusted,
         "recipes": {name: dict(fastest(trials).values) for name, trials in race.tried.items()},
         "levels": level_table(race, settings.compare.target).drawn_cells(),
-        "runs": {name: [[epoch._asdict() for epoch in run] for run in of] for name, of in runs.items()},
+        "runs": {name: [[epoch._asdict() for epoch in run] for run in side_runs] for name, side_runs in runs.items()},
     }
     series: Series = {
-        name: [(round(e.seconds, 1), e.accuracy, e.accuracy, e.accuracy) for e in of[0]] for name, of in runs.items()
+        name: [(round(e.seconds, 1), e.accuracy, e.accuracy, e.accuracy) for e in side_runs[0]]
+        for name, side_runs in runs.items()
     }
     plot = Plot("lines", title, "seconds", "validation accuracy", series)
     tables = [
@@ -139,15 +142,15 @@ def side_table(title: str, race: AccuracyRuns, reached: dict[str, bool]) -> Resu
     }
     units = {"epochs": "", "epoch_time": "s", "reached": "", "accuracy": "", "mean": ""}
     made = ResultTable("sides", title, heads, units)
-    for name, of in race.runs.items():
+    for name, side_runs in race.runs.items():
         made.add(
             side=name,
             **columns(fastest(race.tried[name])),
-            epochs=Summary.of([float(len(run)) for run in of]),
-            epoch_time=Summary.of([run[-1].seconds / len(run) for run in of]),
+            epochs=Summary.of([float(len(run)) for run in side_runs]),
+            epoch_time=Summary.of([run[-1].seconds / len(run) for run in side_runs]),
             reached="yes" if reached[name] else "no",
-            accuracy=Summary.of([run[-1].accuracy for run in of]),
-            mean=Summary.of([run[-1].mean for run in of]),
+            accuracy=Summary.of([run[-1].accuracy for run in side_runs]),
+            mean=Summary.of([run[-1].mean for run in side_runs]),
         )
     return made
 
@@ -185,8 +188,8 @@ def level_table(race: AccuracyRuns, target: float) -> ResultTable:
 def run_table(runs: dict[str, list[list[Epoch]]]) -> ResultTable:
     """Every epoch of every run, for the record alone."""
     made = ResultTable("runs", "", {}, {"time": "s", "accuracy": "", "mean": ""})
-    for name, of in runs.items():
-        for run, epochs in enumerate(of):
+    for name, side_runs in runs.items():
+        for run, epochs in enumerate(side_runs):
             for epoch, at in enumerate(epochs):
                 made.add(side=name, run=run, epoch=epoch + 1, time=at.seconds, accuracy=at.accuracy, mean=at.mean)
     return made

@@ -153,9 +153,11 @@ def show(result: BenchResult, *, as_json: bool) -> None:
         console.print(f"- {note}")
 
 
-def record(result: BenchResult, folder: Path, words: Sequence[str], settings: Mapping[str, Any], **of: str) -> None:
+def record(
+    result: BenchResult, folder: Path, words: Sequence[str], settings: Mapping[str, Any], **row_keys: str
+) -> None:
     """Write a record into the folder, and say where. words: the command. of: network and rule of all rows."""
     from ffdist.bench.harness.record import write_record
 
-    paths = write_record(result, folder, words, settings, **of)
+    paths = write_record(result, folder, words, settings, **row_keys)
     PlainConsole(stderr=True).print("record: " + ", ".join(map(str, paths)), soft_wrap=True)

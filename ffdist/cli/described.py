@@ -23,7 +23,7 @@ def print_manifest(manifest: DataManifest, console: Console) -> None:
     if manifest.decoding is not None:
         console.print(Text(f"pictures: {manifest.decoding}"), soft_wrap=True)
     if manifest.encoded:
-        size = sum(shard.bytes for of in manifest.splits.values() for shard in of.files)
+        size = sum(shard.bytes for each in manifest.splits.values() for shard in each.files)
         console.print(Text(f"kept as they were encoded, {size / 2**20:,.0f} MiB; decoded while a network trains"))
     if manifest.held_out is not None:
         for line in drawn_lines(manifest.held_out):
@@ -40,10 +40,10 @@ def drawn_lines(drawn: HeldOut) -> list[str]:
     """The lines that say how splits were drawn."""
     if drawn.test_fraction == 1:
         return ["test split: all of it (--test-fraction)"]
-    of = "each class" if drawn.groups is None else f"the samples, in whole groups of {drawn.groups}"
+    whose = "each class" if drawn.groups is None else f"the samples, in whole groups of {drawn.groups}"
     shares = {"test": drawn.test_fraction, "validation": drawn.validation_fraction}
     return [
-        f"{split} split: {share:g} of {of}, seed {drawn.seed} (--{split}-fraction)"
+        f"{split} split: {share:g} of {whose}, seed {drawn.seed} (--{split}-fraction)"
         for split, share in shares.items()
         if share
     ]
@@ -54,13 +54,13 @@ def counts_table(manifest: DataManifest) -> Table:
     table = Table("class", *manifest.splits)
     counts = [split.counts for split in manifest.splits.values()]
     if len(manifest.classes) <= ROWS:
-        for name, *of in zip(manifest.classes, *counts, strict=True):
-            table.add_row(Text(name), *(f"{count:,}" for count in of))
+        for name, *each in zip(manifest.classes, *counts, strict=True):
+            table.add_row(Text(name), *(f"{count:,}" for count in each))
     else:
-        table.add_row("smallest", *(extreme(manifest.classes, of, min(of)) for of in counts))
-        table.add_row("largest", *(extreme(manifest.classes, of, max(of)) for of in counts))
+        table.add_row("smallest", *(extreme(manifest.classes, each, min(each)) for each in counts))
+        table.add_row("largest", *(extreme(manifest.classes, each, max(each)) for each in counts))
     table.add_section()
-    table.add_row("all", *(f"{sum(of):,}" for of in counts))
+    table.add_row("all", *(f"{sum(each):,}" for each in counts))
     return table
 
 

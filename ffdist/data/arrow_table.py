@@ -58,9 +58,9 @@ def from_arrow(
     reading = Reading(image, label, channels_last, value_range, group=group)
     tables = {"train": table, "test": test, "validation": validation}
     splits = {
-        split: labelled_rows(of, f"data set {name}, {split}", reading)
-        for split, of in tables.items()
-        if of is not None and not is_share(of)
+        split: labelled_rows(data, f"data set {name}, {split}", reading)
+        for split, data in tables.items()
+        if data is not None and not is_share(data)
     }
     splits = with_shares(in_one_order(splits), test, validation, seed)
     return assembled(name, splits, classes, renumber=True, normalize=normalize, channels_last=channels_last)
@@ -76,11 +76,11 @@ def labelled_rows(data: Any, where: str, reading: Reading = USUAL) -> LabelledSp
         note(f"{where}: {text}")
     labels = column_labels(column(table, reading.label, where), where, names_in(table.schema, reading.label))
     if found.image == IMAGE and IMAGE not in table.column_names:
-        of = numbers_in(table, found, labels, where)
+        found_split = numbers_in(table, found, labels, where)
     else:
-        of = pictures_in(table, labels, where, reading)
+        found_split = pictures_in(table, labels, where, reading)
     groups = None if found.group is None else table_column(table, found.group, where)
-    return grouped(of, groups, where)
+    return grouped(found_split, groups, where)
 
 
 def numbers_in(table: pa.Table, columns: Columns, labels: Labels, where: str) -> LabelledSplit:
@@ -95,19 +95,19 @@ def in_one_order(splits: dict[str, LabelledSplit]) -> dict[str, LabelledSplit]:
     """Columns of numbers of all splits as the first has them. Raises DataError for a split with others."""
     first = next(iter(splits.values())).columns
     found = {}
-    for split, of in splits.items():
-        if {*of.columns} != {*first} and first and of.columns:
+    for split, data in splits.items():
+        if {*data.columns} != {*first} and first and data.columns:
             raise DataError(
                 "splits have columns of other names",
                 where=split,
                 expected=", ".join(first),
-                got=", ".join(of.columns),
+                got=", ".join(data.columns),
                 remedy="give all splits the same columns of numbers",
             )
-        places = [of.columns.index(name) for name in first if of.columns]
-        if places != sorted(places) and isinstance(of.samples, np.ndarray):
-            of = of._replace(samples=of.samples[:, places], columns=first)
-        found[split] = of
+        places = [data.columns.index(name) for name in first if data.columns]
+        if places != sorted(places) and isinstance(data.samples, np.ndarray):
+            data = data._replace(samples=data.samples[:, places], columns=first)
+        found[split] = data
     return found
 
 
@@ -165,10 +165,10 @@ def remedy_of(data: Any, got: str) -> str | None:
     """The remedy for a frame that Arrow refuses; None where the usual one, for columns of arrays or pictures, fits."""
     if "Duplicate column names" in got:
         return "name each once: table.loc[:, ~table.columns.duplicated()]"
-    of = re.search(r"failed for column (.+) with type object", got)
-    if of is None or re.search("arra|Image", got):
+    match = re.search(r"failed for column (.+) with type object", got)
+    if match is None or re.search("arra|Image", got):
         return None
-    return f"one type in column {of[1]}: table.astype({{{of[1]!r}: str}}), or pandas.to_numeric; or leave it out"
+    return f"one type in column {match[1]}: table.astype({{{match[1]!r}: str}}), or pandas.to_numeric; or leave it out"
 
 
 def column(table: pa.Table, name: str, where: str) -> list[pa.Array]:

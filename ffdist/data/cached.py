@@ -173,7 +173,7 @@ def is_whole(folder: Path) -> bool:
     """True if every shard is there, in its size."""
     try:
         splits = read_manifest(folder).splits.values()
-        return all((folder / shard.file).stat().st_size == shard.bytes for of in splits for shard in of.listed)
+        return all((folder / shard.file).stat().st_size == shard.bytes for each in splits for shard in each.listed)
     except (DataError, OSError):
         return False
 

@@ -121,7 +121,7 @@ def written_alike(names: Sequence[str]) -> str | None:
     written: dict[str, list[str]] = {}
     for name in names:
         written.setdefault(" ".join(name.split()).casefold(), []).append(name)
-    found = [" and ".join(map(repr, of)) for of in written.values() if len(of) > 1]
+    found = [" and ".join(map(repr, spellings)) for spellings in written.values() if len(spellings) > 1]
     return (
         f"classes that differ by blanks or capitals alone: {listed(found)}; write them alike if they are one"
         if found

@@ -116,7 +116,7 @@ def likely_range(low: float, high: float) -> Range:
     usual = [(0, 2**bits - 1) for bits in (8, *SENSOR_BITS, 16)]
     if high <= 1:
         usual = [(0, 1), (-1, 1)]
-    return next((of for of in usual if of[0] <= low and high <= of[1]), (low, high))
+    return next((usual_range for usual_range in usual if usual_range[0] <= low and high <= usual_range[1]), (low, high))
 
 
 def eight_bits_of(values: np.ndarray, limits: Range, *, inverted: bool = False) -> np.ndarray:

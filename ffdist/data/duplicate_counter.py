@@ -19,12 +19,12 @@ class DuplicateCounter:
 
     def between(self) -> dict[str, int]:
         """Count the pictures of a split that are also in an earlier one, by both names: "test in train"."""
-        splits = {split: np.concatenate([digests for _, digests in of]) for split, of in self.parts.items()}
+        splits = {split: np.concatenate([digests for _, digests in batches]) for split, batches in self.parts.items()}
         return {f"{later} in {earlier}": count for (later, earlier), count in between(splits).items()}
 
     def notes(self) -> list[str]:
         """A line for each kind of repetition."""
-        rows = {split: sum(len(labels) for labels, _ in of) for split, of in self.parts.items()}
+        rows = {split: sum(len(labels) for labels, _ in batches) for split, batches in self.parts.items()}
         notes = []
         for pair, count in self.between().items():
             later, _, earlier = pair.partition(" in ")
@@ -32,9 +32,9 @@ class DuplicateCounter:
                 f"{count:,} of {rows[later]:,} pictures of {later} are also in {earlier}, pixel for pixel: "
                 "accuracies on them are too high"
             )
-        labels = np.concatenate([labels for of in self.parts.values() for labels, _ in of])
+        labels = np.concatenate([labels for batches in self.parts.values() for labels, _ in batches])
         pairs = np.unique(
-            np.stack([np.concatenate([d for of in self.parts.values() for _, d in of]), labels], 1), axis=0
+            np.stack([np.concatenate([d for batches in self.parts.values() for _, d in batches]), labels], 1), axis=0
         )
         different = len(pairs) - len(np.unique(pairs[:, 0]))
         if different:

@@ -33,7 +33,9 @@ def note_duplicates(splits: Mapping[str, np.ndarray], where: str) -> None:
     """A line for each two splits that share samples. splits: samples [N, ...] in memory."""
     if len(splits) < 2:
         return
-    for (later, earlier), count in between({name: digests(of) for name, of in splits.items()}).items():
+    for (later, earlier), count in between(
+        {name: digests(split_samples) for name, split_samples in splits.items()}
+    ).items():
         note(
             f"{where}: {count:,} of {len(splits[later]):,} samples of {later} are also in {earlier}, bit for bit: "
             "accuracies on them are too high"

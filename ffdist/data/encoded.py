@@ -45,16 +45,21 @@ class EncodedSplit(Split):
         self.decoding = replace(
             manifest.decoding or PLAIN, size=self.size, mode="grey" if self.channels == 1 else "rgb"
         )
-        of = manifest.splits[name]
-        assert of.index, "a split of encoded pictures"
-        self.files = opened_parts(folder, of.listed)
+        split_files = manifest.splits[name]
+        assert split_files.index, "a split of encoded pictures"
+        self.files = opened_parts(folder, split_files.listed)
         self.shards, self.starts, self.lengths, labels = read_index(
-            self.files.whole(of.index.file), f"{folder}, {name}"
+            self.files.whole(split_files.index.file), f"{folder}, {name}"
         )
-        check_index(self, of.index.rows, [shard.bytes for shard in of.files], f"{folder}, {of.index.file}")
-        check_labels(labels, len(manifest.classes), f"{folder}, {of.index.file}")
+        check_index(
+            self,
+            split_files.index.rows,
+            [shard.bytes for shard in split_files.files],
+            f"{folder}, {split_files.index.file}",
+        )
+        check_labels(labels, len(manifest.classes), f"{folder}, {split_files.index.file}")
         self.labels = labels.astype(np.int64)
-        of.check_counts(self.labels, len(manifest.classes), f"{folder}, split {name}")
+        split_files.check_counts(self.labels, len(manifest.classes), f"{folder}, split {name}")
         self.digests = None
         """int64 [N], of a remote folder's pictures: those here are looked at as files."""
         if isinstance(folder, RemoteFolder):
@@ -65,7 +70,7 @@ class EncodedSplit(Split):
                     remedy=AGAIN,
                     where=f"{folder}, split {name}",
                 )
-        self.window = WINDOW if sum(shard.bytes for shard in of.files) > STREAMED else 0
+        self.window = WINDOW if sum(shard.bytes for shard in split_files.files) > STREAMED else 0
 
     def at(self, size: tuple[int, int]) -> EncodedSplit:
         return self if size == self.size else EncodedSplit(*self.source, size)

@@ -64,7 +64,7 @@ def parts(one: Any) -> Iterator[Any]:
             yield from (one.func, one.args, one.keywords)
         case type():
             if is_users(one):
-                yield from (of for base in one.__mro__ if is_users(base) for of in [*vars(base).values()])
+                yield from (member for base in one.__mro__ if is_users(base) for member in [*vars(base).values()])
         case classmethod() | staticmethod():
             yield one.__func__
         case property():
@@ -183,4 +183,4 @@ class Generators:
 
 def text_of(state: list[Any]) -> str:
     with np.printoptions(threshold=2**20):
-        return repr([of.tolist() if isinstance(of, torch.Tensor) else of for of in state])
+        return repr([member.tolist() if isinstance(member, torch.Tensor) else member for member in state])

@@ -81,13 +81,13 @@ def as_images(data: Any, test: Any = None, validation: Any = None) -> Images:
         data = open_data(data)
     if isinstance(data, Mapping):
         data, others = of_splits(data, others)
-    given = {split: of for split, of in others.items() if of is not None}
+    given = {split: each for split, each in others.items() if each is not None}
     if isinstance(data, Images):
         return with_splits(data, given)
     name = name_of(data)
     splits = {
-        split: labelled(of, f"data set {name}, {split}", anew=split == "train")
-        for split, of in {"train": data, **given}.items()
+        split: labelled(each, f"data set {name}, {split}", anew=split == "train")
+        for split, each in {"train": data, **given}.items()
     }
     return assembled(name, in_one_order(splits), renumber=is_table(data))
 
@@ -105,8 +105,8 @@ def of_splits(data: Mapping[str, Any], others: dict[str, Any]) -> tuple[Any, dic
             got=listed([*data]) or "none",
             remedy=pair_of(data) or pairs_of(data) or "{'train': data['...'], 'test': data['...']}",
         )
-    for split, of in others.items():
-        if of is not None and split in found:
+    for split, each in others.items():
+        if each is not None and split in found:
             raise DataError(
                 f"there are two {split} splits",
                 where=split,
@@ -114,7 +114,7 @@ def of_splits(data: Mapping[str, Any], others: dict[str, Any]) -> tuple[Any, dic
                 got=f"data['{found[split]}'], and {split}=",
                 remedy=f"leave `{split}` out",
             )
-    own = {split: data[found[split]] if split in found else of for split, of in others.items()}
+    own = {split: data[found[split]] if split in found else each for split, each in others.items()}
     return data[found["train"]], own
 
 
@@ -143,7 +143,7 @@ def pairs_of(data: Mapping[str, Any]) -> str | None:
 
 def with_splits(images: Images, given: Mapping[str, Any]) -> Images:
     """The data set with further splits. Raises DataError for one that it has already, or of another kind."""
-    for split, of in given.items():
+    for split, each in given.items():
         if getattr(images, split) is not None:
             raise DataError(
                 f"a data set brings its own {split} split",
@@ -152,7 +152,7 @@ def with_splits(images: Images, given: Mapping[str, Any]) -> Images:
                 got=f"data set {images.name}",
                 remedy=f"leave `{split}` out",
             )
-        found = labelled(of, f"data set {images.name}, {split}")
+        found = labelled(each, f"data set {images.name}, {split}")
         classes = as_classes(images.classes, f"data set {images.name}")
         assert classes is not None
         made = as_split(found, by_number(found.labels, classes, numbered(np.zeros(1, int), images.name)))

@@ -133,7 +133,7 @@ class Items:
         return len(self.dataset)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: of for name, of in vars(self).items() if name not in OF_PROCESS}
+        return {name: value for name, value in vars(self).items() if name not in OF_PROCESS}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state, _alone=Lock(), _readers=None)

@@ -171,7 +171,7 @@ def to_numpy_type(y: np.ndarray, where: str) -> np.ndarray:
 
 def unlike_kinds(labels: Labels, train: Labels) -> DataError:
     """The error for names in one split and numbers in another."""
-    kinds = ["names" if of.text else "numbers" for of in (train, labels)]
+    kinds = ["names" if each.text else "numbers" for each in (train, labels)]
     return DataError(
         "labels are of unlike kinds",
         where=labels.where,

@@ -173,9 +173,9 @@ class Loader:
     def together(self, order: np.ndarray, epoch: int, batches: range) -> list[tuple[Tensor, Tensor]]:
         """Several batches made in one go, each bit for bit as `batch` makes it."""
         rows = [order[batch * self.batch_size : (batch + 1) * self.batch_size] for batch in batches]
-        parts = [self.part(len(of)) for of in rows]
-        own = [of[part] for of, part in zip(rows, parts, strict=True)]
-        taken, ends = np.concatenate(own), np.cumsum([len(of) for of in own]).tolist()
+        parts = [self.part(len(batch_rows)) for batch_rows in rows]
+        own = [batch_rows[part] for batch_rows, part in zip(rows, parts, strict=True)]
+        taken, ends = np.concatenate(own), np.cumsum([len(batch_rows) for batch_rows in own]).tolist()
         x = self.tensor(self.samples_at(self.split, taken, self.steps.draw_all(epoch, batches[0], rows, parts)))
         y = torch.from_numpy(self.split.labels[taken])
         return [(x[start:end], y[start:end]) for start, end in zip([0, *ends], ends, strict=False)]
@@ -215,7 +215,9 @@ class Loader:
             return rows
         firsts = range(0, len(rows), self.batch_size * every)
         batches = [rows[first : first + self.batch_size] for first in firsts]
-        return np.concatenate([rows[:0], *(of if whole else of[self.part(len(of))] for of in batches)])
+        return np.concatenate(
+            [rows[:0], *(batch_rows if whole else batch_rows[self.part(len(batch_rows))] for batch_rows in batches)]
+        )
 
     def batch(self, order: np.ndarray, epoch: int, batch: int) -> tuple[Tensor, Tensor]:
         """Batch `batch` of an epoch in that order."""

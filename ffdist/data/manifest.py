@@ -219,8 +219,8 @@ def parsed(
     check(isinstance(splits, dict), "the manifest's splits are no object")
     check("train" in splits or "test" in splits, "no training split and no test split")
     check(set(splits) <= set(SPLITS), f"splits {', '.join(splits)}, not {', '.join(SPLITS)}")
-    files = {split: parsed_split(split, of) for split, of in splits.items()}
-    names = [shard.file for of in files.values() for shard in of.listed]
+    files = {split: parsed_split(split, each) for split, each in splits.items()}
+    names = [shard.file for each in files.values() for shard in each.listed]
     check(len(set(names)) == len(names), "a shard is listed twice")
     check(
         superclass is None or (is_list(superclass, int) and len(superclass) == len(classes) and min(superclass) >= 0),

@@ -103,7 +103,7 @@ def assembled(
     """A data set of the splits train, and test and validation where there are any: their labels are numbered alike, and
     their shapes the same. renumber: as in `encoded`; channels_last: what was said of their axes, if anything. Raises
     DataError for what does not go together."""
-    labels = {split: of.labels for split, of in splits.items()}
+    labels = {split: each.labels for split, each in splits.items()}
     names, codes = encoded(labels, as_classes(classes, f"data set {name}"), renumber=renumber)
     if len(names) < 2:
         raise DataError(
@@ -113,7 +113,7 @@ def assembled(
             got=names[0],
             remedy="give samples of each class, or name all: classes=[...]",
         )
-    made = {split: as_split(of, codes[split]) for split, of in splits.items()}
+    made = {split: as_split(each, codes[split]) for split, each in splits.items()}
     train = made["train"]
     like = train.take(np.arange(1))
     check_alike(made, like, name)
@@ -181,7 +181,7 @@ REPEATED_BYTES = 2**31
 
 def note_repeated(made: Mapping[str, Split], where: str) -> None:
     """Tell of samples that are in several splits in memory."""
-    held = {split: of.samples for split, of in made.items() if isinstance(of, ArraySplit)}
+    held = {split: each.samples for split, each in made.items() if isinstance(each, ArraySplit)}
     if len(held) == len(made) and sum(x.nbytes for x in held.values()) <= REPEATED_BYTES:
         note_duplicates(held, where)
 

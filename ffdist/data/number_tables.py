@@ -117,7 +117,7 @@ def divided(
         groups = groups[rows[TRAIN]] if groups is not None and TRAIN in rows else groups
         codes = {split: codes[TRAIN][row] for split, row in rows.items()}
     first = TRAIN if TRAIN in samples else TEST
-    counts = {split: len(of) for split, of in samples.items()}
+    counts = {split: len(each) for split, each in samples.items()}
     named = f"column '{said.group_column}'" if said.group_column else None
     shares = Shares(counts, codes[first], said.holding, groups, named)
     for text in shares.notes:
@@ -132,7 +132,7 @@ def divided(
     mean, std = float_moments(measured)
     made = {split: ArraySplit(x, y) for split, (x, y) in splits.items()}
     empty = ArraySplit(np.empty((0, *measured.shape[1:]), np.float32), np.empty(0, np.int64))
-    note_duplicates({split: of.samples for split, of in made.items()}, str(path))
+    note_duplicates({split: each.samples for split, each in made.items()}, str(path))
     return Images(
         path.resolve().stem,
         made.get(TRAIN, empty),
@@ -194,6 +194,6 @@ def labels_of(tables: list[pa.Table], files: list[Path], label: str) -> Labels:
     """The labels of one split."""
     found = []
     for table, file in zip(tables, files, strict=True):
-        of = column_labels(table[label].chunks, str(file), names_in(table.schema, label))
-        found.append(numerals(of) if file.suffix.lower() in TEXTS and of.text else of)
+        found_labels = column_labels(table[label].chunks, str(file), names_in(table.schema, label))
+        found.append(numerals(found_labels) if file.suffix.lower() in TEXTS and found_labels.text else found_labels)
     return joined(found, str(files[0]))

@@ -79,8 +79,8 @@ def from_values(values: Mapping[str, Any]) -> Preparation:
     if (size := options.get("size")) is not None and not isinstance(size, str):
         options["size"] = str(size) if isinstance(size, int) else "{}x{}".format(*size)
     if isinstance(splits := options.get("splits"), Mapping):
-        pairs = [(split, [of] if isinstance(of, str) else of) for split, of in splits.items()]
-        options["splits"] = tuple(f"{split}={name}" for split, of in pairs for name in of)
+        pairs = [(split, [patterns] if isinstance(patterns, str) else patterns) for split, patterns in splits.items()]
+        options["splits"] = tuple(f"{split}={name}" for split, patterns in pairs for name in patterns)
     for name in ("splits", "ignore"):
         if isinstance(options.get(name), str):
             options[name] = (options[name],)

@@ -51,9 +51,9 @@ def from_ray(
     reading = Reading(image, label, channels_last, value_range, group=group)
     given = {"train": dataset, "test": test, "validation": validation}
     splits = {
-        split: labelled(of, f"data set {name}, {split}", reading)
-        for split, of in given.items()
-        if of is not None and not is_share(of)
+        split: labelled(each, f"data set {name}, {split}", reading)
+        for split, each in given.items()
+        if each is not None and not is_share(each)
     }
     splits = with_shares(splits, test, validation, seed)
     return assembled(name, splits, classes, normalize=normalize, channels_last=channels_last)

@@ -55,8 +55,8 @@ class RemoteSplit(Split):
         labels, self.digests = remote_digests(folder, self.files, manifest, name)
         if labels is None:
             labels = np.concatenate([remote_labels(folder, shard, self.schema) for shard in self.shards])
-        for shard, of in zip(self.shards, np.split(labels, np.cumsum([s.rows for s in self.shards])), strict=False):
-            check_labels(of, len(manifest.classes), folder / shard.file)
+        for shard, each in zip(self.shards, np.split(labels, np.cumsum([s.rows for s in self.shards])), strict=False):
+            check_labels(each, len(manifest.classes), folder / shard.file)
         self.labels = labels.astype(np.int64)
         self.starts = np.cumsum([0, *(shard.rows for shard in self.shards)])
         manifest.splits[name].check_counts(self.labels, len(manifest.classes), f"{folder}, split {name}")
@@ -106,7 +106,7 @@ class RemoteSplit(Split):
                 held.add(
                     run, self.compared(shard, run, np.frombuffer(data, np.uint8).reshape(-1, self.width)[run - start])
                 )
-        while self.held and sum(of.pixels.nbytes for of in self.held.values()) + held.pixels.nbytes > HELD:
+        while self.held and sum(each.pixels.nbytes for each in self.held.values()) + held.pixels.nbytes > HELD:
             del self.held[next(iter(self.held))]
 
     def compared(self, shard: int, rows: np.ndarray, pixels: np.ndarray) -> np.ndarray:
@@ -152,10 +152,10 @@ def remote_digests(
     folder: RemoteFolder, files: FileParts, manifest: DataManifest, name: str
 ) -> tuple[np.ndarray | None, np.ndarray | None]:
     """Labels int32 [N] and digests int64 [N] of a split; None of both where it was written without."""
-    of = manifest.splits[name]
-    if of.digests is None:
+    split_files = manifest.splits[name]
+    if split_files.digests is None:
         return None, None
-    return read_digests(files.whole(of.digests.file), of.rows, folder / of.digests.file)
+    return read_digests(files.whole(split_files.digests.file), split_files.rows, folder / split_files.digests.file)
 
 
 def remote_labels(folder: RemoteFolder, shard: ShardFile, schema: pa.Schema) -> np.ndarray:

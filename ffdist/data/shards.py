@@ -107,7 +107,7 @@ def open_folder(folder: Path | RemoteFolder) -> Images:
     Raises DataError for what cheap checks can find; `verify` finds the rest.
     """
     manifest = read_manifest(folder)
-    if isinstance(folder, RemoteFolder) and any(of.digests is None for of in manifest.splits.values()):
+    if isinstance(folder, RemoteFolder) and any(each.digests is None for each in manifest.splits.values()):
         note(
             f"{folder}: prepared without digests of its samples, so its shards are read without them; prepare it again"
         )

@@ -63,9 +63,9 @@ def from_dataset(
     reading = Reading(image, label, channels_last, value_range, seed)
     given = {"train": dataset, "test": test, "validation": validation}
     splits = {
-        split: labelled_items(of, f"data set {name}, {split}", reading, anew=split == "train")
-        for split, of in given.items()
-        if of is not None and not is_share(of)
+        split: labelled_items(each, f"data set {name}, {split}", reading, anew=split == "train")
+        for split, each in given.items()
+        if each is not None and not is_share(each)
     }
     splits["train"] = grouped(splits["train"], groups, f"data set {name}")
     splits = with_shares(splits, test, validation, seed)

@@ -225,7 +225,10 @@ def by_block_within(pulses: Sequence[Record], key: str) -> list[ChartCurve]:
             for block in stage["blocks"]:
                 if (value := number(block.get(key))) is not None:
                     found.setdefault(str(block["block"]), {}).setdefault(float(pulse["step"]), []).append(value)
-    return [ChartCurve(shown_block(name), [(x, fmean(each)) for x, each in of.items()]) for name, of in found.items()]
+    return [
+        ChartCurve(shown_block(name), [(x, fmean(each)) for x, each in values.items()])
+        for name, values in found.items()
+    ]
 
 
 def stage_name(stage: Record, stages: Sequence[Record]) -> str:

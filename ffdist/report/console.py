@@ -57,8 +57,8 @@ class ConsoleReport:
                 self._stages(event)
             case EpochEnded(record):
                 self._epoch(record)
-            case RunRestarted(restart, of, reason):
-                self.console.print(f"restart {restart} of {of}: {reason}", soft_wrap=True)
+            case RunRestarted(restart, limit, reason):
+                self.console.print(f"restart {restart} of {limit}: {reason}", soft_wrap=True)
             case RunStopped():
                 self.close()
             case _:

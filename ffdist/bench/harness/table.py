@@ -80,10 +80,10 @@ class ResultTable:
         return [row for line in self.lines for row in self._rows_of(line)]
 
     def _rows_of(self, line: Line) -> Iterable[Row]:
-        of = {name: cell for name, cell in line.items() if not isinstance(cell, Value)}
+        keys = {name: cell for name, cell in line.items() if not isinstance(cell, Value)}
         for metric, value in line.items():
             if isinstance(value, Value) and value.value is not None:
-                yield {"part": self.part, **of, "metric": metric, **value._asdict(), "unit": self.units[metric]}
+                yield {"part": self.part, **keys, "metric": metric, **value._asdict(), "unit": self.units[metric]}
 
     def texts(self) -> list[list[str]]:
         """The cells of the drawn table, line by line."""
@@ -95,12 +95,12 @@ class ResultTable:
             return self.lines
         made: dict[str, Line] = {}
         for line in self.lines:
-            of = {
+            keys = {
                 name: cell
                 for name, cell in line.items()
                 if name not in ("side", "against") and not isinstance(cell, Value)
             }
-            made.setdefault(repr(sorted(of.items())), of)[line.get("against") or line["side"]] = line
+            made.setdefault(repr(sorted(keys.items())), keys)[line.get("against") or line["side"]] = line
         return list(made.values())
 
     def drawn_cells(self) -> list[dict[str, Cell]]:
@@ -139,10 +139,10 @@ def lines_of(rows: Iterable[Row], part: str) -> list[Line]:
     for row in rows:
         if row["part"] != part:
             continue
-        of = {name: value for name, value in row.items() if name not in MEASURED}
-        if of != last or row["metric"] in lines[-1]:
-            lines.append(dict(of))
-            last = of
+        keys = {name: value for name, value in row.items() if name not in MEASURED}
+        if keys != last or row["metric"] in lines[-1]:
+            lines.append(dict(keys))
+            last = keys
         spread = row["spread"] and tuple(row["spread"])
         lines[-1][row["metric"]] = Value(row["value"], row["n"], spread)
     return lines

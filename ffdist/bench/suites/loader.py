@@ -90,12 +90,18 @@ def result_of(settings: BenchSettings, names: list[str], rounds: Rounds) -> Benc
         "waiting": waits,
         "loaders": {name: rounds.rate(name).median for name in names},
         **ratio.facts("ratio"),
-        "against": {name: {"fastest": other, "ratio": of} for name, (other, of) in against.items() if other},
+        "against": {
+            name: {"fastest": other, "ratio": quotient} for name, (other, quotient) in against.items() if other
+        },
     }
     notes = [
         f"the loader is {ratio.median:,.1f} times as fast as the training that it feeds",
         f"the first stage of the training waits for data {waits:.1%} of its time",
-        *(f"{name}: {of:.2f} of {other}, the fastest of the others" for name, (other, of) in against.items() if other),
+        *(
+            f"{name}: {quotient:.2f} of {other}, the fastest of the others"
+            for name, (other, quotient) in against.items()
+            if other
+        ),
         "a core: samples by the seconds of computing of the loader and of its worker processes",
         *rounds.notes(),
     ]

@@ -73,8 +73,8 @@ def weighed(settings: BenchSettings, used: dict[str, list[MemoryUse]]) -> Result
     ours = worst(used["ours"]).peak
     for name, devices in used.items():
         for index, use in enumerate(devices):
-            of = {field: value / MIB for field, value in use._asdict().items()}
-            made.add(side=name, device=index, **of, ratio=ours / worst(devices).peak)
+            mebibytes = {field: value / MIB for field, value in use._asdict().items()}
+            made.add(side=name, device=index, **mebibytes, ratio=ours / worst(devices).peak)
     return made
 
 

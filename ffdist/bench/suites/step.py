@@ -35,7 +35,9 @@ def result_of(settings: BenchSettings, steps: SideSteps) -> BenchResult:
                 "gflop": side.flops / 1e9,
                 "outside_of_products": shares[name],
                 "kinds": side.by_kind(),
-                "operations": {of: operation._asdict() for of, operation in side.operations.items()},
+                "operations": {
+                    operation_name: operation._asdict() for operation_name, operation in side.operations.items()
+                },
             }
             for name, side in steps.sides.items()
         },
@@ -103,14 +105,20 @@ def largest(steps: SideSteps) -> ResultTable:
     for name in NAMES.values():
         columns |= {f"{name}, ms": f"{name}/time", f"{name}, calls": f"{name}/calls"}
     made = ResultTable("operations", "by operation, time of its own", columns, {"time": "ms", "calls": ""})
-    every = {of for side in steps.sides.values() for of in side.operations}
-    order = sorted(every, key=lambda of: -max(own(side, of) for side in steps.sides.values()))
-    for of in order[:MOST]:
+    every = {operation_name for side in steps.sides.values() for operation_name in side.operations}
+    order = sorted(every, key=lambda operation_name: -max(own(side, operation_name) for side in steps.sides.values()))
+    for operation_name in order[:MOST]:
         for name, side in steps.sides.items():
-            calls = side.operations[of].calls if of in side.operations else None
-            made.add(side=NAMES[name], operation=of, kind=kind_of(of), time=1e3 * own(side, of), calls=calls)
+            calls = side.operations[operation_name].calls if operation_name in side.operations else None
+            made.add(
+                side=NAMES[name],
+                operation=operation_name,
+                kind=kind_of(operation_name),
+                time=1e3 * own(side, operation_name),
+                calls=calls,
+            )
     for name, side in steps.sides.items() if (rest := order[MOST:]) else ():
-        time = 1e3 * sum(own(side, of) for of in rest)
+        time = 1e3 * sum(own(side, operation_name) for operation_name in rest)
         made.add(side=NAMES[name], operation=f"{len(rest)} others", kind="", time=time)
     return made
 

@@ -82,7 +82,7 @@ def of_files(
         return TableSource(path, **of_table)
     texts = texts_in(path, choice, columns)
     usable = not all(texts.values())
-    named = [pattern for of in (choice.splits or {}).values() for pattern in of]
+    named = [pattern for patterns in (choice.splits or {}).values() for pattern in patterns]
     below = [text.relative_to(path).as_posix() for text, why in texts.items() if not why]
     by_name = any(SplitChoice().like(text, pattern) for text in below for pattern in named)
     if usable and (by_name or columns != Columns()):

@@ -58,13 +58,15 @@ class ArrayFiles(DataSource):
         self.value_range = value_range
         arrays = opened(path)
         parts = names_by_split([*arrays], columns, path)
-        self.samples = {split: arrays[of["samples"]] for split, of in parts.items()}
-        self.where = {split: f"{path}, {of['samples']}" for split, of in parts.items()}
+        self.samples = {split: arrays[names_of_split["samples"]] for split, names_of_split in parts.items()}
+        self.where = {split: f"{path}, {names_of_split['samples']}" for split, names_of_split in parts.items()}
         names = next((arrays[name] for name in arrays if name.casefold() in NAMES), None)
         own = None if names is None else as_classes(names, path)
         self.found = {
-            split: self.labels_in(arrays[of["labels"]], split, f"{path}, {of['labels']}", own and own.names)
-            for split, of in parts.items()
+            split: self.labels_in(
+                arrays[names_of_split["labels"]], split, f"{path}, {names_of_split['labels']}", own and own.names
+            )
+            for split, names_of_split in parts.items()
         }
         self.classes, self.labels = encoded(self.found, None, renumber=True)
         first = TRAIN if TRAIN in self.labels else TEST
@@ -74,7 +76,7 @@ class ArrayFiles(DataSource):
         self.counts = self.shares.counts
         self.held_out = self.shares.held_out
         self.notes = self.shares.notes
-        used = {name for of in parts.values() for name in of.values()}
+        used = {name for names_of_split in parts.values() for name in names_of_split.values()}
         self.left_out = [
             LeftOut(name, "neither samples nor labels, by its name")
             for name in arrays
@@ -202,7 +204,7 @@ def names_by_split(names: list[str], columns: Columns, path: Path) -> dict[str, 
                 remedy=f"name them: {setting('image_column')}, {setting('label_column')}",
             )
         parts[split][role] = name
-    whole = {split: of for split, of in parts.items() if len(of) == 2}
+    whole = {split: names_of_split for split, names_of_split in parts.items() if len(names_of_split) == 2}
     if whole != parts or not whole or (TRAIN not in whole and TEST not in whole):
         raise DataError(
             "samples and labels are not found",

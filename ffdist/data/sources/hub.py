@@ -27,13 +27,13 @@ def of_card(folder: Path, choice: SplitChoice) -> SplitChoice:
     """
     if choice.splits is not None or choice.whole or not (folder / CARD).is_file():
         return choice
-    configs = {name: of for name, of in configurations(folder / CARD).items() if of}
+    configs = {name: paths for name, paths in configurations(folder / CARD).items() if paths}
     if not configs:
         return choice
     name = "default" if "default" in configs else next(iter(configs))
     if len(configs) > 1 and name != "default":
         raise several(folder, configs)
-    splits = {WORDS[split.casefold()]: of for split, of in configs[name].items() if split.casefold() in WORDS}
+    splits = {WORDS[split.casefold()]: paths for split, paths in configs[name].items() if split.casefold() in WORDS}
     others = [split for split in configs[name] if split.casefold() not in WORDS]
     check_there(folder, splits)
     left = f"; left out: {first_names(others)}" if others else ""
@@ -92,8 +92,8 @@ def check_there(folder: Path, splits: Files) -> None:
     listing = Listing(folder, SplitChoice())
     names = {listing.name(path) for path in listing.files(folder)}
     names |= {parent.as_posix() for name in names for parent in Path(name).parents}
-    for split, of in splits.items():
-        lost = [each for each in of if each not in names and not any(fnmatchcase(name, each) for name in names)]
+    for split, paths in splits.items():
+        lost = [each for each in paths if each not in names and not any(fnmatchcase(name, each) for name in names)]
         if lost:
             raise DataError(
                 f"the files of the {split} split are not there",
@@ -105,8 +105,8 @@ def check_there(folder: Path, splits: Files) -> None:
 
 
 def several(folder: Path, configs: Mapping[str, Files]) -> DataError:
-    first, of = next((name, of) for name, of in configs.items())
-    known = {WORDS[split.casefold()]: paths for split, paths in of.items() if split.casefold() in WORDS}
+    first, files = next((name, files) for name, files in configs.items())
+    known = {WORDS[split.casefold()]: paths for split, paths in files.items() if split.casefold() in WORDS}
     return DataError(
         "the repository has several configurations",
         where=folder / CARD,

@@ -44,13 +44,15 @@ def find_layout(listing: Listing) -> FolderLayout:
             "there is no training split",
             where=listing.root,
             expected="train",
-            got=first_names(folder.name for of in splits.values() for folder in of),
+            got=first_names(folder.name for members in splits.values() for folder in members),
             remedy=f"name one with {setting('splits', 'train=NAME test=NAME')}, or "
             f"{setting('splits', 'test=NAME')} for a set to evaluate only",
         )
     if within:
         return FolderLayout(splits, within, notes)
-    classes = {split: [c for base in of for c in class_folders(listing, base)] for split, of in splits.items()}
+    classes = {
+        split: [c for base in members for c in class_folders(listing, base)] for split, members in splits.items()
+    }
     if not given and not listing.choice.whole:
         check_no_splits_within(listing, splits, classes)
     return FolderLayout(classes, within, notes)
@@ -193,12 +195,12 @@ def check_unlike_splits(listing: Listing, folders: list[Path]) -> None:
     """Raises DataError where folders hold folders of the very same names: classes in splits, or splits in classes,
     whatever their language."""
     inner = {folder: listing.quiet().listed(folder)[0] for folder in folders if holds_classes(listing, folder)}
-    if any(is_split(path.name) for of in inner.values() for path in of):
+    if any(is_split(path.name) for members in inner.values() for path in members):
         return  # `check_no_splits_within` raises an error that says more
-    times = Counter(path.name.casefold() for of in inner.values() for path in of)
+    times = Counter(path.name.casefold() for members in inner.values() for path in members)
     shared = sorted(name for name, count in times.items() if count > 1)
     if len(shared) > 1:
-        alike = [folder for folder, of in inner.items() if any(path.name.casefold() in shared for path in of)]
+        alike = [folder for folder, members in inner.items() if any(path.name.casefold() in shared for path in members)]
         raise refused(
             listing,
             "folders hold folders of the same names: are they splits?",
@@ -214,19 +216,23 @@ def check_unlike_splits(listing: Listing, folders: list[Path]) -> None:
 def check_no_splits_within(listing: Listing, splits: dict[str, list[Path]], classes: dict[str, list[Path]]) -> None:
     """Raises DataError for class folders called like splits, unless every split has them, and for class folders that
     hold folders called like splits."""
-    called = {split: {path.name for path in of if is_split(path.name)} for split, of in classes.items()}
+    called = {split: {path.name for path in members if is_split(path.name)} for split, members in classes.items()}
     everywhere = set.intersection(*called.values()) if len(called) > 1 else set()
-    odd = [path for of in classes.values() for path in of if is_split(path.name) and path.name not in everywhere]
+    odd = [
+        path for members in classes.values() for path in members if is_split(path.name) and path.name not in everywhere
+    ]
     if odd:
-        example = " ".join(f"{split}={quoted(listing, of)}" for split, of in splits.items() if of != [listing.root])
+        example = " ".join(
+            f"{split}={quoted(listing, members)}" for split, members in splits.items() if members != [listing.root]
+        )
         raise refused(
             listing,
             "a class folder is called like a split",
             odd,
             f"{setting('ignore', quoted(listing, odd))}; if these are classes, {setting('splits', example or 'none')}",
         )
-    for of in classes.values():
-        for folder in of:
+    for members in classes.values():
+        for folder in members:
             inner = [path for path in listing.quiet().listed(folder)[0] if is_split(path.name)]
             if inner:
                 itself = f"ffdist data prepare {shlex.quote(str(folder))}"

@@ -22,7 +22,7 @@ class SplitFolders(NamedTuple):
 def given_splits(listing: Listing) -> SplitFolders:
     """The user's choice of splits, among folders that hold classes, or else within each class; others are left out."""
     splits: dict[str, list[Path]] = {split: [] for split in SPLITS}
-    names = [name for of in (listing.choice.splits or {}).values() for name in of]
+    names = [name for members in (listing.choice.splits or {}).values() for name in members]
     todo, others = [listing.root], []
     for folder in todo:
         folders, files = listing.listed(folder)
@@ -47,7 +47,7 @@ def given_splits(listing: Listing) -> SplitFolders:
             listing.leave(listing.name(path), "in no split, as told")
         listing.leave_loose(folder, files)
     listing.choice.check_used(listing.root)
-    return SplitFolders({split: of for split, of in splits.items() if of}, within)
+    return SplitFolders({split: members for split, members in splits.items() if members}, within)
 
 
 def splits_within(listing: Listing, folders: list[Path], notes: list[str]) -> dict[str, list[Path]] | None:
@@ -69,7 +69,7 @@ def splits_within(listing: Listing, folders: list[Path], notes: list[str]) -> di
     )
     for folder in folders:
         listing.leave_loose(folder, listing.listed(folder)[1])
-    return {split: of for split, of in splits.items() if of}
+    return {split: members for split, members in splits.items() if members}
 
 
 def in_each(names: Sequence[str], splits: Sequence[str]) -> str:

@@ -147,7 +147,7 @@ class SplitChoice:
         """Raises ConfigError for a pattern that nothing is called like."""
         patterns_by_flag = {
             setting("ignore"): self.ignore,
-            setting("splits"): [p for of in (self.splits or {}).values() for p in of],
+            setting("splits"): [p for each in (self.splits or {}).values() for p in each],
         }
         for flag, patterns in patterns_by_flag.items():
             for pattern in patterns:

@@ -76,8 +76,8 @@ def find_files(path: Path, choice: SplitChoice, texts: Mapping[Path, str] | None
 
 def taken_together(listing: Listing, splits: dict[str, list[Path]]) -> list[str]:
     """A note where files of different names make one split, as nothing says that they belong together."""
-    several = [of for of in splits.values() if len({series(listing, path) for path in of}) > 1]
-    return [f"taken together: {first_names((listing.name(path) for path in of), limit=6)}" for of in several]
+    several = [members for members in splits.values() if len({series(listing, path) for path in members}) > 1]
+    return [f"taken together: {first_names((listing.name(path) for path in members), limit=6)}" for members in several]
 
 
 def tables(listing: Listing) -> list[Path]:
@@ -129,7 +129,7 @@ def chosen_splits(listing: Listing, files: Sequence[Path]) -> dict[str, list[Pat
             listing.leave(listing.name(path), "in no split, as told")
         else:
             splits[split].append(path)
-    return {split: of for split, of in splits.items() if of}
+    return {split: members for split, members in splits.items() if members}
 
 
 def named(listing: Listing, files: Sequence[Path]) -> dict[str, list[Path]]:
@@ -140,7 +140,7 @@ def named(listing: Listing, files: Sequence[Path]) -> dict[str, list[Path]]:
         words = [*path.relative_to(listing.root).parent.parts, path.stem]
         found = {split for word in words if (mentioned := mark(word)) for split in mentioned.splits}
         (splits[found.pop()] if len(found) == 1 else unknown).append(path)
-    known = [path for of in splits.values() for path in of]
+    known = [path for members in splits.values() for path in members]
     if not known and len({path.parent for path in unknown}) == 1 and not any(mark(path.stem) for path in unknown):
         return {TRAIN: list(files)}
     if unknown:
@@ -153,28 +153,28 @@ def named(listing: Listing, files: Sequence[Path]) -> dict[str, list[Path]]:
             f"or say what is: {example(listing, splits, unknown)}; {WHOLE}",
             others=known,
         )
-    for split, of in splits.items():
-        kinds = {series(listing, path): path for path in of}
+    for split, members in splits.items():
+        kinds = {series(listing, path): path for path in members}
         if len(kinds) > 1:
             raise refused(
                 listing,
                 f"files of different names are called like the {split} split",
                 list(kinds.values()),
                 f"{setting('ignore')} what is not it; or say what is: "
-                f"{setting('splits', f'{split}={quoted(listing, of[:1])}')} ...; "
+                f"{setting('splits', f'{split}={quoted(listing, members[:1])}')} ...; "
                 f"{WHOLE}",
             )
-    return {split: of for split, of in splits.items() if of}
+    return {split: members for split, members in splits.items() if members}
 
 
 def example(listing: Listing, splits: dict[str, list[Path]], unknown: Sequence[Path]) -> str:
     """An option that names every split."""
-    found = {split: of for split, of in splits.items() if of}
+    found = {split: members for split, members in splits.items() if members}
     rest = [[path] for path in unknown]
     for split in (TRAIN, TEST):
         if split not in found and rest:
             found[split] = rest.pop(0)
-    names = (f"{split}={shlex.quote(listing.name(path))}" for split, of in found.items() for path in of)
+    names = (f"{split}={shlex.quote(listing.name(path))}" for split, members in found.items() for path in members)
     return setting("splits", first_names(names, " "))
 
 

@@ -76,7 +76,7 @@ class Tars(DataSource):
         self.without = 0
         self.groups: dict[object, int] = {}
         read = {split: self.labels_in(files) for split, files in self.files.items()}
-        self.classes, self.labels = encoded({split: of for split, (of, _) in read.items()}, None, renumber=True)
+        self.classes, self.labels = encoded({split: each for split, (each, _) in read.items()}, None, renumber=True)
         first = TRAIN if TRAIN in self.files else TEST
         counts = {split: len(labels) for split, labels in self.labels.items()}
         groups = np.array(read[first][1], np.int64) if columns.group else None

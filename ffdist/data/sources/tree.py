@@ -48,16 +48,16 @@ class Tree(DataSource):
         listing = Listing(root, self.choice)
         layout = find_layout(listing)
         self.folders = {
-            split: by_class(of, lambda folder: class_name(layout.class_of(folder)))
-            for split, of in layout.classes.items()
+            split: by_class(members, lambda folder: class_name(layout.class_of(folder)))
+            for split, members in layout.classes.items()
         }
         first = TRAIN if TRAIN in self.folders else TEST
         rank = {known: place for place, known in enumerate(order)}
         self.classes = sorted(self.folders[first], key=lambda known: (rank.get(known, len(rank)), known))
         check_same_classes(listing, self.folders, self.classes, within=layout.within)
         sizes = {
-            split: [sum(len(listing.pictures(f)) for f in of.get(k, ())) for k in self.classes]
-            for split, of in self.folders.items()
+            split: [sum(len(listing.pictures(f)) for f in members.get(k, ())) for k in self.classes]
+            for split, members in self.folders.items()
         }
         listing.check()
         self.choice.check_used(root)
@@ -66,12 +66,12 @@ class Tree(DataSource):
         if empty:
             raise DataError(
                 "a class has no pictures" if len(empty) == 1 else f"{len(empty)} classes have no pictures",
-                where=first_names(folder for of in empty for folder in of),
+                where=first_names(folder for members in empty for folder in members),
                 expected="pictures that can be read",
                 got=first_names(f"{left.count:,} {left.what}: {left.why}" for left in listing.left_out) or None,
                 remedy=f"fill the folder, remove it, or leave it out with {setting('ignore', 'NAME')}",
             )
-        counts = {split: sum(of) for split, of in sizes.items()}
+        counts = {split: sum(per_class) for split, per_class in sizes.items()}
         labels = np.repeat(np.arange(len(self.classes)), sizes[first])
         holding = holding or HoldOutOptions()
         groups = self.groups(listing.quiet(), holding.group_pattern, first)
@@ -92,10 +92,10 @@ class Tree(DataSource):
 
     def items(self) -> Iterator[Item]:
         listing = Listing(self.root, self.choice)  # lists anew, so that no list of all pictures is ever held
-        for split, of in self.folders.items():
+        for split, members in self.folders.items():
             row = 0
             for label, name in enumerate(self.classes):
-                for path in (path for folder in of.get(name, ()) for path in listing.pictures(folder)):
+                for path in (path for folder in members.get(name, ()) for path in listing.pictures(folder)):
                     yield Item(self.shares.split(row) if split == TRAIN else split, label, path, str(path))
                     row += 1
 
@@ -122,8 +122,8 @@ def by_class(folders: Sequence[Path], class_of: Callable[[Path], str]) -> Folder
 
 def check_no_empty_split(listing: Listing, folders: dict[str, Folders], sizes: dict[str, list[int]]) -> None:
     """Raises DataError for a split of empty class folders, beside one that has pictures."""
-    for split, of in sizes.items():
-        if not any(of) and any(map(any, sizes.values())):
+    for split, per_class in sizes.items():
+        if not any(per_class) and any(map(any, sizes.values())):
             empty = [folder for some in folders[split].values() for folder in some]
             raise DataError(
                 f"the {split} split has no pictures",
@@ -143,8 +143,8 @@ def check_same_classes(
 ) -> None:
     """Raises DataError for classes that only another split has, and two folders of one class in one folder, unless the
     splits lie within the classes."""
-    for split, of in folders.items():
-        for name, found in of.items():
+    for split, members in folders.items():
+        for name, found in members.items():
             if not within and len({folder.parent for folder in found}) < len(found):
                 raise DataError(
                     "two folders are called like one class",
@@ -152,11 +152,11 @@ def check_same_classes(
                     got=name,
                     remedy="put them together, or rename one",
                 )
-        unknown = sorted(set(of) - set(classes))
+        unknown = sorted(set(members) - set(classes))
         if unknown:
             alike = {plain(name): name for name in classes}
-            paths = [folder for name in unknown for folder in of[name]]
-            left = paths if len(unknown) < len(of) else parents(paths)
+            paths = [folder for name in unknown for folder in members[name]]
+            left = paths if len(unknown) < len(members) else parents(paths)
             near = [f"{name} for {alike[plain(name)]}" for name in unknown if plain(name) in alike]
             other = f"rename it, or leave it out: {setting('ignore', quoted(listing, left))}"
             raise DataError(
@@ -176,8 +176,8 @@ def plain(name: str) -> str:
 def missing(sizes: dict[str, list[int]], classes: Sequence[str], first: str) -> list[str]:
     """A note for each split that has not all classes."""
     lacking = {
-        split: [name for name, size in zip(classes, of, strict=True) if not size]
-        for split, of in sizes.items()
+        split: [name for name, size in zip(classes, per_class, strict=True) if not size]
+        for split, per_class in sizes.items()
         if split != first
     }
     return [f"{split} has no picture of {first_names(names)}" for split, names in lacking.items() if names]

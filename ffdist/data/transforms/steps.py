@@ -78,13 +78,13 @@ class TransformSteps:
         self, epoch: int, first: int, rows: Sequence[np.ndarray], parts: Sequence[slice | np.ndarray]
     ) -> StepDraws:
         """Likewise for the batches `first`, `first` + 1, ..., one behind the other."""
-        own = [of[part] for of, part in zip(rows, parts, strict=True)]
+        own = [batch_rows[part] for batch_rows, part in zip(rows, parts, strict=True)]
         numbers = self.draws.uniform(epoch, own[0] if len(own) == 1 else np.concatenate(own))
         usual = chosen = None
         if self.usual:
             drawn = [
-                self.draw_usual(epoch, batch, of)[part]
-                for batch, (of, part) in enumerate(zip(rows, parts, strict=True), first)
+                self.draw_usual(epoch, batch, batch_rows)[part]
+                for batch, (batch_rows, part) in enumerate(zip(rows, parts, strict=True), first)
             ]
             usual = augment.AugmentDraws.joined(drawn)
         if len(self.mixes) > 1:
