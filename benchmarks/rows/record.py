@@ -179,8 +179,8 @@ def as_markdown(r: Record) -> str:
 def learned(r: Record) -> str:
     """The course of the first seed, epoch by epoch; empty for a record that has none."""
     curve = [line for line in lines_of(r["rows"], "curve") if line["seed"] == seeds(r)[0]]
-    said = " ".join(f"{line['training'].value}" for line in curve)
-    return f"Training accuracy of the last block by epoch, seed {seeds(r)[0]}: {said}." if curve else ""
+    accuracies_by_epoch = " ".join(f"{line['training'].value}" for line in curve)
+    return f"Training accuracy of the last block by epoch, seed {seeds(r)[0]}: {accuracies_by_epoch}." if curve else ""
 
 
 def table(r: Record) -> list[str]:

@@ -89,8 +89,8 @@ class DisturbedRun:
             ranks = ["--standalone", "--nproc-per-node=2", "--max-restarts=5"]
             command = ["-m", "ffdist.runtime.agent", *ranks, "-m", "ffdist", "train", *arguments]
         env = os.environ | {"TMPDIR": str(self.temporary), "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-        with (self.temporary.parent / "said.log").open("ab") as said:
-            self.process = subprocess.Popen([sys.executable, *command], stdout=said, stderr=said, env=env)
+        with (self.temporary.parent / "said.log").open("ab") as output:
+            self.process = subprocess.Popen([sys.executable, *command], stdout=output, stderr=output, env=env)
         self.restarts += 1
 
     def ended(self) -> int | None:
@@ -166,8 +166,8 @@ class DisturbedRun:
         self.failed = self.failed + 1 if ended > 0 and begun == self.seen_begun else 0
         self.seen_begun = begun
         if self.failed == MOST:
-            said = (self.temporary.parent / "said.log").read_text(errors="replace")
-            raise StageError("the run does not begin again", where=self.run, got=said[-1000:])
+            output = (self.temporary.parent / "said.log").read_text(errors="replace")
+            raise StageError("the run does not begin again", where=self.run, got=output[-1000:])
         self.start()
 
     def await_moment(self, fault: Fault) -> bool:

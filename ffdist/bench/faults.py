@@ -49,7 +49,7 @@ def kill_and_finish(run: DisturbedRun, faults: list[Fault]) -> list[KillOutcome]
         if fault.moment == "exchange" and not run.shares_blocks:
             fault = replace(fault, moment="learning")
         outcomes.append(KillOutcome(fault, time.time(), begun, step))
-        note_kill(run, outcomes[-1])
+        note_kill(run, outcomes[-1])  # at once, as a later error or interrupt ends this process
         who = f"worker {fault.worker}" if fault.victim == "worker" else fault.victim
         run.progress(f"kill {number + 1} of {len(faults)}: {who}, {fault.moment}, behind batch {step}")
         if run.nodes and fault.victim == "node":

@@ -57,9 +57,9 @@ def look_at(pids: list[int], since: float, batches: int) -> ResourceSample:
     for pid in pids:
         try:
             lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-            said = dict(line.split(":", 1) for line in lines if ":" in line)
-            resident += int(said["VmRSS"].split()[0]) * 1024
-            threads += int(said["Threads"])
+            status = dict(line.split(":", 1) for line in lines if ":" in line)
+            resident += int(status["VmRSS"].split()[0]) * 1024
+            threads += int(status["Threads"])
             descriptors += len(os.listdir(f"/proc/{pid}/fd"))
             processor += processor_seconds(pid)
         except (OSError, KeyError, ValueError):  # it is about to end
@@ -88,9 +88,9 @@ def soak(minutes: float, stages: int, queue: int, batch_size: int, progress: Pro
             f"digits --epochs 1000000 --stages {stages} --queue {queue} --batch-size {batch_size} --log-every {PULSE} "
             "--seed 7 --threads 1 --device cpu --schedule constant --quiet --out"
         )
-        with (Path(folder) / "said").open("wb") as said:
+        with (Path(folder) / "said").open("wb") as output:
             command = [sys.executable, "-m", "ffdist", "train", *words.split(), str(run)]
-            process = subprocess.Popen(command, stdout=said, stderr=said)
+            process = subprocess.Popen(command, stdout=output, stderr=output)
         try:
             looks = watched(process, run, minutes * 60, progress)
             process.send_signal(signal.SIGTERM)
@@ -134,12 +134,12 @@ class SpeedTrend:
 
     @property
     def words(self) -> str:
-        said = f"{self.change:+.1%} from beginning to end (95 %: {self.low:+.1%} to {self.high:+.1%})"
+        text = f"{self.change:+.1%} from beginning to end (95 %: {self.low:+.1%} to {self.high:+.1%})"
         if abs(self.change) > self.error:
             steady = abs(self.change) + self.error < STEADY
-            return f"{said}: " + (f"a trend, of less than {STEADY:.0%}" if steady else "not steady")
+            return f"{text}: " + (f"a trend, of less than {STEADY:.0%}" if steady else "not steady")
         steady = max(abs(self.low), abs(self.high)) < STEADY
-        return f"{said}: " + (
+        return f"{text}: " + (
             f"steady within {STEADY:.0%}" if steady else "no trend is shown, and no steadiness either"
         )
 

@@ -175,8 +175,8 @@ def traced(title: str, spans: Sequence[PageSpan], once: str) -> Traced:
     made = Traced(
         title, {row: clip_spans(without_overlap(each), begin, begin + SHOWN * a_batch) for row, each in rows.items()}
     )
-    said = f"{a_batch / 1e3:.3g} ms a batch, stages compute {made.computing:.0%} of the time"
-    return made._replace(title=f"{title}: {said}")
+    pace = f"{a_batch / 1e3:.3g} ms a batch, stages compute {made.computing:.0%} of the time"
+    return made._replace(title=f"{title}: {pace}")
 
 
 def clip_spans(spans: Sequence[PageSpan], begin: float, end: float) -> list[PageSpan]:

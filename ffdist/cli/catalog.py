@@ -351,8 +351,8 @@ def texts_of(made: Any) -> dict[str, str]:
     texts: dict[str, str] = {}
     if not inspect.isclass(made):
         for name in inspect.signature(made).parameters:
-            said = re.search(OF_ONE.format(name), inspect.getdoc(made) or "", re.MULTILINE)
-            texts |= {name: " ".join(said[1].split())} if said else {}
+            match = re.search(OF_ONE.format(name), inspect.getdoc(made) or "", re.MULTILINE)
+            texts |= {name: " ".join(match[1].split())} if match else {}
         return texts
     for kind in reversed(inspect.getmro(made)):
         if dataclasses.is_dataclass(kind):

@@ -48,11 +48,11 @@ def main(args: Sequence[str]) -> None:
 
     handle_signals(unwind)  # what is half written goes again
     run = local_folder(command.run)
-    said = export(run, command.to, snapshot=command.snapshot, predictor=command.predictor, trust=command.trust)
+    facts = export(run, command.to, snapshot=command.snapshot, predictor=command.predictor, trust=command.trust)
     if command.json:
-        print(json.dumps(said))
+        print(json.dumps(facts))
         return
-    print(f"{command.to}: {said['bytes']:,} bytes; {how_to_use(command.to, command.run, read_facts(run))}")
+    print(f"{command.to}: {facts['bytes']:,} bytes; {how_to_use(command.to, command.run, read_facts(run))}")
 
 
 def how_to_use(to: Path, run: Path, facts: DataFacts) -> str:

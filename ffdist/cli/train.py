@@ -82,7 +82,7 @@ def parse(args: Sequence[str]) -> Train:
     file = values.pop("config", None)
     from_file = flat(read_toml(file), str(file)) if file else {}
     actions = actions_of(from_file, file)
-    said = {name: values.pop(name) for name in ("print_config", "dry_run", "json") if name in values}
+    output = {name: values.pop(name) for name in ("print_config", "dry_run", "json") if name in values}
     resume = values.pop("resume", None) or resumed_by_file(actions, values.get("out") or from_file.get("out"), file)
     named, resume = resume, resume and local_folder(resume)
     base = recorded = recorded_settings(resume) if resume else Settings()
@@ -109,8 +109,8 @@ def parse(args: Sequence[str]) -> Train:
 
         trust(named_code(Settings().changed(**{name: values[name] for name in NAMING if name in values})))
         check_resumable(recorded, settings)
-    dry_run = said.get("dry_run", False) or actions.get("dry_run", False)
-    flags = {"print_config": said.get("print_config", False), "dry_run": dry_run, "json": said.get("json", False)}
+    dry_run = output.get("dry_run", False) or actions.get("dry_run", False)
+    flags = {"print_config": output.get("print_config", False), "dry_run": dry_run, "json": output.get("json", False)}
     return Train(preset, file, resume, **flags, settings=settings)
 
 
@@ -179,18 +179,18 @@ def resumed_by_file(actions: Mapping[str, Any], out: object, file: Path | None) 
 
 
 def over_recorded(recorded: Settings, preset: str, typed: Collection[str]) -> Settings:
-    """Those of a run that goes on, though a preset is named, as where a job is submitted again: what decides what it
-    learns is the preset's, to be compared; all that may differ stays the run's, which may have been told more.
+    """The settings of a resumed run for which a preset is named again, as a job that is submitted twice does.
 
-    typed: what the command line says, which is the user's last word.
+    Settings that decide what is learned are the preset's, to be compared with the run's; all others stay the run's.
+    typed: settings on the command line, which override both.
     """
     named = with_preset(recorded, preset)
     kept = {name: value for name, value in recorded.items() if is_free(name) and value != named.value(name)}
-    said = [
+    differing = [
         f"{as_flag(name)} {typed_text(value)}" for name, value in kept.items() if name not in typed and name != "data"
     ]
-    if said and os.environ.get("RANK", "0") == "0":
-        note(f"the run goes on with its own settings where the preset {preset} has others: {', '.join(said)}")
+    if differing and os.environ.get("RANK", "0") == "0":
+        note(f"the run goes on with its own settings where the preset {preset} has others: {', '.join(differing)}")
     return named.changed(**kept)
 
 

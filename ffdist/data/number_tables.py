@@ -33,22 +33,24 @@ from ffdist.errors import DataError, setting
 from ffdist.notes import listed, note
 
 
-def open_numbers(path: Path, said: Preparation) -> Images | None:
+def open_numbers(path: Path, preparation: Preparation) -> Images | None:
     """Scaled by the training split's mean and deviation, which is told; None for a source of something else.
 
     Raises DataError for a table without the labels, and for what is no number, naming file, column and row.
     """
     if holds_arrays(path):
-        arrays = ArrayFiles(path, columns=said.columns, holding=said.holding, value_range=said.value_range)
-        return None if arrays.pictures else of_arrays(arrays, said)
+        arrays = ArrayFiles(
+            path, columns=preparation.columns, holding=preparation.holding, value_range=preparation.value_range
+        )
+        return None if arrays.pictures else of_arrays(arrays, preparation)
     if not holds_table(path):
         return None
-    own = choice(path, read_splits(said.splits), said.ignore)
+    own = choice(path, read_splits(preparation.splits), preparation.ignore)
     texts = {} if path.is_file() else {file: "" for file in Listing(path, own).listed(path)[1] if is_text(file)}
     found = find_files(path, own, texts or None)
     first = TRAIN if TRAIN in found.splits else TEST
     known = schema(found.splits[first][0])
-    columns = found_columns(known.names, said.columns)
+    columns = found_columns(known.names, preparation.columns)
     if columns.image in known.names and not of_floats(known.field(columns.image).type):
         return None
     if columns.label not in known.names:
@@ -63,8 +65,8 @@ def open_numbers(path: Path, said: Preparation) -> Images | None:
     if not any(len(table) for table in tables[first]):
         raise DataError("a table has no rows", where=path, expected="one row or more", got="none")
     head = tables[first][0].schema
-    names = [columns.image] if columns.image in known.names else feature_names(head, columns, said.drop_columns)
-    for name in said.drop_columns:
+    names = [columns.image] if columns.image in known.names else feature_names(head, columns, preparation.drop_columns)
+    for name in preparation.drop_columns:
         if name not in known.names:
             raise DataError("there is no such column to drop", where=path, expected=listed(known.names, 12), got=name)
     for split, files in found.splits.items():
@@ -82,24 +84,24 @@ def open_numbers(path: Path, said: Preparation) -> Images | None:
     described = describe_columns(names, samples[first], columns.label)
     note(f"{path}: {described}; each is scaled by mean and deviation of the training split")
     flags = setting("image_column"), setting("label_column")
-    if text := taken(columns, said.columns._replace(image=columns.image), flags):
+    if text := taken(columns, preparation.columns._replace(image=columns.image), flags):
         note(f"{path}: {text}")
     whole_rows = len(found.splits) == 1 and first == TRAIN and own.splits is None and not own.whole
     rows = row_splits(found.splits[first], (columns.label, *names)) if whole_rows else None
     groups = groups_in(found.splits[first], columns.group) if columns.group else None
-    return divided(path, said, samples, labels, groups, rows.places if rows else None)
+    return divided(path, preparation, samples, labels, groups, rows.places if rows else None)
 
 
-def of_arrays(arrays: ArrayFiles, said: Preparation) -> Images:
+def of_arrays(arrays: ArrayFiles, preparation: Preparation) -> Images:
     samples = {split: arrays.floats(split) for split in arrays.labels}
     shape = list(next(iter(samples.values())).shape[1:])
     note(f"{arrays.path}: samples of numbers {shape}, scaled by mean and deviation of the training split")
-    return divided(arrays.path, said, samples, arrays.found, arrays.groups, None)
+    return divided(arrays.path, preparation, samples, arrays.found, arrays.groups, None)
 
 
 def divided(
     path: Path,
-    said: Preparation,
+    preparation: Preparation,
     samples: Mapping[str, np.ndarray],
     labels: Mapping[str, Labels],
     groups: np.ndarray | None,
@@ -107,7 +109,7 @@ def divided(
 ) -> Images:
     """The rows by their splits, with what is held out. places: of each row of the only split, in `SPLITS`, where a
     column says it."""
-    refuse_pattern(said.group_pattern, path)
+    refuse_pattern(preparation.group_pattern, path)
     classes, codes = encoded(labels, None, renumber=True)
     if len(classes) < 2:
         raise DataError("there is one class only", where=path, expected="2 classes or more", got=classes[0])
@@ -118,8 +120,8 @@ def divided(
         codes = {split: codes[TRAIN][row] for split, row in rows.items()}
     first = TRAIN if TRAIN in samples else TEST
     counts = {split: len(each) for split, each in samples.items()}
-    named = f"column '{said.group_column}'" if said.group_column else None
-    shares = Shares(counts, codes[first], said.holding, groups, named)
+    named = f"column '{preparation.group_column}'" if preparation.group_column else None
+    shares = Shares(counts, codes[first], preparation.holding, groups, named)
     for text in shares.notes:
         note(f"{path}: {text}")
     splits = {split: (samples[split], codes[split]) for split in samples if split != TRAIN}

@@ -156,11 +156,11 @@ def received(reader: ReaderProcess, where: str) -> Any:
 
 def reason(error: ConfigError | DataError) -> str:
     """The reason that items cannot be read by other processes, in a line."""
-    said = " ".join(str(error.got).split())
+    text = " ".join(str(error.got).split())
     remedy = "what a module defines, without lambdas and open files"
     if error.remedy == GUARD:
         remedy = "put what starts the run under `if __name__ == '__main__':`"
-    return f"{error.what} ({said}); for several readers: {remedy}"
+    return f"{error.what} ({text}); for several readers: {remedy}"
 
 
 def end_all(readers: list[ReaderProcess], owner: int) -> None:

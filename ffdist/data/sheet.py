@@ -57,8 +57,8 @@ def sheet(
         write(text, (left, 0), f"draw {column}" if column else "plain", cell.width, "gray")
         for row, picture in enumerate(as_bytes(x.permute(0, 2, 3, 1).numpy(), images)):
             top = LINE + row * (cell.height + GAP)
-            for line, said in enumerate(labels(y[row].tolist(), names)[:lines]):
-                write(text, (left, top + line * LINE), said, cell.width)
+            for line, label in enumerate(labels(y[row].tolist(), names)[:lines]):
+                write(text, (left, top + line * LINE), label, cell.width)
             one = Image.fromarray(picture).resize((width * scale, height * scale), Image.Resampling.NEAREST)
             page.paste(one, (left, top + lines * LINE))
     return page
@@ -71,13 +71,13 @@ class SheetCell(NamedTuple):
     height: int
 
 
-def write(text: ImageDraw.ImageDraw, place: tuple[int, int], said: str, room: int, colour: str = "black") -> None:
+def write(text: ImageDraw.ImageDraw, place: tuple[int, int], words: str, room: int, colour: str = "black") -> None:
     """A line, cut off where it would run into the next picture's."""
-    whole = said
-    while said and text.textlength(said) > room - 2:
+    whole = words
+    while words and text.textlength(words) > room - 2:
         whole = whole[:-1]
-        said = f"{whole}..." if whole else ""
-    text.text((place[0] + 1, place[1]), said, fill=colour)
+        words = f"{whole}..." if whole else ""
+    text.text((place[0] + 1, place[1]), words, fill=colour)
 
 
 def writable(name: str, number: int) -> str:

@@ -216,8 +216,8 @@ def difference_when_read_again(split: ItemsSplit, held: np.ndarray | None) -> st
         first = split.take(rows) if held is None else held[rows]
         again = split.take(rows)
     except Exception as error:  # what was read is there, and this is only a question
-        said = f"{error.what}, {error.where}" if isinstance(error, DataError) else str(error)
-        return f"items cannot be read again ({said})"
+        reason = f"{error.what}, {error.where}" if isinstance(error, DataError) else str(error)
+        return f"items cannot be read again ({reason})"
     others = sum(
         not np.array_equal(one, other, equal_nan=one.dtype.kind == "f") for one, other in zip(first, again, strict=True)
     )

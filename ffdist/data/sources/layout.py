@@ -122,8 +122,8 @@ def example(listing: Listing, marks: dict[Path, SplitMark], unknown: list[Path])
     for split in (TRAIN, TEST):
         if split not in folders and rest:
             folders[split] = rest.pop(0)
-    said = " ".join(f"{split}={quoted(listing, [folders[split]])}" for split in SPLITS if split in folders)
-    return setting("splits", said)
+    choices = " ".join(f"{split}={quoted(listing, [folders[split]])}" for split in SPLITS if split in folders)
+    return setting("splits", choices)
 
 
 def wraps(listing: Listing, folder: Path) -> bool:

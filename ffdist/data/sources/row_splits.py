@@ -103,9 +103,9 @@ def split_texts(files: Sequence[Path], name: str, kind: pa.DataType) -> Mapping[
     for file in files:
         for column in read(file, name):
             for text in set(column.to_pylist()) - set(texts) - strange:
-                said = mark(text) if text else None
-                if said is not None and said.split is not None:
-                    texts[text] = said.split
+                found = mark(text) if text else None
+                if found is not None and found.split is not None:
+                    texts[text] = found.split
                 else:
                     strange.add(text)
             if len(texts) + len(strange) > MANY or (strange and not surely):

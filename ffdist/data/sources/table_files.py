@@ -169,16 +169,16 @@ PLACE = re.compile(r"CSV parse error: Row #(\d+):")
 
 def unreadable(path: Path, rows: int, error: Exception) -> DataError:
     """The error for a file that Arrow cannot read on. rows: how many were read before."""
-    said, suffix = str(error), path.suffix.lower()
+    message, suffix = str(error), path.suffix.lower()
     where = f"{path}, row {rows} or behind it" if rows else str(path)
-    if place := PLACE.search(said):
+    if place := PLACE.search(message):
         where = f"{path}, line {place[1]}"
     elif suffix in LINES and (row := unlike_row(path)) is not None:
         where = f"{path}, row {row}"
-        error = ValueError(re.sub(r" in row \d+$", "", said))  # it counts from the beginning of a part of the file
-    if said.startswith(FIRST_FEATHER):
+        error = ValueError(re.sub(r" in row \d+$", "", message))  # it counts from the beginning of a part of the file
+    if message.startswith(FIRST_FEATHER):
         expected, remedy = KNOWN, f"pandas.read_feather({str(path)!r}).to_feather('NEW.feather')"
-    elif "changed from" in said:
+    elif "changed from" in message:
         expected, remedy = "one type in a column", "write the column as one type in all rows"
     elif suffix in TEXTS:
         expected = "as many values in a line as its header has names" if suffix not in LINES else "an object a line"

@@ -15,7 +15,9 @@ def table_hint(root: Path) -> str:
     """The command that prepares the table, with its columns where they are plain to see; "" where there is none."""
     order = {TRAIN: 0, None: 1}
     found = [path for path in (root.iterdir() if root.is_dir() else ()) if path.suffix.lower() in TEXTS]
-    tables = sorted(found, key=lambda path: (order.get(said.split if (said := mark(path.stem)) else None, 2), path))
+    tables = sorted(
+        found, key=lambda path: (order.get(found_mark.split if (found_mark := mark(path.stem)) else None, 2), path)
+    )
     if not tables:
         return ""
     try:
