@@ -16,7 +16,7 @@ from ffdist.objectives import BlockSpec, Local, Objective
 
 
 class PrototypeHead(nn.Module):
-    """What the rule adds to a block: a prototype for each class, [K, C]."""
+    """The rule's part of a block: a prototype for each class, [K, C]."""
 
     def __init__(self, spec: BlockSpec) -> None:
         super().__init__()

@@ -36,7 +36,7 @@ class RunOrder(NamedTuple):
 
 
 class BaselineRank(NamedTuple):
-    """What one rank of a baseline needs: its job, block configuration and place in the process group."""
+    """One rank's job, block configuration and place in the process group."""
 
     job: Job
     place: RankPlace

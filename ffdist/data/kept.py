@@ -74,7 +74,7 @@ def remove(path: Path) -> None:
 
 
 def entries(folder: Path) -> list[Path]:
-    """What is in a folder, sorted, without partial files; empty where it cannot be read."""
+    """The files and folders in a folder, sorted, without partial ones; empty where it cannot be read."""
     try:
         return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
     except OSError:

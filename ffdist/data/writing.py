@@ -150,7 +150,7 @@ class DatasetWriter:
         )
 
     def notes(self) -> Iterator[str]:
-        """What a user should know of the data set, a line each: the source's own notes, then those of the pictures."""
+        """Notes for the user, a line each: the source's own, then those on its pictures."""
         yield from self.source.notes
         yield from self.plan.notes
         yield from sizes_note(self.shapes)

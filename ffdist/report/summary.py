@@ -35,7 +35,7 @@ def summary(
 
 
 def state_of(records: Sequence[Mapping[str, Any]], end: Mapping[str, Any] | None) -> str:
-    """How the run ended, its epochs and its seconds of training, in a line."""
+    """The run's state in a line: how it ended, its epochs, and its seconds of training."""
     seconds = sum(max(stage["seconds"] for stage in record["stages"]) for record in records)
     return f"{end['reason'] if end else 'not at its end'}, {epochs(records)} in {seconds:,.1f} s"
 

@@ -44,7 +44,7 @@ class WindowRate(NamedTuple):
     samples: int
     seconds: float
     details: dict[str, Any]
-    """Of a pipeline: each stage's seconds of computing and waiting, by the names of the run log."""
+    """Each stage's seconds of computing and waiting, by the names of the run log, for a pipeline."""
 
     @property
     def rate(self) -> float:

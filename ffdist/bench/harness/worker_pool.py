@@ -39,7 +39,7 @@ GRACE = 5.0
 
 
 class PoolMember:
-    """What a member's main function gets: its rank, the members' store, and its pipe to the one who gives orders."""
+    """A member's own end: its rank, the store in which members meet, and its pipe to the one who gives orders."""
 
     def __init__(self, world: World, store_file: str, line: Connection) -> None:
         self.world = world
