@@ -135,6 +135,7 @@ class OperationRecorder(TorchDispatchMode):
 
 
 def described(leaf: Any) -> Any:
+    """A tensor's layout; any other argument as it is."""
     return TensorLayout(tuple(leaf.size()), leaf.stride(), leaf.dtype) if isinstance(leaf, Tensor) else leaf
 
 
@@ -147,6 +148,7 @@ def alone(settings: BenchSettings, repeats: int = 5) -> dict[str, list[Operation
 
 
 def replayed(job: Job, config: BlockConfig, repeats: int) -> dict[str, list[OperationTimes]]:
+    """Times of each block's operations, measured in this process; by side."""
     return {
         name: [
             calls.replay(config.device, repeats)

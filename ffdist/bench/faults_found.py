@@ -99,6 +99,7 @@ def result_of(launcher: Launcher, kills: Sequence[KillOutcome], costs: Disturbed
 
 
 def kill_table(part: str, title: str) -> ResultTable:
+    """An empty table of kills, a line for each kind."""
     columns = {
         "killed": "killed",
         "kills": "kills",
@@ -128,5 +129,6 @@ def add(made: ResultTable, launcher: Launcher, killed: str, kills: Sequence[Kill
 
 
 def middle(values: Iterable[float | None]) -> float | None:
+    """The median of the known values; None where none is known."""
     known = [value for value in values if value is not None]
     return median(known) if known else None

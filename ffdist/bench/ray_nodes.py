@@ -87,10 +87,12 @@ def raylet_of(node: Any) -> int:
 
 
 def parent_of(pid: int) -> int:
+    """The parent of a process; 0 where there is no such process."""
     found = stat_of(pid)
     return found[0] if found else 0
 
 
 def is_alive(pid: int) -> bool:
+    """True if there is such a process, and it is no zombie."""
     found = stat_of(pid)
     return found is not None and found[1] not in "ZX"

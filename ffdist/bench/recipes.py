@@ -30,6 +30,7 @@ class Recipe(NamedTuple):
 
     @property
     def epochs(self) -> int:
+        """Epochs at most, which is also the schedule's length."""
         return dict(self.values)["epochs"]
 
     @property
@@ -39,6 +40,7 @@ class Recipe(NamedTuple):
 
 
 def value_text(value: Any) -> str:
+    """A setting's value as text; several are separated by blanks."""
     return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 

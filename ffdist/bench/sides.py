@@ -33,6 +33,7 @@ Placing = Callable[[WorkerMain], WorkerMain]
 
 
 def on_this_host(main: WorkerMain) -> WorkerMain:
+    """Leave a main function as it is: its processes live on this host."""
     return main
 
 

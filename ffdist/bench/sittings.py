@@ -221,6 +221,7 @@ def difference(kept: object, now: object, name: str = "") -> tuple[str, Any, Any
 
 
 def damaged(path: Path, error: Exception) -> DataError:
+    """The error for a file that cannot be read as what this module writes."""
     return DataError(
         "a file of finished trainings cannot be read",
         where=path,
@@ -230,4 +231,5 @@ def damaged(path: Path, error: Exception) -> DataError:
 
 
 def unusable(folder: Path, got: str, remedy: str) -> ConfigError:
+    """The error for a folder in which trainings cannot be kept."""
     return ConfigError("finished trainings cannot be kept", where=folder, got=got, remedy=remedy)

@@ -134,6 +134,7 @@ class SpeedTrend:
 
     @property
     def words(self) -> str:
+        """The change with its interval, and whether the speed counts as steady."""
         text = f"{self.change:+.1%} from beginning to end (95 %: {self.low:+.1%} to {self.high:+.1%})"
         if abs(self.change) > self.error:
             steady = abs(self.change) + self.error < STEADY
@@ -145,10 +146,12 @@ class SpeedTrend:
 
     @property
     def low(self) -> float:
+        """Lower end of the 95 % interval of `change`."""
         return self.change - self.error
 
     @property
     def high(self) -> float:
+        """Upper end of the 95 % interval of `change`."""
         return self.change + self.error
 
 
@@ -173,6 +176,7 @@ def trend_of(values: list[float]) -> SpeedTrend | None:
 def result_of(
     looks: list[ResourceSample], speeds: list[float], by_cpu: list[float], minutes: float, stages: int
 ) -> BenchResult:
+    """The record of a soak: thirds of each measure, and the speed's trend. Raises StageError where anything grows."""
     columns = {
         "of all workers": "what",
         "n": "last.n",

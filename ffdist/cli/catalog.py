@@ -244,6 +244,7 @@ def about(name: str) -> dict[str, Any]:
 
 
 def print_preset(name: str, *, as_json: bool) -> None:
+    """Print what a preset is, what it sets beside the defaults, and the command that starts it."""
     with_preset(Settings(), name)  # raises ConfigError, with the nearest name, for an unknown one
     preset = PRESETS[name]
     if as_json:
@@ -258,6 +259,7 @@ def print_preset(name: str, *, as_json: bool) -> None:
 
 
 def print_list(what: str, texts: Mapping[str, str], more: str, *, as_json: bool) -> None:
+    """Print names and texts in two columns, or as JSON. more: the command that explains one."""
     if as_json:
         print(json.dumps(dict(texts)))
         return
@@ -282,6 +284,7 @@ def summaries(places: Mapping[str, str]) -> dict[str, str]:
 
 
 def first_line(root: Path, place: str) -> str:
+    """The first paragraph of the docstring of `place`, "module:name", else of its module, read from the source."""
     module, _, name = place.partition(":")
     tree = ast.parse(root.joinpath(*module.split(".")[1:]).with_suffix(".py").read_text(encoding="utf-8"))
     for node in tree.body:

@@ -198,6 +198,7 @@ def value_of(argument: Argument, value: Any, prog: str) -> Any:
 
 
 def one_value(argument: Argument, kind: Any, text: str, prog: str) -> Any:
+    """Convert one text to `kind`. Raises UsageError for a text that is no such value."""
     if kind is str:
         return text
     try:

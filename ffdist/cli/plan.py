@@ -101,6 +101,7 @@ def counts_of(command: PlanCommand) -> list[int]:
 
 
 def whole_numbers(text: str, name: str, expected: str, most: int = 32) -> list[int]:
+    """Whole numbers >= 1, separated by commas or blanks, `most` of them at most. Raises ConfigError for other texts."""
     try:
         numbers = [convert(word, int) for word in text.replace(",", " ").split()]
     except ValueError:

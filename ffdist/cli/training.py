@@ -150,6 +150,7 @@ def job_of(command: Train, images: Images, out: Path, options: dict[str, Any], *
 
 
 def launch(make: SettingsJob, out: Path) -> Result:
+    """Start the workers by the settings' launcher, and wait for the result; its observers are closed in any case."""
     settings = make.settings
     observer = observers(settings, out, [ConsoleReport(PlainConsole(stderr=True))])
     what = "worker" if settings.plan.is_shared else "stage"

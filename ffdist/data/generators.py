@@ -94,6 +94,7 @@ def is_users(kind: type) -> bool:
 
 
 def filled(cell: Any) -> bool:
+    """True if a closure's cell holds something."""
     try:
         return cell.cell_contents is not None
     except ValueError:  # of a name that nothing is bound to yet
@@ -182,5 +183,6 @@ class Generators:
 
 
 def text_of(state: list[Any]) -> str:
+    """A generator's state as text, by which two states are compared."""
     with np.printoptions(threshold=2**20):
         return repr([member.tolist() if isinstance(member, torch.Tensor) else member for member in state])

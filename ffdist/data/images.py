@@ -112,6 +112,7 @@ class ValueSpread(NamedTuple):
 
     @classmethod
     def of(cls, split: Split, rows: int = 1024) -> ValueSpread:
+        """The spread of a split's numbers, read `rows` samples at a time."""
         low, high, peak, squares, count = np.inf, -np.inf, np.inf, 0.0, 0
         for start in range(0, len(split), rows):
             x = split.take(np.arange(start, min(start + rows, len(split))))

@@ -115,11 +115,13 @@ class ItemFacts(NamedTuple):
         return int(np.prod(self.shape))
 
     def spread(self, rows: np.ndarray) -> ValueSpread:
+        """The spread of the numbers in these rows, int [M]."""
         low, high = self.bounds[:, rows]
         squares = self.sums[1, rows].sum() / (len(rows) * self.numbers)
         return ValueSpread(float(low.min()), float(high.max()), float(squares**0.5), float(high.min()))
 
     def moments(self, rows: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+        """(mean, std) of each channel over these rows, int [M]; std 1 where nothing changes; None for vectors."""
         if len(self.shape) == 1:
             return None
         count = len(rows) * self.numbers / self.sums.shape[2]

@@ -248,6 +248,7 @@ def parsed(
 
 
 def parsed_split(name: str, fields: dict) -> SplitFiles:
+    """A split's files from their fields in JSON. Raises ValueError, TypeError or KeyError for other fields."""
     files = [ShardFile(**file) for file in fields["files"]]
     counts = fields["counts"]
     index, digests = (ShardFile(**fields[key]) if fields.get(key) is not None else None for key in ("index", "digests"))

@@ -93,6 +93,7 @@ def open_numbers(path: Path, preparation: Preparation) -> Images | None:
 
 
 def of_arrays(arrays: ArrayFiles, preparation: Preparation) -> Images:
+    """A data set of NumPy's arrays of numbers, scaled by mean and deviation; a note says so."""
     samples = {split: arrays.floats(split) for split in arrays.labels}
     shape = list(next(iter(samples.values())).shape[1:])
     note(f"{arrays.path}: samples of numbers {shape}, scaled by mean and deviation of the training split")

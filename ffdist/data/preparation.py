@@ -44,14 +44,17 @@ class Preparation:
 
     @property
     def decoding(self) -> Decoding:
+        """The settings by which pictures are decoded."""
         return check_options(sides(self.size), self.mode, self.background, self.value_range)
 
     @property
     def columns(self) -> Columns:
+        """The columns of a table."""
         return Columns(self.image_column, self.label_column, self.group_column)
 
     @property
     def holding(self) -> HoldOutOptions:
+        """The settings of held-out shares."""
         return HoldOutOptions(self.test_fraction, self.validation_fraction, self.seed, self.group_pattern)
 
     def texts(self) -> tuple[str, ...]:

@@ -86,6 +86,7 @@ class ShardWriter:
         self.rows = 0
 
     def finish(self) -> SplitFiles:
+        """Write the last shard and the digests; returns the files of the split."""
         if self.rows:
             self.flush()
         labels, found = (np.concatenate(each) for each in zip(*self.labels_and_digests, strict=True))
@@ -149,5 +150,6 @@ def unreadable(path: object, rows: int, error: Exception) -> DataError:
 
 
 def sha256(path: Path) -> str:
+    """SHA-256 of a file, in hex. Raises OSError for what is no regular file."""
     with open_regular(path) as file:
         return digests.sha256(file)

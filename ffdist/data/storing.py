@@ -104,6 +104,7 @@ def read_and_kept(item: Item, decoding: Decoding) -> tuple[Picture, bytes]:
 
 
 def as_bytes(data: Encoded) -> bytes:
+    """A picture's encoded bytes; an array or opened picture as PNG. Raises OSError for a file that cannot be read."""
     if isinstance(data, bytes):
         return data
     if isinstance(data, Path):

@@ -22,6 +22,7 @@ class Tally:
     first: object = None
 
     def add(self, where: object, count: int = 1) -> None:
+        """Count so many more pictures, of which `where` names the first."""
         if count and not self.count:
             self.first = where
         self.count += count
@@ -55,6 +56,7 @@ class Survey:
     """Pictures of one colour only, once they lay over the background."""
 
     def add(self, picture: Picture, where: object) -> Survey:
+        """Take a decoded picture into account; where: its name."""
         self.pictures += 1
         if picture.values is not None:
             self.low = min(self.low, picture.values[0])
@@ -153,6 +155,7 @@ def is_flat(x_hwc: np.ndarray) -> bool:
 
 
 def spelled(limits: Range | None) -> str:
+    """A range of values as text; 16 bits for None."""
     return "{:g}..{:g}".format(*(limits or SIXTEEN))
 
 

@@ -66,6 +66,7 @@ def layout_of(image: Image.Image) -> TiffLayout | None:
 
 
 def read_tags(tags: Any) -> TiffLayout | None:
+    """The layout that a TIFF's tags describe; None where they are damaged."""
     try:
         bits = tags.get(BITS, (1,))
         channels = int(tags.get(SAMPLES, len(bits)))

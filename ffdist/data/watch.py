@@ -35,6 +35,7 @@ class Stamp(NamedTuple):
 
     @classmethod
     def of(cls, status: os.stat_result) -> Stamp:
+        """The stamp of a file's status."""
         return cls(status.st_size, status.st_mtime_ns, status.st_ino)
 
 

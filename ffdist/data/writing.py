@@ -107,6 +107,7 @@ class DatasetWriter:
         self.shapes: set[tuple[int, ...]] = {like.shape}
 
     def add(self, chunk: Chunk) -> None:
+        """Write a chunk of decoded samples to the shards of its split, and count them."""
         self.broken += chunk.broken
         if self.making.skip_broken or not self.broken:  # else the rest is read to name all that is broken
             self.shards[chunk.split].add(chunk.pictures, chunk.labels)
@@ -129,6 +130,7 @@ class DatasetWriter:
         return self.manifest(splits)
 
     def manifest(self, splits: dict[str, SplitFiles]) -> DataManifest:
+        """The manifest of what was written. splits: the files of each split."""
         source, (height, width, channels) = self.source, self.like.shape
         own = (height, width) if len(self.shapes) == 1 else None
         size = own or (USUAL, USUAL)

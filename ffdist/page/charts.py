@@ -83,6 +83,7 @@ def chart(
 
 
 def epochs_of(records: Sequence[Record]) -> list[float]:
+    """The epochs' numbers, from 1."""
     return [float(record["epoch"]) for record in records]
 
 
@@ -347,5 +348,6 @@ def comparing(views: Sequence[RunView]) -> list[Chart]:
 
 
 def total_time(view: RunView) -> str:
+    """The run's seconds of training in all, as text."""
     found = seconds_of(view.records)
     return duration(found[-1] if found else None)

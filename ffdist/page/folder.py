@@ -64,6 +64,7 @@ class WatchedFolder:
         return names
 
     def is_inside(self, path: Path) -> bool:
+        """True if a path, links followed, lies in the watched folder."""
         try:
             return path.resolve().is_relative_to(self.folder)
         except (OSError, RuntimeError):  # a link that leads around
@@ -76,6 +77,7 @@ class WatchedFolder:
 
 
 def folders_in(folder: Path) -> list[Path]:
+    """The folders in a folder, sorted; none where it cannot be read."""
     try:
         with os.scandir(folder) as entries:
             return [Path(entry.path) for entry in entries if not entry.name.startswith(".") and entry.is_dir()]

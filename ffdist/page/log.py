@@ -68,10 +68,12 @@ def is_record(value: dict[str, Any]) -> bool:
 
 
 def is_split(value: Any) -> bool:
+    """True if a value is a split's metrics, as a page draws them."""
     return (
         isinstance(value, dict) and isinstance(value.get("accuracy"), dict) and are_named(value.get("blocks"), "block")
     )
 
 
 def are_named(values: Any, key: str) -> bool:
+    """True if a value is a list of objects that each have `key`."""
     return isinstance(values, list) and all(isinstance(each, dict) and key in each for each in values)

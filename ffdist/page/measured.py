@@ -85,6 +85,7 @@ class ConfidentMistakes:
         """Confidence, index, label and guess."""
 
     def add(self, answers: Mapping[str, Tensor], y: Tensor) -> None:
+        """Take a batch into account. answers: scores [B, K] by predictor; y: labels, int64 [B]."""
         shares, guesses = answers[PREDICTOR].float().softmax(1).max(1)
         wrong = (guesses != y.to(guesses.device)).nonzero().flatten().tolist()
         self.wrong += len(wrong)

@@ -72,6 +72,7 @@ class RunView:
 
     @property
     def test(self) -> dict[str, Any] | None:
+        """Metrics of the test split, once the run has ended; None without them."""
         return self.end.get("test") if self.end and not self.at_work else None
 
 
@@ -200,6 +201,7 @@ def is_at_work(run: Path) -> bool:
 
 
 def named_in_locks(files: Iterable[Path]) -> Iterable[str]:
+    """The names of files in the kernel's list of locks, by device and inode."""
     for path in files:
         try:
             found = path.stat()
@@ -209,6 +211,7 @@ def named_in_locks(files: Iterable[Path]) -> Iterable[str]:
 
 
 def is_recent(path: Path) -> bool:
+    """True if a file was written within the last minute."""
     try:
         return time.time() - path.stat().st_mtime < 60
     except OSError:
@@ -216,6 +219,7 @@ def is_recent(path: Path) -> bool:
 
 
 def is_run(folder: Path) -> bool:
+    """True if the folder is a run's: it has the run's settings."""
     return (folder / SETTINGS).is_file()
 
 

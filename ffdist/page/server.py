@@ -135,12 +135,14 @@ class Handler(BaseHTTPRequestHandler):
         self.answer()
 
     def refuse_method(self) -> None:
+        """Answer 405 to all but GET and HEAD."""
         self.close_connection = True  # whatever else it sends is not read
         self.send(HTTPStatus.METHOD_NOT_ALLOWED, b"GET and HEAD alone\n", "text/plain", {"Allow": "GET, HEAD"})
 
     do_POST = do_PUT = do_DELETE = do_PATCH = do_OPTIONS = do_TRACE = do_CONNECT = refuse_method  # noqa: N815
 
     def answer(self) -> None:
+        """Answer a request with a page, a part of one, an asset, or an error's status."""
         if not is_own_name(self.headers.get("Host", ""), self.server.watch.host):
             self.send(HTTPStatus.MISDIRECTED_REQUEST, b"this server has another name\n", "text/plain")
             return

@@ -107,10 +107,12 @@ def narrowed(event: PulseReported, shown: list[LiveColumn], console: Console) ->
 
 
 def rate(stage: dict[str, Any]) -> str:
+    """A stage's samples/s since the last report."""
     return f"{stage['samples'] / stage['seconds']:,.0f}" if stage.get("samples") and stage["seconds"] > 0 else "-"
 
 
 def share(stage: dict[str, Any], key: str) -> str:
+    """The share of a stage's time that `key` took, in per cent."""
     return f"{stage.get(key, 0.0) / stage['seconds']:.0%}" if stage["seconds"] > 0 else "-"
 
 

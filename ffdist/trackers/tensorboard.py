@@ -20,6 +20,7 @@ class WriterThreadHook:
         self.before = threading.excepthook
 
     def install(self) -> None:
+        """Put the hook in front of the one that is there; once."""
         if threading.excepthook is not self:
             self.before, threading.excepthook = threading.excepthook, self
 

@@ -83,6 +83,7 @@ class Resumed:
 
     @property
     def late(self) -> bool:
+        """True behind the deadline."""
         return time.monotonic() > self.deadline
 
     def fill(self, part: Callable[[Resumed], object]) -> None:

@@ -132,6 +132,7 @@ class Rounds:
 
     @property
     def passed(self) -> list[Round]:
+        """The rounds that passed the probe."""
         return [each for each in self.tried if each.passed]
 
     @property
@@ -141,6 +142,7 @@ class Rounds:
 
     @property
     def discarded(self) -> int:
+        """The number of rounds that did not."""
         return len(self.tried) - len(self.passed)
 
     @property

@@ -17,6 +17,7 @@ class Summary(NamedTuple):
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Summary:
+        """The summary of these figures."""
         if not values:
             return cls(float("nan"), float("nan"), float("nan"), 0)
         return cls(median(values), min(values), max(values), len(values))

@@ -31,6 +31,7 @@ class Window(NamedTuple):
 
     @property
     def total(self) -> int:
+        """Batches of the whole round, warm-up and tail included."""
         return self.warmup + self.batches + self.tail
 
     def seconds(self, arrivals: Sequence[Mark]) -> float:

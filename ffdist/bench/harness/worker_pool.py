@@ -47,6 +47,7 @@ class PoolMember:
         self.line = line
 
     def store(self) -> dist.Store:
+        """A new handle of the file store that all members share."""
         return dist.FileStore(self.store_file, self.world.size)
 
     def next_order(self) -> Any:
@@ -57,6 +58,7 @@ class PoolMember:
             return None
 
     def answer(self, value: Any) -> None:
+        """Send an answer, which must be picklable, to the one who gives orders."""
         self.line.send(("answer", value))
 
 

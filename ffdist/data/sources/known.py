@@ -47,6 +47,7 @@ class KnownDataset:
 
 
 def cifar(official: str, folder: Path) -> DataSource:
+    """CIFAR-10 or CIFAR-100. official: the name of torchvision's class for it."""
     from ffdist.data.sources.cifar import Cifar  # imports torchvision, more than a second
 
     return Cifar(official.lower(), folder, official)
@@ -68,10 +69,12 @@ EMNIST_COUNTS = {
 
 
 def like_mnist(name: str, folder: str, classes: list[str]) -> KnownDataset:
+    """A data set in MNIST's format and counts, in `folder` below torchvision's root."""
     return KnownDataset(GREY, 10, LIKE_MNIST, (f"{folder}/raw",), partial(Idx, name, classes=classes))
 
 
 def of_emnist(split: str) -> KnownDataset:
+    """The entry of one of EMNIST's splits."""
     places = ("EMNIST/raw/gzip", "EMNIST/raw", "gzip", "EMNIST")  # as unpacked, as torchvision leaves it, by hand
     return KnownDataset(
         GREY,

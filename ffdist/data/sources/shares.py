@@ -120,6 +120,7 @@ class Shares:
     def notes_of(
         self, counts: Mapping[str, int], labels: np.ndarray, test: float, validation: float, named: str | None
     ) -> list[str]:
+        """Notes on the drawn splits. named: the groups' name, where whole groups are drawn."""
         if TRAIN not in counts:
             return ["there is no training split: for `ffdist eval RUN --data` alone"]
         notes = []

@@ -246,6 +246,7 @@ def grouped(file: Path) -> Iterator[tuple[Sample, tarfile.TarFile]]:
 
 
 def opened(file: Path) -> tarfile.TarFile:
+    """Open a tar, whatever it is compressed with. Raises DataError where it cannot be read."""
     with readable(file, str(file)):
         return tarfile.open(file, "r:*")
     raise AssertionError("an error is raised")

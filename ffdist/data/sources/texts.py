@@ -35,6 +35,7 @@ def texts_in(folder: Path, choice: SplitChoice, columns: Columns) -> dict[Path, 
 
 
 def rows(path: Path, columns: Columns) -> int:
+    """The number of rows of a table that names pictures."""
     return sum(map(len, read(path, found_columns(schema(path).names, columns).label)))
 
 

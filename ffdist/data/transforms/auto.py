@@ -141,6 +141,7 @@ class RandAugment(BatchTransform):
         return x
 
     def extents(self, x: np.ndarray) -> Extents:
+        """The ranges of torchvision's RandAugment, in which shifts are shares of the picture's size."""
         return Extents(0.3, (150 / 331 * x.shape[2], 150 / 331 * x.shape[1]), 30, 0.9, 4)
 
 

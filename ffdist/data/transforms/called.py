@@ -175,6 +175,7 @@ def guessed(made: Any, options: Mapping[str, object], where: str) -> dict[str, A
 
 
 def value_of(value: object, kind: Any) -> Any:
+    """A text as a number, a bool, a list or a member of the enumeration that `kind` declares; others as they are."""
     if not isinstance(value, str):
         return value
     for each in (kind, *get_args(kind)):

@@ -59,12 +59,14 @@ class ColorJitter(BatchTransform):
 
 
 def limits(extent: float | tuple[float, float], middle: int) -> tuple[float, float]:
+    """The least and the greatest value that may be drawn. middle: 1 for factors, 0 for turns of the hue."""
     if isinstance(extent, tuple):
         return extent
     return (max(0.0, middle - extent) if middle else -extent), middle + extent
 
 
 def changed(x: np.ndarray, change: int, factors: np.ndarray) -> np.ndarray:
+    """Pictures [B, H, W, C] with one change, 0 to 3: brightness, contrast, saturation or hue. factors: [B]."""
     match change:
         case 0:
             return pixels.looked_up(x, pixels.brightness_tables(factors))

@@ -67,6 +67,7 @@ class Erasing(BatchTransform):
         return None
 
     def put(self, shape: tuple[int, int, int], drawn: np.ndarray) -> np.ndarray | float:
+        """The content of an erased rectangle of `shape`, (h, w, C). drawn: float64 [2] in [0, 1), the seed of noise."""
         if self.value == "mean":
             return 0.0
         words = (drawn * 2.0**32).astype(np.uint64)
