@@ -56,8 +56,8 @@ COMMANDS = {
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run one command; exits with 0, 1 for an error of the user's or of the machine's, 2 for a wrong command line, 129,
-    130 or 143 where SIGHUP, Ctrl-C or SIGTERM told it to stop: a run that made a snapshot and can go on, too."""
+    """Run one command. Exits with 0; 1 for an error; 2 for a wrong command line; 129, 130 or 143 after SIGHUP, Ctrl-C
+    or SIGTERM, also where a run has made a snapshot and can be resumed."""
     with signals_restored():
         handle_signals(leave_at_once)
         let_any_text_pass()
@@ -140,8 +140,11 @@ def hint_for(word: str) -> str | None:
 
 
 def print_error(error: FfdistError) -> None:
-    """One paragraph on stderr, once: an error in the settings is the same on every rank, so rank 0 tells it; one of a
-    tracker or a callback is the last one's alone."""
+    """Print an error on stderr, in one paragraph.
+
+    Errors in the settings are the same on every rank, so rank 0 alone prints them; those of a tracker or callback occur
+    on the last rank alone.
+    """
     world = World.from_env()
     if world and world.rank > 0 and isinstance(error, ConfigError) and not isinstance(error, ObserverError):
         return

@@ -60,10 +60,11 @@ if TYPE_CHECKING:
 
 
 def train(command: Train, words: Sequence[str]) -> None:
-    """Check everything, run the stages, print what came of them; exits with 129, 130 or 143 where a signal told to
-    stop, and with 0 where a callback has ended the run.
+    """Check everything, run the stages, and print the results.
 
-    words: the command as it was typed."""
+    Exits with 129, 130 or 143 where a signal has stopped the run, and with 0 where a callback has ended it.
+    words: the command as it was typed.
+    """
     command = replace(command, settings=settled_plan(command.settings))
     world, settings = World.from_env(), command.settings
     prints = world is None or world.first
@@ -178,8 +179,8 @@ def resumed_text(error: FfdistError, out: Path) -> FfdistError:
 
 
 def train_here(command: Train, images: Images, world: World, words: Sequence[str]) -> None:
-    """Train as one rank of torchrun's: the last one reports. It ends with torchrun's agent, which nobody could
-    restart."""
+    """Train as one rank of torchrun; the last rank reports. It ends with torchrun's agent, without which no rank could
+    be restarted."""
     settings, signals = command.settings, RankSignals(world.first)
     signals.handle()
     end_with_agent()

@@ -30,7 +30,7 @@ def as_trained(
     samples: [B, *shape]; pictures also [B, H, W], and [B, H, W, C] where that can be nothing else. shape: of a sample
     in training. pixels: whether it was on pictures of whole numbers. spread: of the floats in training, where known.
     value_range: black and white of whole numbers of more than 8 bits in training, where they were named.
-    Raises DataError for other shapes, types and ranges; floats far from those of the training are told.
+    Raises DataError for other shapes, types and ranges; a note says where floats are far from those of the training.
     """
     x = as_array(samples, "samples", "predict")
     found = shaped(x, shape)

@@ -75,8 +75,8 @@ def as_samples(
     """Pictures uint8 [N, H, W, C], or float32 [N, *shape].
 
     values: pictures [N, H, W] or [N, C, H, W] of whole numbers in 0..255 (True is 255), or finite floats [N, ...].
-    channels_last: whether they are [N, H, W, C]; None: nobody says, and what looks so is refused. value_range: as in
-    `as_bytes`.
+    channels_last: whether they are [N, H, W, C]; None: not known, and samples that look so are refused. value_range: as
+    in `as_bytes`.
     Raises DataError for anything else.
     """
     x = as_array(values, "samples", where)
@@ -242,7 +242,7 @@ def unknown_axes(shape: tuple[int, ...], where: object, which: str, remedy: str)
 
 
 def note_axes(samples: np.ndarray, where: object, channels_last: bool | None) -> None:
-    """A line on what is taken for channels, where nobody said so and it could be something else.
+    """Note which axis is taken for the channels, where it was not given and could be another.
 
     samples: uint8 [N, H, W, C], or float32 [N, *shape].
     """

@@ -47,7 +47,7 @@ def from_arrow(
 
     image: encoded pictures, or paths of their files; arrays [H, W] or [H, W, C] of whole numbers in 0..255; or floats
         of any shape, left as they are unless `normalize`. label: whole numbers or names; those that occur become 0..K-1
-        in sorted order. Where nothing is called so, the only column that is called alike is taken, which is told; and
+        in sorted order. Where there is no such column, the only one with a similar name is taken, and a note says so;
         where none can hold the samples, all columns of numbers are these, scaled by mean and deviation.
     test, validation: tables with the same columns; or a share of the rows, 0.2, drawn by class and by `seed`. group: a
         column whose equal values stay on one side.

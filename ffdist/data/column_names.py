@@ -1,4 +1,4 @@
-"""Find the columns of a table that hold samples and labels, where nobody says so and they are not called as usual."""
+"""Find the columns of a table that hold samples and labels, where they are not given and have no usual names."""
 
 from __future__ import annotations
 

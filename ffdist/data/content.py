@@ -26,7 +26,7 @@ class FileStates:
     """The file system's facts on all files of a source at one moment."""
 
     digest: str
-    """A digest of names, sizes, places and times; a change of bytes changes the time, which nobody can set."""
+    """A digest of names, sizes, inodes and times; a change of bytes changes the ctime, which programs cannot set."""
     settled: bool
     """Whether all times are long enough ago that a change from now on must show."""
     files: int
@@ -122,8 +122,7 @@ def identity(folder: Path) -> tuple[int, int]:
 
 
 def digest_of(path: Path) -> str:
-    """The digest of a file's bytes; what is wrong with one that has none: a link to nothing, a pipe, somebody
-    else's."""
+    """The digest of a file's bytes; for one that cannot be read (a dangling link, a pipe, no permission) the reason."""
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):
             return "no file"

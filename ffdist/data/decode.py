@@ -1,4 +1,4 @@
-"""One picture, of any format, mode and size, as uint8 [H, W, C]: the same for whoever trains on it and whoever asks."""
+"""One picture, of any format, mode and size, as uint8 [H, W, C]: decoded alike for training and for prediction."""
 
 from __future__ import annotations
 
@@ -154,14 +154,14 @@ class Picture(NamedTuple):
     values: Range | None = None
     """Least and greatest value, where it has more than 8 bits and its file doesn't say their range."""
     limits: Range | None = (0, 255)
-    """What stood for black and white; None where nobody says it, and `pixels` mean nothing."""
+    """The values that stood for black and white; None where they are not known, and `pixels` mean nothing."""
     frames: bool = False
     """Whether it has more than the first frame or page, which was taken."""
     transparent: bool = False
     spare: int = 0
     """Channels that were left out, as they are neither colour nor transparency."""
     assumed: bool = False
-    """Whether nobody says that its fourth channel is transparency, for which it was taken."""
+    """Whether its fourth channel was taken for transparency, though nothing says that it is."""
     changed: bool = False
     """Whether `pixels` are other than what the file holds: of another size, colour, depth or orientation."""
 
@@ -177,7 +177,7 @@ def decode(data: Encoded, where: object, decoding: Decoding = PLAIN) -> np.ndarr
 
 
 def pixels_of(picture: Picture, where: object) -> np.ndarray:
-    """A picture's pixels, uint8 [H, W, C]. Raises DataError where nobody says which values are black and white."""
+    """A picture's pixels, uint8 [H, W, C]. Raises DataError where the values of black and white are not known."""
     if picture.limits is None:
         assert picture.values
         raise no_range(where, *picture.values)
@@ -185,7 +185,7 @@ def pixels_of(picture: Picture, where: object) -> np.ndarray:
 
 
 def no_range(where: object, low: float, high: float, count: int = 1) -> DataError:
-    """The error for `count` pictures whose black and white nobody names; low, high: their least and greatest value."""
+    """The error for `count` pictures whose values of black and white are not known, and lie in low..high."""
     black, white = likely_range(low, high)
     held = f"{low:g} to {high:g}" + (f" in {count:,} such pictures" if count > 1 else "")
     return DataError(

@@ -115,7 +115,7 @@ class EncodedSplit(Split):
             yield decode(data, EncodedSampleName(self, index), whole)
 
     def prepared(self, index: int) -> np.ndarray:
-        """uint8 [H, W, C] of a picture as it was prepared: in its own size, unless it was told one."""
+        """uint8 [H, W, C] of a picture as it was prepared: in its own size, unless a size was given then."""
         (data,) = self.encoded(np.array([index]))
         size = (self.source[1].decoding or PLAIN).size
         return decode(data, EncodedSampleName(self, index), replace(self.decoding, size=size))

@@ -32,7 +32,7 @@ TEACHERS = {
 }
 """The package on PyPI for each such format, its endings, and what stands at byte 4 of its files."""
 UNMISTAKABLE = ("PNG", "JPEG", "MPO", "GIF", "BMP", "WEBP", "AVIF", "HEIF", "JPEG2000", "JXL", "PPM", "PSD", "QOI")
-"""Formats that are told by their first bytes, whatever a file is called."""
+"""Formats that are recognised by their first bytes, whatever a file is called."""
 
 
 @cache

@@ -157,7 +157,7 @@ class Images:
     preprocess: tuple[str, ...] = ()
     """Transforms that give every picture its size, also in evaluation; empty: it is scaled to `shape`."""
     in_memory: bool = False
-    """Whether its pictures were given as such, and not as files: nobody knows what was done to them before."""
+    """Whether its pictures were given as pixels, and not as files: they may have been changed before."""
     source: str | None = None
     """The name or path by which `open_data` opens it again; None for data in memory, or changed after opening."""
     prepared: PreparedAs | None = None

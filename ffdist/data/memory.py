@@ -53,7 +53,7 @@ def from_tensors(
         samples, 0.2, drawn by class and by `seed`. groups: [N], whose sample each is: no group is on two sides then.
     classes: K names; default: the names that occur, sorted, or the numbers up to the largest label. K whole numbers
         are the labels themselves, in the order of the classes.
-    channels_last: whether x is [N, H, W, C]. None: nobody says: what looks so, or like volumes or frames, is refused.
+    channels_last: whether x is [N, H, W, C]. None: not known: x that looks so, or like volumes or frames, is refused.
     normalize: scale floats by the training split's mean and std: of each feature of [N, F], of each channel of
         [N, C, H, W], of all for other shapes. The network keeps them, so that what it predicts is scaled alike.
     value_range: black and white in pictures of more than 8 bits, of whole numbers (uint16, int64) or Pillow's; None: 0

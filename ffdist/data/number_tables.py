@@ -34,7 +34,7 @@ from ffdist.notes import listed, note
 
 
 def open_numbers(path: Path, preparation: Preparation) -> Images | None:
-    """Scaled by the training split's mean and deviation, which is told; None for a source of something else.
+    """A data set of plain numbers, scaled by the training split's mean and deviation; None for another kind of source.
 
     Raises DataError for a table without the labels, and for what is no number, naming file, column and row.
     """

@@ -86,8 +86,8 @@ def prepare(
     skip_broken: leave out pictures that cannot be read, and list them in the manifest.
     store: "pixels": decoded, all of one size; "encoded": JPEG, PNG and others byte for byte, of any sizes, decoded
         while a network trains, to the very same pixels; "auto": encoded where pixels take more than 8 GiB and more than
-        the encoded pictures, which is told. Of encoded pictures `size` is what a network gets where nobody says
-        otherwise; without, their own, or 224 where they differ.
+        the encoded pictures; a note says so. For encoded pictures `size` is only the default size in which a network
+        gets them; without it, their own, or 224 where they differ.
     test_fraction, seed: the share of each class that is held out where the source has no test split; None: a fifth. 1:
         all is the test split, for a set to evaluate only. validation_fraction: likewise; None: none.
     workers: decoding threads; default: a core each. progress: default: a bar, where stderr is a terminal.

@@ -18,7 +18,7 @@ class Reading:
     """The column, or key, of samples."""
     label: str = "label"
     channels_last: bool | None = None
-    """Whether samples are [H, W, C]; None: nobody says, and what could be either is refused."""
+    """Whether samples are [H, W, C]; None: not known, and samples that could be either are refused."""
     value_range: Range | None = None
     """Black and white in pictures of more than 8 bits; None: those that their type says."""
     seed: int = 0

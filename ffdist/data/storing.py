@@ -24,7 +24,7 @@ PIXELS = 8 * 2**30
 SEEN = 64
 """Pictures by which the size of all is estimated."""
 USUAL = 224
-"""The side at which a network gets pictures that differ in size, where nobody says otherwise."""
+"""The default side at which a network gets pictures that differ in size."""
 
 
 def check_store(store: Any) -> None:

@@ -39,7 +39,7 @@ class Survey:
     deep: Tally = field(default_factory=Tally)
     """Pictures of more than 8 bits, in a range that their file doesn't name."""
     no_range: Tally = field(default_factory=Tally)
-    """Pictures of more than 8 bits, in a range that nobody names."""
+    """Pictures of more than 8 bits, in a range that neither file nor user names."""
     beyond: Tally = field(default_factory=Tally)
     """Pictures with values outside of the range."""
     frames: Tally = field(default_factory=Tally)

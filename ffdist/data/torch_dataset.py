@@ -47,16 +47,16 @@ def from_dataset(
     transforms do, they are read anew in each epoch of a training: torch's, NumPy's and Python's generators, the shared
     ones and those that the data set holds, begin at a seed of (seed of the run, epoch, item), so that no number of
     stages and no resumption changes a bit. Those of `test` and `validation` are drawn once, from `seed`. Items that
-    draw from anything else are read once, which is told. Of more than 2 GiB none stay in memory: they are read when
-    they are needed.
+    draw from anything else are read once, and a note says so. Of more than 2 GiB none stay in memory: they are read
+    when they are needed.
 
     Pictures: of Pillow, grey or RGB; paths of files, or their bytes; uint8 tensors or arrays [H, W], [C, H, W] or
     [H, W, C], whose channels are taken as they are; or floating-point tensors of any shape, left as they are unless
-    `normalize`. Labels: whole numbers or
-    names. classes: K names; default: the data set's own. name: default: that of its class. channels_last, normalize: as
-    in `from_tensors`; value_range: as in `from_arrow`.
-    test, validation: other data sets; or a share of the items, 0.2, drawn by class and by `seed`. groups: [N], whose
-    item each is: no group is on two sides then.
+    `normalize`. Labels: whole numbers or names.
+    classes: K names; default: the data set's own. name: default: that of its class. channels_last, normalize: as in
+    `from_tensors`; value_range: as in `from_arrow`.
+    test, validation: other data sets; or a share of the items, 0.2, drawn by class and by `seed`. groups: [N], the
+    group of each item, such as a patient: no group is in two splits then.
     Raises DataError for items that are not so, and for items that differ in shape.
     """
     name = name or type(dataset).__name__

@@ -36,9 +36,9 @@ class Output(NamedTuple):
     shape: Shape
     """The output's shape without the batch."""
     layout: OutputLayout | None
-    """None where the channels are at an axis that rules cannot read, or nobody knows where."""
+    """None where the channels are at an axis that rules cannot read, or their axis is not known."""
     axis: int | None
-    """Where the channels are, counted with the batch; None where that cannot be told."""
+    """The channels' axis, counted with the batch; None where it is not known."""
     largest: int = 0
     """Numbers of one sample in the largest tensor that the block computes."""
 

@@ -14,7 +14,7 @@ from ffdist.pipeline.fusion import FUSION
 from ffdist.pipeline.predictors import PREDICTORS
 
 ALWAYS = ("data", "model", "objective", "epochs")
-"""Settings that name a run, told where they are the defaults, too."""
+"""Settings that describe a run, and are shown even where they are the defaults."""
 WHOLE_MATRIX = 20
 """Classes, at most, of a confusion matrix that is shown whole."""
 

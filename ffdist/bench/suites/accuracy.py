@@ -157,7 +157,7 @@ def check(settings: BenchSettings) -> None:
 
 
 def try_recipes(side: AccuracySide, recipes: Sequence[Recipe], chance: float) -> list[RecipeTrial]:
-    """Each recipe on as many seeds as --qualifying says, none of which is measured later; a single one is not run."""
+    """Try each recipe on `--qualifying` seeds, none of which is measured later; a single recipe is not run."""
     if len(recipes) == 1:
         return [RecipeTrial(recipes[0], nan, nan)]
     trials, compare = list[RecipeTrial](), side.settings.compare

@@ -25,7 +25,7 @@ from ffdist.data.encoded import EncodedSplit
 
 ALONE, TRAINING = "loader", "ours"
 SECONDS = 1.0
-"""A window, where nobody says otherwise: as many batches are made in it as a training learns in many."""
+"""Default seconds of a window: a loader makes as many batches in it as a training learns from in several."""
 MAX_TRIES_PER_ROUND = 2
 """Times the rounds asked for that are tried: every round has many sides."""
 TURNS = 60.0

@@ -46,8 +46,8 @@ def holds_arrays(path: Path) -> bool:
 class ArrayFiles(DataSource):
     """Samples [N, ...] and labels [N] of each split, by the arrays' names.
 
-    columns: names that a user has told, in place of the usual ones; of groups, too. Raises DataError for files that
-    cannot be read, arrays whose part is not clear, and samples without labels.
+    columns: names of the arrays of samples, labels and groups, in place of the usual ones. Raises DataError for files
+    that cannot be read, arrays whose part is not clear, and samples without labels.
     """
 
     def __init__(
