@@ -1,4 +1,4 @@
-"""Data sets in, batches out."""
+"""Data sets of any form, prepared or in memory, and the loader that makes batches of them."""
 
 from __future__ import annotations
 

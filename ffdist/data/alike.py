@@ -19,7 +19,7 @@ BEYOND = 1e-3
 """How far pixels may lie outside of 0..1: what resizing and rounding make."""
 
 SURELY_BYTES = 16
-"""What no pixel in 0..1 comes near to."""
+"""A value that no pixel in 0..1 comes near to."""
 
 
 def as_trained(
@@ -102,7 +102,10 @@ def refuse_bytes(x: Tensor, pixels: bool) -> None:
 
 
 def match_floats(x: np.ndarray, spread: ValueSpread | None) -> np.ndarray:
-    """Floats as they are."""
+    """Floats as they are; a note where they are far from those of the training.
+
+    Raises DataError for other types, for NaN and infinity, and for another scale, as 0..255 in place of 0..1.
+    """
     known = "floats as in training" + (f", {spread.low:g}..{spread.high:g}" if spread else "")
     if x.dtype.kind != "f":
         unit = spread is not None and spread.high <= 1

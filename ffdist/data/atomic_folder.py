@@ -1,4 +1,4 @@
-"""A folder that is there when it is whole, and not before."""
+"""New folders that appear only when they are complete: all or nothing, whatever ends the process."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ class ReferencePicture(NamedTuple):
 
 
 class BrokenPicture(NamedTuple):
-    """A picture that cannot be read."""
+    """A picture that cannot be read, with the reason."""
 
     where: str
     why: str

@@ -18,7 +18,7 @@ class Classes(NamedTuple):
 
     names: list[str]
     values: list[int] | None
-    """The label of each; None: 0, 1, ..."""
+    """The number that is each class's label; None: 0, 1, ..."""
 
 
 def as_classes(classes: Any, where: object) -> Classes | None:

@@ -32,7 +32,7 @@ class Depth(NamedTuple):
     fixed: Range | None = None
     """What the file itself says they range over, whatever users say."""
     inverted: bool = False
-    """Whether the least is white."""
+    """Whether the least value is white."""
     held_as: str | None = None
     """NumPy's type of the values, where Pillow has them as another one of the same size."""
 

@@ -20,7 +20,7 @@ Kind = random.Random | np.random.Generator | np.random.RandomState | torch.Gener
 KINDS = (random.Random, np.random.Generator, np.random.RandomState, torch.Generator)
 CODE = (type, FunctionType, MethodType, classmethod, staticmethod, property)
 MOST = 10_000
-"""Things that are looked at, at most."""
+"""Objects that are searched for generators, at most."""
 FEW = 64
 """Members of a container that are looked at: lists of transforms are short, those of samples long."""
 OPAQUE = (type(None), str, bytes, int, float, complex, np.ndarray, torch.Tensor, ModuleType, CodeType)

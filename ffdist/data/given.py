@@ -27,7 +27,7 @@ from ffdist.notes import listed
 
 
 class ColumnTable(Protocol):
-    """Arrow's, or a frame."""
+    """A table of Arrow's, or a frame."""
 
     @property
     def columns(self) -> Any: ...

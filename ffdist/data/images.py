@@ -56,11 +56,11 @@ class Split(ABC):
         return
 
     def part(self, rows: np.ndarray) -> Split:
-        """Some of the samples, in this order."""
+        """The split of some of the samples. rows: int [M], their places, in the new order."""
         return ArraySplit(self.take(rows), self.labels[rows])
 
     def spread(self) -> ValueSpread:
-        """The spread of the split's numbers."""
+        """The range and size of the split's numbers, which are read once for it."""
         return ValueSpread.of(self)
 
     @property
@@ -106,7 +106,7 @@ class ValueSpread(NamedTuple):
     low: float
     high: float
     size: float
-    """Root of the mean square."""
+    """Root mean square."""
     peak: float = 0.0
     """The least of the samples' greatest values: none of them stays below it."""
 
@@ -136,7 +136,7 @@ class PreparedAs(NamedTuple):
 
 @dataclass(frozen=True, repr=False)
 class Images:
-    """A data set as the trainer sees it."""
+    """A data set: its splits, classes, and the shape and scale in which a network gets its samples."""
 
     name: str
     train: Split

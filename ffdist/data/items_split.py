@@ -31,7 +31,7 @@ class ItemsSplit(Split):
         self.dtype = facts.dtype
         self.random = drawn
         self.place = (items.reading.seed, 0)
-        """Seed and epoch."""
+        """The run's seed and the epoch, from which items are seeded."""
 
     def in_epoch(self, seed: int, epoch: int) -> ItemsSplit:
         made = copy(self)
@@ -53,7 +53,7 @@ class ItemsSplit(Split):
         return ItemsSplit(self.items, self.rows[rows], self.labels[rows], self.facts, drawn=self.random)
 
     def labelled(self, labels: np.ndarray) -> ItemsSplit:
-        """The same with other labels, int [N]."""
+        """The split with other labels, int [N]."""
         return ItemsSplit(self.items, self.rows, labels, self.facts, drawn=self.random)
 
     def take(self, indices: np.ndarray) -> np.ndarray:

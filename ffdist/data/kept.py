@@ -91,7 +91,7 @@ def kept(path: Path, kind: Literal["prepared", "download"]) -> KeptDataset:
 
 
 def size(path: Path) -> int:
-    """Bytes of all files in it."""
+    """Bytes of a file, or of all files in a folder at any depth."""
     total = 0
     for file in path.rglob("*") if path.is_dir() else [path]:
         with suppress(OSError):

@@ -20,7 +20,7 @@ class LabelledSplit(NamedTuple):
     decoding: Decoding = PLAIN
     """How its pictures were read."""
     from_files: bool = False
-    """Whether all of them were files, or the bytes of such, so that nothing else was done to them before."""
+    """Whether all samples came as files or their bytes, so that they were not changed before."""
     numbers: bool = False
     """Whether its samples are a table's columns of plain numbers, each in a unit of its own."""
     columns: tuple[str, ...] = ()

@@ -20,7 +20,7 @@ LEAVE_OUT = "leave unlabelled samples out: x[y >= 0], y[y >= 0]"
 
 @dataclass(frozen=True)
 class Labels:
-    """One label a sample."""
+    """The labels of a split's samples, one each."""
 
     numbers: np.ndarray
     """int64 [N], none negative."""

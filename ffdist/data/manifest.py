@@ -101,7 +101,7 @@ class LeftOut:
 
 @dataclass(frozen=True)
 class DataManifest:
-    """A prepared data set without its pixels."""
+    """The description of a prepared data set: all but its samples."""
 
     name: str
     classes: list[str]
@@ -118,7 +118,7 @@ class DataManifest:
     held_out: HeldOut | None = None
     """How splits were drawn; None where all are the source's own, or the folder does not say so."""
     left_out: tuple[LeftOut, ...] = ()
-    """What of the source was not taken."""
+    """Parts of the source that were not taken, with the reasons."""
     notes: tuple[str, ...] = ()
     """Other notes for the user from when it was prepared."""
     duplicates: dict[str, int] | None = None

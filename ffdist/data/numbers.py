@@ -112,7 +112,7 @@ def first_text(values: Any) -> tuple[int, object]:
 
 
 def describe_columns(names: Sequence[str], x: np.ndarray, label: str) -> str:
-    """A note on what is learned from what."""
+    """A note on the columns: the label, and those that it is learned from."""
     if x.ndim > 2:
         return f"samples {list(x.shape[1:])} of column '{names[0]}', labels of column '{label}'"
     if len(names) == 1:

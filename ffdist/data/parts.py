@@ -22,7 +22,7 @@ CHECK_SECONDS = 10.0
 
 
 class ByteRange(NamedTuple):
-    """Bytes of a file in the folder."""
+    """A range of bytes of a file in the folder."""
 
     file: str
     start: int

@@ -34,7 +34,7 @@ class ReaderStart(NamedTuple):
 
 
 Order = tuple[Any, ...]
-"""What `read` takes."""
+"""The arguments of `read`."""
 
 
 def main(line: Connection) -> None:

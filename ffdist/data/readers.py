@@ -147,7 +147,7 @@ class Readers:
 
 
 def received(reader: ReaderProcess, where: str) -> Any:
-    """Receive its first message."""
+    """A reader's first message: None, or the error for which it cannot read. Raises DataError where it has died."""
     try:
         return reader.line.recv()
     except (EOFError, OSError) as error:

@@ -127,7 +127,7 @@ class RemoteSplit(Split):
             raise unreadable(self.source[0] / file.file, file.rows, error) from error
 
     def begin(self, shard: int, held: CachedRows) -> int:
-        """The first byte of a shard's pixels."""
+        """The first byte of a shard's pixels in its file, fetched once. Raises DataError for what is no shard."""
         if held.begin is None:
             file = self.shards[shard]
             (head,) = self.files.read([ByteRange(file.file, 0, min(HEAD, file.bytes))])

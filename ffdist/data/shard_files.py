@@ -74,7 +74,7 @@ class ShardWriter:
                 self.flush()
 
     def flush(self) -> None:
-        """Write what is held as one shard."""
+        """Write the samples that were added since the last shard as a new one."""
         path = self.folder / f"{self.split}-{len(self.files):05d}.arrow"
         labels = self.labels[: self.rows]
         pixels = pa.py_buffer(self.images[: self.rows])

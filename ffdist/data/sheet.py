@@ -65,14 +65,14 @@ def sheet(
 
 
 class SheetCell(NamedTuple):
-    """A picture and its label, in pixels."""
+    """The size of a picture with its label, in pixels."""
 
     width: int
     height: int
 
 
 def write(text: ImageDraw.ImageDraw, place: tuple[int, int], words: str, room: int, colour: str = "black") -> None:
-    """A line, cut off where it would run into the next picture's."""
+    """Write a line, cut off after `room` pixels, where the next picture begins."""
     whole = words
     while words and text.textlength(words) > room - 2:
         whole = whole[:-1]

@@ -16,7 +16,7 @@ FAX = (2, 3, 4)
 DENSEST = {1: 1, 5: 2731, 6: 1536, 7: 1536, 8: 1032, 32773: 64, 32946: 1032}
 """To how many bytes each can inflate one, at most: none, LZW, JPEG, Deflate, PackBits."""
 LOOSE = 2**15
-"""The same, of all others."""
+"""The same factor for all other compressions."""
 COLOURS = {0: 1, 1: 1, 2: 3, 3: 1, 5: 4, 6: 3, 8: 3}
 """Channels of each photometric interpretation: grey, grey, RGB, palette, CMYK, YCbCr, LAB."""
 YCBCR = 6

@@ -30,7 +30,7 @@ class Stamp(NamedTuple):
 
     size: int
     modified: int
-    """In nanoseconds."""
+    """Time of the last write, in nanoseconds since 1970."""
     inode: int
 
     @classmethod

@@ -35,9 +35,9 @@ from ffdist.errors import DataError, spelled
 Progress = Callable[[int, int], None]
 """Called with the samples done and the samples in all."""
 CHUNK_BYTES = 2**21
-"""Decoded pixels of a chunk, about."""
+"""Decoded pixels of a chunk, about: what bounds the memory of large pictures."""
 MOST = 256
-"""Pictures of a chunk."""
+"""Pictures of a chunk, at most."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Modules of shapes alone."""
+"""Modules built on torch's meta device: with shapes, and without memory."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ STYLES = {name: name for name in get_args(Category)} | {
 
 @dataclass(frozen=True)
 class PageSpan:
-    """Microseconds from the trace's first to its last, in one row."""
+    """A span of a trace in one row; times in microseconds since the trace's beginning."""
 
     row: str
     name: str

@@ -14,7 +14,7 @@ from ffdist.page.text import escaped, evenly
 WIDTH, HEIGHT = 380, 240
 LEFT, RIGHT, TOP, BOTTOM = 46, 10, 10, 34
 COLOURS, DASHES = 8, 5
-"""Together they tell 40 curves apart."""
+"""Numbers of colours and of dashes, whose combinations tell 40 curves apart."""
 MOST_POINTS = 120
 DOTS = 24
 """Curves of at most so many points have each point marked."""

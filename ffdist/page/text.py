@@ -13,7 +13,7 @@ from markupsafe import Markup, escape
 from ffdist.options import text_of
 
 NONE = "-"
-"""Stands where there is no number."""
+"""The text where there is no number."""
 MIB = 2**20
 
 
@@ -25,7 +25,7 @@ def number(value: Any) -> float | None:
 
 
 def percent(value: Any) -> str:
-    """A share of 1."""
+    """A fraction as per cent."""
     known = number(value)
     return NONE if known is None else f"{known:.2%}".replace("%", "\N{NO-BREAK SPACE}%")
 

@@ -13,7 +13,7 @@ from ffdist.runtime.tracing import TRACE
 
 MOST_SPANS = 900
 WINDOW = 0.25
-"""Seconds that are shown."""
+"""Seconds of the trace that are shown."""
 WORDS = PARTS | {"rest": "receiving, sending, snapshots"}
 
 

@@ -16,7 +16,7 @@ from ffdist.plain import table
 
 
 class BlockMaps(NamedTuple):
-    """One block's view of B pictures."""
+    """One block's activation maps of B pictures."""
 
     block: str
     size: tuple[int, int]

@@ -23,7 +23,7 @@ from ffdist.folders import UNWRITABLE, remedy_unwritable, why_unwritable
 from ffdist.notes import note
 
 ERRORS = (OSError, RuntimeError, ValueError, HTTPException)
-"""What urllib and torchvision raise."""
+"""Errors of urllib and torchvision where a download fails."""
 TIMEOUT = 30.0
 """Seconds without a byte until a server is given up."""
 
@@ -32,7 +32,7 @@ class RemoteFile(NamedTuple):
     """A file of a known data set."""
 
     urls: Sequence[str]
-    """The same file, at each."""
+    """The file's addresses, tried in this order."""
     file: str
     md5: str
     into: str = ""

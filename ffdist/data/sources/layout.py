@@ -268,5 +268,5 @@ def refused(
 
 
 def quoted(listing: Listing, folders: list[Path]) -> str:
-    """Names as a shell takes them."""
+    """Folders' names relative to the source, quoted for a shell."""
     return first_names((shlex.quote(listing.name(folder)) for folder in folders), " ")

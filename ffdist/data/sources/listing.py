@@ -38,7 +38,7 @@ class Listing:
         self.counts: dict[tuple[str, str], int] = {}
         self.problems: list[str] = []
         self.seen: set[Path] = set()
-        """Folders whose account is taken."""
+        """Folders whose left-out files are counted already."""
 
     @property
     def left_out(self) -> list[LeftOut]:

@@ -23,9 +23,9 @@ class HoldOutOptions:
     """A user's settings of held-out shares. Raises ConfigError for shares out of range."""
 
     test_fraction: float | None = None
-    """None: a fifth where there is no test split. 1: all."""
+    """Share of each class for testing; 1: all. None: a fifth where the source has no test split."""
     validation_fraction: float | None = None
-    """None: nothing."""
+    """Share of each class for validation; None: none."""
     seed: int = 0
     group_pattern: str | None = None
     """A regular expression that finds a sample's group in its name; no group is in two splits then."""
@@ -46,12 +46,12 @@ class HoldOutOptions:
 
     @property
     def named(self) -> str | None:
-        """The name of the groups that names make."""
+        """The name for users of groups that a pattern finds in names; None without a pattern."""
         return None if self.group_pattern is None else f"names like '{self.group_pattern}'"
 
     @property
     def given_option(self) -> str | None:
-        """The first of them that is asked for."""
+        """The first of these settings that the user has given; None where none is."""
         asked = {
             "test_fraction": self.test_fraction,
             "validation_fraction": self.validation_fraction,

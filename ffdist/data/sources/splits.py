@@ -72,16 +72,16 @@ WANTED = "train, validation or test, each with =NAME; or none"
 
 @dataclass(frozen=True)
 class SplitMark:
-    """The split that a name says."""
+    """The splits that a name mentions."""
 
     splits: frozenset[str]
-    """All that it mentions."""
+    """All splits that the name mentions."""
     alone: bool
     """Whether it says nothing else: "Train", "test_images", "val2017"; but not "mnist_train", "bullet_train"."""
 
     @property
     def split(self) -> str | None:
-        """The split, where it is one."""
+        """The only split that the name mentions; None where there are several."""
         return next(iter(self.splits)) if len(self.splits) == 1 else None
 
 
@@ -120,9 +120,9 @@ class SplitChoice:
     splits: Mapping[str, Sequence[str]] | None = None
     """What each split is made of, and nothing else; None: as their names say."""
     whole: bool = False
-    """No name means a split."""
+    """Whether names are not read: then none means a split."""
     ignore: Sequence[str] = ()
-    """Left out, wherever it lies."""
+    """Patterns of what is left out, at any depth."""
     used: set[str] = field(default_factory=set, compare=False)
     """Patterns that something was called like."""
 

@@ -36,7 +36,7 @@ LABELS = ("label", "labels", "class", "classes", "target", "y")
 MANY = 8
 """Columns of a table that holds a sample's numbers, and not the path of its picture."""
 ROWS = 64
-"""Read at once; what bounds the memory."""
+"""Rows that are read at once, which bounds the memory."""
 
 
 def schema(path: Path) -> pa.Schema:

@@ -40,7 +40,7 @@ ERRORS = (tarfile.TarError, OSError, EOFError, zlib.error, ValueError)
 
 
 class Sample(NamedTuple):
-    """The members of one name."""
+    """One sample: the members of a tar that have the same name but for their endings."""
 
     key: str
     members: dict[str, Any]
