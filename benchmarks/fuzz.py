@@ -316,12 +316,12 @@ def try_all(names: list[str], jobs: int, inputs: int, seed: int, by: By, finding
 
 
 def folder_of(findings: Path, name: str) -> Path:
-    """Where a target's findings are kept."""
+    """The folder of a target's findings, absolute."""
     return (findings / "".join(c if c.isalnum() else "-" for c in name)).absolute()
 
 
 def tried(targets: list[Target], jobs: int, inputs: int, seed: int, by: By, findings: Path) -> list[FuzzOutcome]:
-    """The targets' outcomes."""
+    """Run the targets, `jobs` processes at a time; their outcomes, in order."""
     for target in targets:
         shutil.rmtree(folder_of(findings, target.name), ignore_errors=True)
     with tempfile.TemporaryDirectory(prefix="ffdist-fuzz-", dir=MEMORY if MEMORY.is_dir() else None) as room:

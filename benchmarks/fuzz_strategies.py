@@ -36,7 +36,7 @@ def inputs_of(seeds: Sequence[bytes]) -> st.SearchStrategy[bytes]:
 
 
 def tree_of(data: bytes) -> Any:
-    """A tree of JSON; None for what is none."""
+    """The values that JSON bytes hold; None for other bytes."""
     with suppress(ValueError, RecursionError):
         return json.loads(data)
     return None

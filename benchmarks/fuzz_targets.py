@@ -75,7 +75,7 @@ class Target:
 
     name: str
     seeds: Callable[[], Iterable[bytes]]
-    """Whole examples."""
+    """Makes whole examples of such bytes."""
     use: Callable[[bytes], object]
 
 
@@ -246,7 +246,7 @@ def use_shard(data: bytes) -> object:
 
 
 def use_table(ending: str) -> Callable[[bytes], object]:
-    """A table of a user's, prepared."""
+    """A function that prepares a user's table. ending: of its file, by which its kind is known."""
 
     def use(data: bytes) -> object:
         path, out = written(scratch() / f"table{ending}", data), scratch() / f"out{ending}"

@@ -6,6 +6,6 @@ from pathlib import Path
 
 
 def put(document: Path, begin: str, drawn: str, end: str) -> None:
-    """Replace what stands between the marks."""
+    """Replace the part of a document between two marks, which stay."""
     before, rest = document.read_text().split(begin)
     document.write_text(before + begin + "\n\n" + drawn + "\n" + end + rest.split(end)[1])

@@ -228,7 +228,7 @@ def table_of(record: Record, part: str) -> Drawn:
 
 
 def tabled(part: str, *columns: str) -> Callable[[Sequence[Record]], Drawn]:
-    """The records' own tables of a part, with these columns."""
+    """A function that gives a part's lines of all records, with these columns."""
 
     def lines(records: Sequence[Record]) -> Drawn:
         return [
@@ -249,7 +249,7 @@ def to_accuracy(records: Sequence[Record]) -> Drawn:
 
 
 def whole(part: str) -> Callable[[Sequence[Record]], Drawn]:
-    """A table of the last record."""
+    """A function that gives a part's table from the last of the records."""
 
     def lines(records: Sequence[Record]) -> Drawn:
         record = records[-1]
@@ -307,7 +307,7 @@ SECTIONS: list[tuple[str, str, Callable[[Sequence[Record]], Drawn]]] = [
         tabled("scaling", "devices", "ours samples/s", "against", "its samples/s", "ratio", "least", "most", "n"),
     ),
 ]
-"""Suite, title, rows."""
+"""The document's sections: a suite, the section's title, and the function that makes its rows."""
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ from ffdist.settings import Settings
 from ffdist.snapshot import SnapshotStore
 
 WARM = 2
-"""Pairs that are not counted."""
+"""First pairs, which warm up and are not counted."""
 
 
 class Seconds(NamedTuple):

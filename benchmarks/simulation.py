@@ -50,7 +50,7 @@ SHAPES = {
 """Plans of two workers, by their kind."""
 RATES = ("100mbit", "1gbit")
 BETWEEN = ("pipeline", "shared")
-"""What is tried between two hosts."""
+"""Kinds of plans that are also run between two hosts."""
 
 
 @dataclass(frozen=True)

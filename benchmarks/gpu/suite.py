@@ -103,7 +103,7 @@ class Suite:
         return partial(self.backpropagation(chain).learn, x, y)
 
     def begin(self) -> None:
-        """Begin in a process or thread: its current device is ours."""
+        """Make the suite's device the current one of this process or thread."""
         enter(self.device)
 
     def recover(self) -> None:

@@ -150,7 +150,7 @@ class Prepare:
 
 
 def default_name(source: str) -> str:
-    """The name of the folder below data/."""
+    """The default name of the folder below data/, from the source's name."""
     path = Path(source).resolve()
     return path.stem if path.is_file() else path.name or "root"
 

@@ -11,7 +11,7 @@ from ffdist.data.manifest import DataManifest, HeldOut, LeftOut
 ROWS = 20
 """Classes with a row each; of more, the smallest and the largest are named."""
 LINES = 20
-"""The lines shown of what was left out."""
+"""Lines that are shown of what was left out, at most."""
 
 
 def print_manifest(manifest: DataManifest, console: Console) -> None:

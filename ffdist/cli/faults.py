@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 UNRECORDED = ("json", "record", "folder")
-"""What says nothing of what was measured."""
+"""Options that the record leaves out, as they do not change what is measured."""
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ Flag = Annotated[bool, "flag"]
 LEFT = 26
 """Columns of a flag and its value, where there are 80 at least in all."""
 LEAST, MOST = 32, 110
-"""Columns of the whole."""
+"""Columns of the whole help page: at least, at most."""
 SHORT = 44
 """Characters of what is said of a default."""
 SENTENCE = re.compile(r"(?<!e\.g)\. ")
@@ -33,7 +33,7 @@ class Argument:
     """One argument of a command, as its help shows it."""
 
     name: str
-    """The field's."""
+    """The field's name."""
     kind: Any
     default: Any
     text: str
@@ -107,7 +107,7 @@ def groups_of(made: Any) -> Iterator[tuple[str, SettingsGroup]]:
 
 
 def heading(group: SettingsGroup) -> str:
-    """The first line of its docstring."""
+    """The first line of a group's docstring, without its full stop."""
     return (type(group).__doc__ or group.group).partition("\n")[0].rstrip(".")
 
 

@@ -142,7 +142,7 @@ def print_report(command: Report, run: Path) -> None:
 
 
 def draw_figures(command: Report, run: Path, records: list[dict[str, Any]], console: PlainConsole) -> list[Path]:
-    """The figures that are asked for."""
+    """Draw the figures that are asked for; returns their files."""
     folder, paths = command.to or run, list[Path]()
     folder.mkdir(parents=True, exist_ok=True)
     if command.figures:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from ffdist.settings import as_flag
 
 SWITCHES = {"True": "", "False": "no-"}
-"""Values of what takes none."""
+"""Prefixes of the flags of switches, which take no value."""
 OTHERWISE = {"from_dir": "from"}
-"""Flags that are no names in Python."""
+"""Settings whose flags are not their names in Python."""
 
 
 def as_flags(name: str, value: str | None) -> str:

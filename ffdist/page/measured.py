@@ -42,7 +42,7 @@ class Mistake:
     confidence: float
     """The guess's share, by the softmax of the scores."""
     picture: str | None = None
-    """A data: address."""
+    """The sample's picture as a `data:` URL; None where samples are no pictures."""
 
 
 @dataclass(frozen=True)
@@ -65,13 +65,13 @@ class SnapshotMeasurement:
     counts: list[list[int]]
     """The confusions of `PREDICTOR`: true classes down, predicted ones across."""
     mistakes: list[Mistake] = field(default_factory=list)
-    """The surest first."""
+    """Mistakes, the most confident first."""
     wrong: int = 0
     snapshot: str = ""
     """The snapshot's name in words."""
     maps: list[PictureMaps] = field(default_factory=list)
     no_maps: str | None = None
-    """Why there are none."""
+    """The reason where there are no maps; None where there are."""
 
 
 class ConfidentMistakes:
@@ -82,7 +82,7 @@ class ConfidentMistakes:
         self.seen = 0
         self.wrong = 0
         self.kept: list[tuple[float, int, int, int]] = []
-        """Confidence, index, label and guess."""
+        """(confidence, index, label, guess) of each mistake that is kept."""
 
     def add(self, answers: Mapping[str, Tensor], y: Tensor) -> None:
         """Take a batch into account. answers: scores [B, K] by predictor; y: labels, int64 [B]."""

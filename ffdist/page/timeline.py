@@ -56,7 +56,7 @@ def rows_of(spans: Sequence[PageSpan], begin: float, end: float) -> dict[str, li
 
 
 def timeline_body(rows: dict[str, list[PageSpan]], begin: float, length: float, key: str) -> list[str]:
-    """A name and a bar a row."""
+    """The drawing's rows, each a name and a bar of its spans."""
     scale, body = WIDTH / max(length, 1e-9), [hatching(key)]
     for place, (row, spans) in enumerate(rows.items()):
         top = place * 38.0
