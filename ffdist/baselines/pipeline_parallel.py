@@ -210,7 +210,7 @@ def block_seconds(whole: WholeNetwork, shape: Sequence[int], config: BaselineCon
         for _ in range(3):
             begun = time.perf_counter()
             with config.autocast():
-                out = block(x.requires_grad_(index > 0))  # pictures want no gradient
+                out = block(x.requires_grad_(index > 0))  # pictures need no gradient
             out.float().sum().backward()
             synchronize(config.device)
             times.append(time.perf_counter() - begun)

@@ -86,6 +86,7 @@ class Hosts:
     def limit(self, rate: str) -> None:
         """Limit the links in both directions. rate: as tc writes it ("1gbit"), or "unlimited"."""
         for name, link in zip(self.names, self.links, strict=True):
+            # fails where no limit is set yet
             subprocess.run(["tc", "-n", name, "qdisc", "del", "dev", link, "root"], capture_output=True, check=False)
             if rate != "unlimited":
                 # a bucket too small for the timer's ticks would hold a fast link below its rate
@@ -109,6 +110,7 @@ class OnHost:
     def __call__(self, member: PoolMember | ProcessStart, *more: Any) -> Any:
         host = member.world.rank % len(self.names)
         with open(Path("/run/netns", self.names[host])) as namespace:
+            # setns moves this thread alone; those that are started later are in its namespace, too
             libc = ctypes.CDLL(None, use_errno=True)
             if libc.setns(namespace.fileno(), CLONE_NEWNET) != 0:
                 raise OSError(ctypes.get_errno(), "setns")

@@ -94,7 +94,7 @@ def soak(minutes: float, stages: int, queue: int, batch_size: int, progress: Pro
         try:
             looks = watched(process, run, minutes * 60, progress)
             process.send_signal(signal.SIGTERM)
-            status = process.wait(120)
+            status = process.wait(120)  # it makes a snapshot before it ends
         finally:
             process.kill()
             process.wait()

@@ -126,7 +126,7 @@ class Items:
         """The labels that the items had then."""
         self.kind: tuple[np.dtype, tuple[int, ...]] | None = None
         """Type and shape of each sample."""
-        self._alone = Lock()
+        self._alone = Lock()  # held while items are read: the generators that they draw from are the process's
         self._readers: weakref.ref[Readers] | None = None
 
     def __len__(self) -> int:

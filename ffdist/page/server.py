@@ -61,6 +61,7 @@ class PageServer:
         self.folder = WatchedFolder(Path(folder))
         self.host = host
         self.server = listening(host, port, self)
+        # 0.2: seconds between two looks whether it is to stop, for which `close` waits at most
         self.thread = threading.Thread(target=self.server.serve_forever, args=(0.2,), name="ffdist watch", daemon=True)
         self.thread.start()
 

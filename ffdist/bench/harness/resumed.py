@@ -130,6 +130,7 @@ def complete(file: Path, main: Callable[[Path, float], None], deadline: float) -
     while (left := deadline - time.monotonic()) > 0:
         process = multiprocessing.get_context("spawn").Process(target=_bounded, args=(main, file, deadline))
         process.start()
+        # a process that hangs ends itself `LAST_LINE` seconds behind the deadline (`_bounded`); 5 s later it is killed
         process.join(left + LAST_LINE + 5)
         if process.is_alive():
             process.kill()

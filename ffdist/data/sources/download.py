@@ -67,7 +67,10 @@ def fetch(name: str, root: Path) -> None:
 
 @contextmanager
 def scratch(root: Path, name: str) -> Iterator[Path]:
-    """A new folder in `root`, removed on exit; those that killed processes have left are removed first."""
+    """A new folder in `root`, removed on exit; those that killed processes have left are removed first.
+
+    The caller holds the data set's lock, so that no other process is at work in one of them.
+    """
     for old in root.glob(f".ffdist-{name}-*"):
         shutil.rmtree(old, ignore_errors=True)
     with tempfile.TemporaryDirectory(dir=root, prefix=f".ffdist-{name}-") as folder:
