@@ -93,7 +93,7 @@ class Pipeline:
         if not isinstance(network, (Chain, nn.Sequential, str)):
             raise no_sequential(network)
         given = {"model": network, "objective": objective}
-        named = {name: of if isinstance(of, str) else GIVEN for name, of in given.items()}
+        named = {name: value if isinstance(value, str) else GIVEN for name, value in given.items()}
         self.network = network
         self.settings = as_settings(settings, HERE).changed(**as_fields(options, "Pipeline"), **named)
         self.objective = objective
@@ -141,7 +141,7 @@ class Pipeline:
                 remedy="Pipeline.resume(run, data)",
             )
         named = {"model_args": network, "objective_args": objective}
-        options = {name: () for name, of in named.items() if of is not None}
+        options = {name: () for name, value in named.items() if value is not None}
         here = recorded.changed(launcher=HERE.plan.launcher, stages=None, cut=(), **options)
         rule = objective if objective is not None else recorded.rule.objective
         pipeline = cls(recorded.network.model if network is None else network, rule, settings=here)
@@ -394,6 +394,7 @@ class Pipeline:
         return self.classifier.predict(samples)
 
     def _load(self, job: Job, run: Path) -> None:
+        """Load what the run ended with into `classifier`, and into the `nn.Sequential` that was passed in."""
         manifest = use_snapshot(run, FINAL, whole)
         if manifest is None:
             raise DataError("no epoch was finished", where="fit", remedy="train for one epoch at least")

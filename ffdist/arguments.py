@@ -33,7 +33,7 @@ OTHERS = {
 
 
 def as_settings(given: Settings | None, default: Settings) -> Settings:
-    """Raises ConfigError for what is none."""
+    """The settings that were given, or the default ones. Raises ConfigError for what are no settings."""
     if given is not None and not isinstance(given, Settings):
         raise ConfigError(
             "settings are no settings",
@@ -50,7 +50,7 @@ def as_fields(options: dict[str, Any], where: str) -> dict[str, Any]:
     for name, value in options.items():
         if name in OWN or (name in OTHERS and name not in GROUP_OF):
             raise ConfigError(
-                f"'{name}' is not told like this",
+                f"'{name}' is not given like this",
                 where=where,
                 got=short(value),
                 remedy=OTHERS.get(name),
@@ -66,7 +66,7 @@ def as_fields(options: dict[str, Any], where: str) -> dict[str, Any]:
             )
     if not is_share(options.get("validation")):
         raise ConfigError(
-            "a validation set is told to fit",
+            "a validation set is an argument of fit",
             where=where,
             expected="a share of the training samples",
             got=f"a {type(options['validation']).__name__}",
@@ -85,7 +85,7 @@ def as_field(name: str, value: Any) -> Any:
     if value is None and many:
         return ()
     if name.endswith("_args") and isinstance(value, Mapping):
-        return tuple(f"{key}={text_of(of)}" for key, of in value.items())
+        return tuple(f"{key}={text_of(option)}" for key, option in value.items())
     if many and isinstance(value, str):
         written = setting(name, as_words(value, kind_of(name))) if value.strip() else None
         raise ConfigError(f"{name} has a wrong value", expected="a list", got=repr(value), remedy=written)

@@ -109,7 +109,7 @@ def options_in(text: str, where: str) -> dict[str, str]:
 
 
 def bare(value: str) -> str:
-    """Without the brackets of a Python's tuple, or quotes, around it, and the spaces in between."""
+    """A value without the brackets of a tuple or list, or the quotes, around it, and without spaces beside commas."""
     value = value.strip()
     while len(value) > 1 and (value[0] + value[-1] in ("()", "[]") or (value[0] in QUOTES and value[-1] == value[0])):
         value = value[1:-1].strip()

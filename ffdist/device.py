@@ -55,8 +55,8 @@ def queues(device: torch.device) -> bool:
 
 
 def enter(device: torch.device) -> None:
-    """Makes it the current one of this process and thread, for what a user's rule or block leaves to torch; threads
-    begin on the first one, and would take memory there."""
+    """Make the device the current one of this process and thread, for what a user's rule or block leaves to torch;
+    threads begin on the first one, and would take memory there."""
     if queues(device):
         torch.accelerator.set_device_index(device)
 
@@ -82,12 +82,12 @@ def synchronize(device: torch.device) -> None:
 
 
 def new_stream(device: torch.device) -> torch.Stream | None:
-    """A queue of work beside the current one; a CPU has none."""
+    """A stream beside the current one; None for a CPU, which has none."""
     return torch.Stream(device) if queues(device) else None
 
 
 def on_stream(stream: torch.Stream | None) -> AbstractContextManager[Any]:
-    """Put the work given to the device within into this queue; None: into the current one."""
+    """A context in which work goes to this stream; None: to the current one."""
     return nullcontext() if stream is None else stream
 
 
@@ -98,9 +98,9 @@ def use_on_current_stream(tensor: Tensor) -> None:
 
 
 def recorded(device: torch.device, *, timing: bool = False, blocking: bool = False) -> torch.Event:
-    """The end of what the current queue of an accelerator has been given so far.
+    """An event behind all that the current stream of an accelerator has been given so far.
 
-    timing: for `elapsed_time`. blocking: who waits for it sleeps; where the kind cannot, he spins.
+    timing: for `elapsed_time`. blocking: a thread that waits for it sleeps; where the kind cannot, it spins.
     """
     if blocking and device.type == "cuda":  # torch.Event knows of no such thing
         event: Any = torch.cuda.Event(enable_timing=timing, blocking=True)
@@ -117,8 +117,9 @@ def seconds_between(first: torch.Event, last: torch.Event) -> float:
 
 
 def copied(tensor: Tensor, device: torch.device) -> Tensor:
-    """There; the host goes on where it can. To an accelerator by pinned memory, which torch uses again when the copy is
-    over: from any other, the host may have to wait until the device has done all it was given."""
+    """The tensor on the device; the host goes on where it can. To an accelerator by pinned memory, which torch uses
+    again when the copy is over: from any other, the host may have to wait until the device has done all it was given.
+    """
     if device.type in UNIFIED or not queues(device):
         return tensor.to(device)
     if tensor.device.type == "cpu" and _pins(device.type):
@@ -127,7 +128,7 @@ def copied(tensor: Tensor, device: torch.device) -> Tensor:
 
 
 def moved(tensor: Tensor, device: torch.device) -> Tensor:
-    """There, and small: from memory as it is."""
+    """A small tensor on the device, from memory as it is, which is not pinned first."""
     return tensor.to(device, non_blocking=device.type not in UNIFIED)
 
 
@@ -176,7 +177,7 @@ def free_cached(device: torch.device) -> None:
 
 
 def _memory(name: str, device: torch.device) -> Callable[..., Any]:
-    """Call `torch.accelerator`'s function of that name, from torch 2.9 on; before that the kind's own, of the same
+    """The function of `torch.accelerator` of that name, from torch 2.9 on; before that the kind's own, of the same
     name."""
     return getattr(torch.accelerator, name, None) or getattr(torch.get_device_module(device), name)
 

@@ -12,6 +12,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 NAMESPACE = "ffdist"
 
 Side = Literal["owner", "guest"]
+"""For whom a message is: the end that has made the actor, or the other one."""
 
 
 class EdgeActor:
@@ -22,6 +23,7 @@ class EdgeActor:
         self._changed = asyncio.Condition()
 
     async def post(self, to: Side, number: int, message: Any) -> None:
+        """Keep message `number` for that side until it is taken."""
         async with self._changed:
             self._messages[to, number] = message
             self._changed.notify_all()
@@ -56,4 +58,5 @@ def new_edge_actor(name: str) -> Any:
 
 
 def find_edge_actor(name: str) -> Any:
+    """The actor of that name, on whatever node. Raises ValueError where there is none, or no longer."""
     return ray.get_actor(name, namespace=NAMESPACE)

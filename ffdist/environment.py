@@ -30,6 +30,7 @@ def versions() -> dict[str, str]:
 
 
 def version_of(package: str) -> str:
+    """The version of an installed package, else "unknown"."""
     try:
         return version(package)
     except PackageNotFoundError:  # put on the path, and not installed

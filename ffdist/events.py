@@ -28,6 +28,7 @@ class RunEvent:
     """The name of its kind, in JSON."""
 
     def to_json(self) -> dict[str, Any]:
+        """The JSON form; `from_json` is the inverse."""
         return {"event": self.name, "schema": SCHEMA} | {f.name: getattr(self, f.name) for f in fields(self)}
 
 
@@ -125,7 +126,7 @@ class RunRestarted(RunEvent):
     restart: int
     """Counts from 1."""
     of: int
-    """As many there may be."""
+    """The most restarts in a row that there may be."""
     reason: str
 
 
@@ -220,7 +221,7 @@ class Observers:
             raise wishes[0]
 
     def close(self) -> None:
-        """Each is closed, the first one last."""
+        """Close each, the last one first."""
         while self.observers:
             close(self.observers.pop())
 

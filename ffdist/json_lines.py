@@ -67,6 +67,7 @@ class JsonLines:
 
 
 def parsed(line: bytes) -> Any:
+    """The value of a line; of one that is no JSON the error itself, so that who reads on can count it."""
     try:
         return json.loads(line)
     except (ValueError, RecursionError) as error:

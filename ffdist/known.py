@@ -208,4 +208,4 @@ TRACKER_PLACES = {
     "comet": "ffdist.trackers.comet:Comet",
 }
 TRACKERS: LazyNames[Any] = LazyNames(TRACKER_PLACES)
-"""Made with a run's directory, its settings by name, and the step that it begins at."""
+"""Classes by name, made with a run's directory and its settings by name."""

@@ -92,6 +92,7 @@ def unpack(payload: Payload) -> Any:
     if payload.script:
         load(payload.script)
     try:
+        # bytes that the process which started this one has pickled, over their pipe; no file is ever unpickled
         return pickle.loads(payload.data)
     except FfdistError:
         raise

@@ -1,5 +1,5 @@
-"""Modules that Linux and macOS alone have. Whoever imports this elsewhere is told so in one line where it is not
-there."""
+"""A check for the modules that Linux and macOS alone have: where one is missing, importing this raises ImportError with
+a line that says which systems have it."""
 
 from __future__ import annotations
 

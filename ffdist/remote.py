@@ -1,6 +1,6 @@
 """Folders that are not files of this machine: s3://, gs://, memory:// and whatever else fsspec knows.
 
-    place = Remote.of("s3://bucket/data")       # None for a folder of this machine
+    place = RemoteFolder.of("s3://bucket/data")     # None for a folder of this machine
     place.read("manifest.json")
 
 A file is put as a whole: on an object store by one request; where that writes in place (file://, sftp://), beside its
@@ -63,6 +63,7 @@ class RemoteFolder:
 
     @classmethod
     def of(cls, place: object) -> RemoteFolder | None:
+        """The remote folder at an address; None for a folder of this machine."""
         url = url_of(place)
         return None if url is None else cls(url)
 
@@ -141,7 +142,7 @@ class RemoteFolder:
             try:
                 fs.pipe_file(partial, data)
                 fs.mv(partial, path)
-            except BaseException:
+            except BaseException:  # an interrupt, too; raised again
                 if fs.exists(partial):
                     fs.rm_file(partial)
                 raise
@@ -164,9 +165,9 @@ class RemoteFolder:
             except FileNotFoundError:
                 return {}
         return {
-            of["name"].rpartition("/")[2]: RemoteStat(int(of["size"] or 0), mark_of(of))
-            for of in listed
-            if of["type"] == "file"
+            info["name"].rpartition("/")[2]: RemoteStat(int(info["size"] or 0), mark_of(info))
+            for info in listed
+            if info["type"] == "file"
         }
 
     def folders(self) -> list[str]:
@@ -177,7 +178,7 @@ class RemoteFolder:
                 listed = self.fs.ls(self.path, detail=True)
             except FileNotFoundError:
                 return []
-        return sorted(of["name"].rstrip("/").rpartition("/")[2] for of in listed if of["type"] == "directory")
+        return sorted(info["name"].rstrip("/").rpartition("/")[2] for info in listed if info["type"] == "directory")
 
     def remove(self, name: str) -> None:
         """A file; nothing where there is none."""

@@ -18,12 +18,13 @@ from ffdist.device import generator_states, seed_generators, set_generator_state
 from ffdist.errors import PeerTimeoutError
 
 _DEFAULT_GENERATORS = RLock()
+"""Held by the thread whose draws are seeded; reentrant, as one `seeded` may be inside of another."""
 _LONGEST_WAIT: ContextVar[float | None] = ContextVar("longest wait for the default generators", default=None)
 """Seconds; None: without limit, as long as no thread is known to hang."""
 
 
 def derive_seed(seed: int, *path: int | str) -> int:
-    """A 63-bit seed for one purpose, the same on every machine: what draws the blocks' weights, and their dropout."""
+    """A 63-bit seed for one purpose, the same on every machine, from `seed` and a path such as "weights", 3."""
     digest = hashlib.blake2b(repr((seed, *path)).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
 

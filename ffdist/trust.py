@@ -34,7 +34,7 @@ def place_of(name: str) -> str:
 
 
 def list_file() -> Path | None:
-    """None for a user without a home."""
+    """The file that keeps the list; None for a user without a home."""
     own, state = os.environ.get("FFDIST_CACHE"), os.environ.get("XDG_STATE_HOME", "")
     try:
         if own:

@@ -16,6 +16,7 @@ from ffdist.renamed import RenamedMembers, renamed_fields, renamed_names
 
 
 def as_it_is(y: Tensor) -> Tensor:
+    """The identity: a rule sees what the block gives, or a block takes what the rule passes on."""
     return y
 
 
@@ -48,7 +49,9 @@ class BlockSpec:
     """The block's place in the whole network, from 0, whatever stage holds it."""
     name: str
     num_blocks: int
+    """Blocks of the whole network, a fusion head not among them."""
     num_classes: int
+    """K, the classes of the data."""
     input_shape: tuple[int, ...]
     """The shape of one sample as the block gets it, without the batch."""
     output_shape: tuple[int, ...]
@@ -63,10 +66,12 @@ class BlockSpec:
 
     @property
     def is_last(self) -> bool:
+        """True for the network's last block: nothing takes its `next_input`."""
         return self.index == self.num_blocks - 1
 
     @property
     def channels(self) -> int:
+        """C of `output_shape`: features, for vectors and tokens."""
         return self.output_shape[-1] if len(self.output_shape) == 2 else self.output_shape[0]
 
     def __str__(self) -> str:
@@ -134,7 +139,10 @@ class Objective(RenamedMembers, ABC):
         return self.local(head, out, labels)
 
     def prepare(self, x: Tensor, labels: Tensor, num_classes: int, generator: torch.Generator) -> Tensor:
-        """Training inputs at the source, [B, *shape] -> [N, *shape]: overlays, waves, positive and negative halves."""
+        """Training inputs at the source, [B, *shape] -> [N, *shape]: overlays, waves, positive and negative halves.
+
+        generator: on the CPU, seeded for this batch (and lane): draw from it alone, and every plan draws the same.
+        """
         return x
 
     @property

@@ -63,6 +63,7 @@ class CaFo(Competitive):
         return Local(loss, scores, out.detach())
 
     def score_loss(self, scores: Tensor, labels: Tensor, *, learning: bool) -> Tensor | None:
+        """The loss that `loss` names, a scalar; scores: float32 [B, K]; labels: int64 [B], or shares [B, K]."""
         if self.loss == "ce":
             return self.compete(scores, labels, learning=learning)
         smoothing = self.label_smoothing if learning else 0.0
@@ -71,10 +72,14 @@ class CaFo(Competitive):
 
 
 def sparsemax_loss(scores: Tensor, shares: Tensor) -> Tensor:
-    """scores, shares: float32 [B, K]."""
+    """Sparsemax's loss (Martins and Astudillo, 2016), a scalar: the mean over the batch.
+
+    scores, shares: float32 [B, K]; each row of shares adds up to 1.
+    """
     ordered = scores.sort(1, descending=True).values
     sums = ordered.cumsum(1) - 1
     places = torch.arange(1, scores.shape[1] + 1, device=scores.device)
+    # the support are the k largest scores, for the greatest k with 1 + k z_(k) > z_(1) + ... + z_(k)
     size = (places * ordered > sums).sum(1, keepdim=True)
     tau = sums.gather(1, size - 1) / size
     support = (scores.square() - tau.square()).where(scores > tau, 0).sum(1)
@@ -82,7 +87,8 @@ def sparsemax_loss(scores: Tensor, shares: Tensor) -> Tensor:
 
 
 class Aligned(torch.autograd.Function):
-    """A linear layer whose input's gradient comes by other weights (Noekland, 2016, arXiv 1609.01596)."""
+    """A linear layer that backpropagates to its input by fixed `feedback` [K, n] in place of its weight [K, n]: direct
+    feedback alignment (Noekland, 2016, arXiv 1609.01596). y [B, n] -> [B, K]."""
 
     @staticmethod
     def forward(ctx: Any, y: Tensor, weight: Tensor, bias: Tensor, feedback: Tensor) -> Tensor:

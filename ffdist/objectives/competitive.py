@@ -33,7 +33,10 @@ class Competitive(Objective):
         return True
 
     def compete(self, scores: Tensor, labels: Tensor | None, *, learning: bool) -> Tensor | None:
-        """scores: float32 [B, K]; labels: int64 [B], or shares [B, K]; None when only predicting."""
+        """The loss, a scalar, with label smoothing only while learning; None where there are no labels.
+
+        scores: float32 [B, K]; labels: int64 [B], or shares [B, K]; None when only predicting.
+        """
         if labels is None:
             return None
         return F.cross_entropy(scores, labels, label_smoothing=self.label_smoothing if learning else 0.0)

@@ -45,7 +45,7 @@ class CwC(Competitive):
         super().__post_init__()
         if self.superclass_blocks < 0:
             raise ConfigError(
-                "so few blocks cannot learn super-classes",
+                "the number of blocks that learn super-classes is negative",
                 where="objective cwc, superclass_blocks",
                 expected=">= 0",
                 got=self.superclass_blocks,

@@ -80,6 +80,7 @@ class DeeperForwardHead(nn.Module):
             )
 
     def normalised(self, y: Tensor) -> Tensor:
+        """Each class's group of channels with mean 0 and variance 1: [N, *spec.output_shape] -> the same shape."""
         if self.form.position_dims == (1,):
             return F.group_norm(y.transpose(1, 2), self.num_classes).transpose(1, 2)
         return F.group_norm(y, self.num_classes)

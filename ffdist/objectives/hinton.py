@@ -46,7 +46,7 @@ class Hinton(LabelledInput):
 
     @property
     def input_rms(self) -> float | None:
-        return abs(self.strength) / 3
+        return abs(self.strength) / 3  # the default of 3 is made for pictures of root mean square 1
 
     def head(self, spec: BlockSpec) -> nn.Module:
         if len(spec.output_shape) == 3:

@@ -1,4 +1,4 @@
-"""InfoPro: what a module may not yet forget."""
+"""InfoPro: modules that learn the classes, and keep what is known of the picture."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class InfoPro(Competitive):
         return l1, l2
 
     def companion(self, x: Tensor) -> Tensor | None:
-        """uint8, 255 sigmoid(x)."""
+        """The picture, a byte a number: 255 sigmoid(x), uint8 of x's shape."""
         return (255 * torch.sigmoid(x)).round().to(torch.uint8)
 
     def head(self, spec: BlockSpec) -> nn.Module:
@@ -93,7 +93,8 @@ class InfoPro(Competitive):
 
 
 class InfoProHead(nn.Module):
-    """aux: the classifier; decoder: the picture of a map, where it counts."""
+    """aux: the classifier, maps [N, C, H, W] -> scores [N, K], None where l2 is 0; decoder: a map enlarged to the
+    picture's size -> its logits, [N, C, H, W], None where l1 is 0."""
 
     def __init__(self, spec: BlockSpec, rule: InfoPro) -> None:
         super().__init__()

@@ -13,7 +13,7 @@ OBJECTIVES: Mapping[str, type[Objective]] = LazyNames(OBJECTIVE_PLACES)
 
 
 def known_objective(kind: type[Objective]) -> str | None:
-    """The name of one of ffdist's own rules."""
+    """The name of one of ffdist's own rules; None for a user's."""
     place = f"{kind.__module__}:{kind.__qualname__}"
     return next((name for name, known in OBJECTIVE_PLACES.items() if known == place), None)
 

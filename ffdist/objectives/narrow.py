@@ -47,6 +47,7 @@ def _copied(name: str, build: Build, x: Tensor, narrower: Narrower, where: objec
     neck = layer or nn.Linear(channels, narrower(channels), bias=False)
     reason: Exception | None = None
     whole = narrower is as_wide
+    # a block that adds its input to its output needs that input in the copy's width: only a trial shows which do
     for in_front in ([],) if whole else ([], [neck]):
         copy = nn.Sequential(*in_front, build() if whole else _supported(name, build(), where))
         hooks = [
@@ -72,7 +73,7 @@ def _copied(name: str, build: Build, x: Tensor, narrower: Narrower, where: objec
 
 
 def _outcome(module: nn.Module, x: Tensor) -> Tensor:
-    """Its output on x, with nothing learned and nothing counted."""
+    """Its output on x, in evaluation mode: running statistics stay as they are."""
     training = module.training
     with torch.no_grad():
         y = module.eval()(x)

@@ -81,4 +81,4 @@ class PredSimHead(nn.Module):
         y = self.conv(out).float()
         if self.form.num_positions == 1:
             return y.flatten(1)
-        return torch.sqrt(y.var(self.form.position_dims) + 1e-8)
+        return torch.sqrt(y.var(self.form.position_dims) + 1e-8)  # at 0 the root's gradient would be infinite

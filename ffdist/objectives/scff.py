@@ -61,4 +61,5 @@ class SCFF(UnlabelledInput):
         assert isinstance(head, ThresholdHead)
         assert local.loss is not None
         goodness = head.form.position_mean(out[: len(out) // 2].square()).sum(1)
+        # 1e-8, since at 0 the root's gradient would be infinite
         return local._replace(loss=local.loss + self.decay * (goodness + 1e-8).sqrt().mean())

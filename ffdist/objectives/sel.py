@@ -100,7 +100,8 @@ class SELFourier(LabelledInput):
 @lru_cache
 def periods(height: int, width: int) -> tuple[tuple[int, int], ...]:
     """Pairs (ky, kx) of distinct waves that a picture of this size can show: the published ones first."""
-    top, side = (height - 1) // 2, (width - 1) // 2
+    top, side = (height - 1) // 2, (width - 1) // 2  # below half a period a pixel, beyond which waves look slower
+    # (ky, kx) and (-ky, -kx) are one wave: half of the plane has each once
     half_plane = [(ky, kx) for ky in range(-top, 1) for kx in range(-side, side + 1) if ky < 0 or kx < 0]
     further = sorted(half_plane, key=lambda k: (k[0] ** 2 + k[1] ** 2, k))
     shown = [k for k in PUBLISHED if abs(k[0]) <= top and abs(k[1]) <= side]

@@ -53,9 +53,11 @@ class SymBa(LabelledInput):
         return ThresholdHead(spec, "symba", readout=self.predict == "linear")
 
     def contrast(self, head: ThresholdHead, positive: Tensor, negative: Tensor) -> Tensor:
+        # both have the same threshold taken off, which cancels; divided by the units, sums are SymBa's means
         return F.softplus(-self.alpha / head.form.channels * (positive - negative)).mean()
 
     def contrast_all(self, head: ThresholdHead, excess: Tensor, true: Tensor) -> Tensor:
+        # over all labels, less the true one's own term, softplus(0)
         others = F.softplus(-self.alpha / head.form.channels * (true[:, None] - excess)).sum(1) - F.softplus(
             excess.new_zeros(())
         )

@@ -15,7 +15,7 @@ from ffdist.objectives.base import BlockSpec, Local, Objective
 from ffdist.objectives.form import FlatFeatures, OutputForm, form, readout_input, rms_normalised
 
 MOST_LAG = 64
-"""What an edge of shared memory can hold."""
+"""Batches: the scores come back by an edge as deep, and one of shared memory can be no deeper (`MAX_DEPTH` there)."""
 
 
 def threshold_loss(positive: Tensor, negative: Tensor) -> Tensor:
@@ -55,7 +55,8 @@ class ThresholdHead(nn.Module):
         return self.form.position_mean(out.square()).sum(1) - self.form.channels
 
     def peer_loss(self, positive: Tensor, momentum: float = 0.9) -> Tensor:
-        """mean((mean(m) - m)^2) of the moving averages m, which takes this batch in."""
+        """mean((mean(m) - m)^2) of the moving averages m [C], a scalar; they take in this batch, positive
+        [B, *spec.output_shape], through which alone a gradient goes."""
         now = self.form.position_mean(positive).mean(0)
         average = momentum * self.mean_activity + (1 - momentum) * now
         self.mean_activity.copy_(average.detach())

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 RAMP = 10
+"""Updates until the decay is a half, where `decay` is no less."""
 
 
 class WeightAverage:
@@ -38,6 +39,7 @@ class WeightAverage:
                 average.copy_(value)
 
     def state(self) -> dict[str, Tensor]:
+        """The averaged tensors themselves, by their names in the block; no copies."""
         return {name: value.detach() for name, value in self.parts.state_dict().items()}
 
     def load_state(self, tensors: dict[str, Tensor], updates: int) -> None:

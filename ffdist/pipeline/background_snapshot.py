@@ -21,16 +21,18 @@ class BackgroundSnapshot:
         self.files: dict[str, Future[dict[str, Any]]] = {}
 
     def begin(self, marker: Snapshot, files: Files) -> None:
-        """marker: is told what it awaits."""
+        """Take on files that are being written; their names go to `marker.awaited`, for which the commit waits."""
         self.at = marker.step, marker.epoch
         self.files |= files
         marker.awaited += files
 
     def wait(self) -> None:
+        """Until nothing is being written; what writing raised is raised by `word`."""
         wait(self.files.values())
 
     def word(self) -> Written | None:
-        """Once, when all are on disk; None before, and where nothing is being written. Raises what writing raised."""
+        """The message that all files are on disk, given once; None before, and where nothing is being written. Raises
+        what writing raised."""
         if not self.files or not all(file.done() for file in self.files.values()):
             return None
         files, self.files = self.files, {}

@@ -155,7 +155,7 @@ class LearningBlock:
             return False
         loss = local.loss if share == 1 else local.loss * share
         with compiling(self.spec, self.config):
-            # given a gradient, torch would import sympy to compare its shape: half a second a process
+            # scaled as a number before: for `backward(gradient)` torch imports sympy, half a second a process
             (self.scale.scale_loss(loss) if self.scale else loss).backward()
         if self.scale:
             self.scale.mend()
@@ -253,16 +253,18 @@ class LearningBlock:
         return metrics | ({"loss_scale": self.scale.value} if self.scale else {})
 
     def end_epoch(self) -> None:
-        if isinstance(self.lr_scheduler, ReduceLROnPlateau) and self.validation_loss == self.validation_loss:
+        """Step a schedule that follows the validation loss, where there is one."""
+        if isinstance(self.lr_scheduler, ReduceLROnPlateau) and self.validation_loss == self.validation_loss:  # no NaN
             self.lr_scheduler.step(self.validation_loss)
 
     @property
     def lr(self) -> float:
+        """The learning rate now, of the first parameter group; 0 for a block with nothing to learn."""
         return self.optimizer.param_groups[0]["lr"] if self.optimizer else 0.0
 
     def check_finite(self, step: int) -> None:
-        """Raises DivergedError for a loss that is not; in float16, where single batches may have one, for a scale of
-        gradients that has fallen and fallen."""
+        """Raises DivergedError for a sum of losses that is not finite; in float16, where single batches may overflow,
+        for a loss scale below `LEAST`."""
         if self.scale and self.scale.value < LEAST:
             raise DivergedError(
                 "gradients are not finite, batch after batch",
@@ -397,7 +399,7 @@ class LearningBlock:
                 self._add(2, self._correct(local.scores.detach(), main_labels(y)), len(y))
 
     def _correct(self, scores: Tensor, labels: Tensor) -> Tensor | int:
-        """Count the scores that are the greatest where the label is."""
+        """The number of samples whose greatest score is the label's. scores: [B, K]; labels: int64 [B]."""
         if self._on_host is None or scores.dtype != torch.float32:
             return (scores.argmax(1) == labels).sum()
         # the first of several, and NaN before all, as torch has it; so few numbers are quicker counted by NumPy

@@ -34,24 +34,25 @@ class Bucket:
         """Whether the batch's updates are still to come."""
 
     def post(self, step: int) -> None:
-        """Called behind the last block's last lane that is computed here."""
+        """Send the others what the blocks' lanes here have added up to; called when the last block has learned from its
+        last lane here."""
         self.step, self.posted, self.pending = step, True, True
-        found = [reduction.collect() for reduction in self.reductions]
+        collected = [reduction.collect() for reduction in self.reductions]
         if self.group is None:
             return
         fields = {
             "step": step,
             "bucket": self.number,
-            "blocks": [of for of, _ in found],
+            "blocks": [header for header, _ in collected],
             **self.group.announcements(step),
         }
         frames = [
             Frame(
                 GRADIENTS,
                 fields,
-                {f"{i} {name}": value for i, (_, of) in enumerate(found) for name, value in of[place].items()},
+                {f"{i} {name}": x for i, (_, slices) in enumerate(collected) for name, x in slices[place].items()},
             )
-            for place in range(len(found[0][1]))
+            for place in range(len(collected[0][1]))
         ]
         self._post(frames)
 
@@ -79,6 +80,7 @@ class Bucket:
             self._hand_on()
 
     def _hand_on(self) -> None:
+        """Update this worker's slice of each block, and send it to the others."""
         tensors = {
             f"{i} {name}": value
             for i, reduction in enumerate(self.reductions)
@@ -94,7 +96,7 @@ class Bucket:
         self.group.post(by_worker)
 
     def finish(self) -> None:
-        """Update the blocks by what was posted of them; when it is as `advance` wants it."""
+        """Update the blocks by the batch that was posted; no sooner than `advance` may be called."""
         if not self.pending:
             return
         self.advance()
@@ -141,7 +143,8 @@ def bucket_sizes(sizes: Sequence[int]) -> list[int]:
 
 
 def of_like_size(sizes: Sequence[int]) -> list[int]:
-    """As few as there may be."""
+    """As `bucket_sizes`, for too many of those: at most MOST_BUCKETS, each begun when the ones before have their equal
+    part of all bytes."""
     whole = sum(sizes) or 1
     counts = [0]
     so_far = 0

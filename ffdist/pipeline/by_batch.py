@@ -80,11 +80,15 @@ class ByBatch:
             self._take_over(frame)
             early.add(frame.fields["bucket"])
 
+        # an edge keeps its order: a state that this worker has not asked for yet may lie in front of the word of who
+        # sent it, and is taken at once rather than held in memory of its own
         group.take_state = take_state
         frames = group.gather("Progress", step, {}, learned=self.learned, seen=self.seen)
         group.take_state = None
         newest = max(frame.fields["learned"] for frame in frames.values())
-        if newest > self.settled:  # round from who has learned it last: its next has that on the way already
+        # the newest state goes round from the worker that learned last: its next one has it on the way already, the
+        # others pass it on, and the one before it gets it last
+        if newest > self.settled:
             behind = (group.place - newest) % len(group.shares)
             for numbers in self.together if behind else ():
                 if numbers[0] not in early:

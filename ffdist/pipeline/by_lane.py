@@ -66,7 +66,7 @@ class ByLane:
 
 @contextmanager
 def moments_gathered(group: StageGroup, reduction: Reduction) -> Iterator[None]:
-    """A context in which the worker that leads the others has all of the block's moments."""
+    """A context in which the leading worker's optimiser has all of the block's moments; the others send it theirs."""
     own = reduction.own
     if own and not group.leads:
         group.post({group.shares[0].worker: Frame("Moments", {}, own.moments())})

@@ -31,7 +31,7 @@ class HostClock:
         for message in inbox:
             self.data += time.perf_counter() - asked
             yield message
-            del message
+            del message  # the memory it lies in goes back before the next is asked for
             asked = time.perf_counter()
 
     def usage(
@@ -54,7 +54,7 @@ class HostClock:
         before = self.last_asked.get(user, (self.began, 0, *[0.0] * 6))
         self.last_asked[user] = so_far
         seconds, samples, *parts = (a - b for a, b in zip(so_far, before, strict=True))
-        data, waited, exchanged, awaited, behind, ahead = parts
+        data, waited, exchanged, awaited, hidden, exposed = parts
         usage = {
             "seconds": seconds,
             "samples": samples,
@@ -64,8 +64,8 @@ class HostClock:
         }
         if exchange:
             usage |= {"exchange": exchanged, "no_gradients": awaited}
-        if behind + ahead > 0:
-            usage["hidden"] = behind / (behind + ahead)
+        if hidden + exposed > 0:
+            usage["hidden"] = hidden / (hidden + exposed)
         return usage
 
 

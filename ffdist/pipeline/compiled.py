@@ -73,6 +73,7 @@ def reason(error: BaseException) -> str:
 
 
 def remedy(error: BaseException) -> str:
+    """A C++ compiler, where that is what torch lacks; else to do without compiling."""
     missing = "compiler" in str(error).lower() and "InvalidCxxCompiler" in repr(error) + str(error)
     without = f"leave {setting('compute.compile')} out"
     return f"install g++, or name a C++ compiler in CXX; or {without}" if missing else without

@@ -16,7 +16,7 @@ KNOWN = ("ffdist.", "torch.", "torchvision.")
 
 
 def at(rule: Objective, spec: BlockSpec) -> str:
-    """Where an error is."""
+    """The rule and the block, for the `where` of an error."""
     return f"{type(rule).__name__}, {spec}"
 
 
@@ -35,8 +35,8 @@ def rule_code(rule: Objective, where: str) -> AbstractContextManager[None]:
 
 @contextmanager
 def computing(rule: Objective, spec: BlockSpec, *, learning: bool) -> Iterator[None]:
-    """A block computes inside: what its code raises is one NetworkError with the block's name, but for want of memory,
-    which is the machine's."""
+    """A block computes inside: what its code raises becomes one NetworkError with the block's name. An error for lack
+    of memory passes as it is, since the machine is to blame, and the rank tells of it with a remedy of its own."""
     what = "the block cannot learn under this rule" if learning else "the block cannot evaluate"
     try:
         yield
@@ -124,7 +124,7 @@ def check_next_input(next_input: Tensor | None, where: str, spec: BlockSpec) -> 
 
 
 def check_graph(local: Local, rule: Objective, spec: BlockSpec) -> None:
-    """The loss of a block that has parameters depends on some."""
+    """Raises NetworkError for the loss of a block with parameters that depends on none of them."""
     if local.loss is not None and not local.loss.requires_grad:
         raise NetworkError(
             "the rule's loss does not depend on the block",
@@ -136,7 +136,7 @@ def check_graph(local: Local, rule: Objective, spec: BlockSpec) -> None:
 
 
 def check_detached(local: Local, rule: Objective, spec: BlockSpec) -> None:
-    """Nothing that leaves the block bears its graph."""
+    """Raises NetworkError where what leaves the block still has its graph: a gradient would cross the border."""
     for name, leaving in (("next_input", local.next_input), ("features", local.features)):
         if leaving is not None and leaving.requires_grad:
             raise NetworkError(

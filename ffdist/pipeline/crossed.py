@@ -43,6 +43,8 @@ def longest(loss: Tensor) -> int:
     for node in from_the_leaves(loss.grad_fn):
         inputs = [each for each, _ in node.next_functions]
         layers[node] = max((layers[each] for each in inputs), default=0)
+        # a layer counts where a weight matrix itself comes in (cast or transposed at most), and not activations that
+        # other layers have made of one; vectors are biases and norms' scales
         leaf = getattr(node, "variable", None)
         weights[node] = any(weights[each] for each in inputs) if leaf is None else leaf.dim() > 1
         if node.name().startswith(LAYERS) and any(weights[each] and not layers[each] for each in inputs):

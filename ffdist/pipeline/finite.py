@@ -36,10 +36,12 @@ class NonfiniteValue:
     """NaN, or an infinity."""
 
     def as_json(self) -> list[Any]:
+        """The value as text, since JSON has no NaN."""
         return [self.what, repr(self.value)]
 
     @classmethod
     def from_json(cls, value: list[Any] | None) -> NonfiniteValue | None:
+        """The inverse of `as_json`; None for None."""
         return None if value is None else cls(str(value[0]), float(value[1]))
 
 
@@ -124,6 +126,7 @@ class FiniteCheck:
         if not self.at_once or self.found is not None or not flat.numel():
             return
         low, high = map(float, torch.aminmax(flat))
+        # as if all lanes were as large as this one: each judges alone, and yet no sum can overflow; NaN fails, too
         if not max(-low, high) * num_lanes <= torch.finfo(flat.dtype).max:
             self.note(NonfiniteValue("gradients", low if not math.isfinite(low) else high))
 
@@ -165,6 +168,7 @@ class FiniteCheck:
         return next((each for each in steps if bad[each % RECENT]), step)
 
     def diverged(self, trouble: NonfiniteValue, more: str = "") -> DivergedError:
+        """The error that ends the run; the batch's samples are kept first, so that its remedy can name them."""
         kept = self.keep(Nonfinite(self.spec, self.step, self.epoch, trouble, skipped=False))
         again = f"`ffdist train --replay RUN`, or ffdist.replay(RUN), learns it again, by itself: {kept} names its "
         again = f"{again}samples; " if kept else ""
@@ -193,6 +197,6 @@ def is_finite(tensor: Tensor) -> bool:
 
 
 def first_bad(tensor: Tensor) -> float:
-    """The first number that is none."""
+    """The first value that is NaN or infinite."""
     flat = tensor.detach().flatten()
     return float(flat[~torch.isfinite(flat)][0])

@@ -28,9 +28,10 @@ class ParameterPiece(NamedTuple):
 
 
 class FlatParameters:
-    """The vector's layout."""
+    """The layout of one vector that holds all of a block's parameters, each aligned to `ALIGNMENT` numbers."""
 
     def __init__(self, parameters: Sequence[nn.Parameter], where: str) -> None:
+        """where: the block, for errors. Raises NetworkError for parameters of several dtypes."""
         self.parameters = list(parameters)
         if len({p.dtype for p in self.parameters}) > 1:
             raise NetworkError(

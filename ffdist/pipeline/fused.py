@@ -82,10 +82,12 @@ def adam_step(optimizer: torch.optim.Optimizer, kernel: Callable[..., None]) -> 
 
 
 def adam(optimizer: torch.optim.Optimizer) -> bool:
+    """`adam_step` of Adam: its weight decay adds to the gradient."""
     return adam_step(optimizer, torch._fused_adam_)
 
 
 def adamw(optimizer: torch.optim.Optimizer) -> bool:
+    """`adam_step` of AdamW: its weight decay shrinks the weights."""
     return adam_step(optimizer, torch._fused_adamw_)
 
 

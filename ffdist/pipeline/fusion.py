@@ -47,7 +47,7 @@ def fusion_spec(specs: Sequence[BlockSpec], objective: Objective) -> BlockSpec:
     """The head's place behind the blocks of `specs`. Raises NetworkError where the blocks have no features for it."""
     first = specs[0]
     samples = 2
-    rows = len(objective.prepare_eval(torch.zeros(samples, *first.input_shape), first.num_classes))
+    rows = len(objective.prepare_eval(torch.zeros(samples, *first.input_shape), first.num_classes))  # its passes' rows
     width = 0
     with torch.device("meta"):
         for spec in specs:

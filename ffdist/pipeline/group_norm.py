@@ -1,4 +1,4 @@
-"""Around a fault of older torches in group normalisation."""
+"""A way around a crash of older torches in group normalisation."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 SOUND = tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 13)
-"""torch 2.6 ends the process on a CPU where the input of a group norm lies in channels-last and wants no gradient, as
-the first of a block does not; 2.13 does not. Those between get the same help, which changes no gradient of a weight."""
+"""torch 2.6 crashes on a CPU where the input of a group norm is channels-last and needs no gradient, as a block's own
+input does not; 2.13 does not crash. Versions between get the same help, which changes no gradient of a weight."""
 
 
 def ask_for_gradients(module: nn.Module) -> None:

@@ -96,7 +96,7 @@ class Handover:
             block.average.updates = fields["averaged"]
 
     def _vectors(self) -> Vectors:
-        """All that travels, side by side by type."""
+        """All that travels, by type; the same list again while nothing has put other memory in its place."""
         buffers = [buffer for held in self.owners for buffer in held.values() if buffer is not None]
         if self.kept and len(buffers) == len(self.kept[0]) and all(map(is_, buffers, self.kept[0])):
             return self.kept[1]
@@ -125,7 +125,7 @@ class Handover:
         return None if self.in_place else saved["param_groups"]
 
     def _make_room(self, described: Sequence[Any]) -> None:
-        """Room for what another's optimiser keeps, of its very types."""
+        """Make slots for what another's optimiser keeps, in its shapes and dtypes, for `take` to copy into."""
         self.slots = []
         for number, name, shape, value in described:
             if shape is None:
@@ -137,7 +137,7 @@ class Handover:
         self.complete, self.is_known, self.kept = False, False, None
 
     def _keep_slots(self, groups: list[dict[str, Any]] | None) -> None:
-        """Make the optimiser keep what has come into that room."""
+        """Make the optimiser's state of the slots that `take` has filled. groups: as of `_find_slots`."""
         optimizer = self.block.optimizer
         if optimizer is None:
             return
@@ -157,7 +157,7 @@ class Handover:
 
 
 def slots_of(state: Mapping[int, Mapping[str, Any]]) -> list[Slot]:
-    """In the order of numbers and names."""
+    """An optimiser's state as slots, by the parameters' numbers, then by name."""
     found = [
         (number, name, value if isinstance(value, (Tensor, int, float)) else torch.as_tensor(value))
         for number, kept in state.items()

@@ -18,6 +18,7 @@ class MicrobatchRange(NamedTuple):
 
     @property
     def samples(self) -> int:
+        """The number of its samples; 0 where its lane has none."""
         return self.rows.stop - self.rows.start
 
 
@@ -29,10 +30,10 @@ def parts(samples: int, lanes: int, microbatches: int, own: range | None = None)
     """
     found: list[MicrobatchRange] = []
     for lane in own if own is not None else range(lanes):
-        first, behind = samples * lane // lanes, samples * (lane + 1) // lanes
-        size = max(1, -(-(behind - first) // microbatches))
-        starts = range(first, behind, size) or range(first, first + 1)
+        first, stop = samples * lane // lanes, samples * (lane + 1) // lanes
+        size = max(1, -(-(stop - first) // microbatches))
+        starts = range(first, stop, size) or range(first, first + 1)
         for place, start in enumerate(starts):
-            rows = slice(start, min(start + size, behind))
+            rows = slice(start, min(start + size, stop))
             found.append(MicrobatchRange(lane, lane * microbatches + place, rows, start == starts[-1]))
     return found

@@ -46,15 +46,19 @@ class Lane(Generic[R]):
     paused: Semaphore = field(default_factory=lambda: Semaphore(0))
     """Released when it has come to where it needs the others, or to its end."""
     said: Tensor | None = None
+    """What it has given to the others where it waits."""
     heard: dict[int, Tensor] = field(default_factory=dict)
+    """All lanes' values, by their numbers, for when it goes on."""
     ended: Event = field(default_factory=Event)
     broken: bool = False
+    """Whether it is not to go on: `meet` raises EndedError then."""
     result: Any = None
     error: BaseException | None = None
     gradients: list[Tensor | None] = field(default_factory=list)
 
     def meet(self, value: Tensor) -> dict[int, Tensor]:
         """Give `value` for this lane, and return those of all lanes."""
+        # the lane waits within `seeded`: others need the generators to come to this point at all
         with generators_lent():
             if self.runs_alone:
                 return self.exchange({self.number: value})
@@ -71,7 +75,7 @@ LANE: ContextVar[Lane[Any] | None] = ContextVar("the lane that is computed", def
 
 
 class Lockstep:
-    """Runs one worker's lanes."""
+    """Runs one worker's lanes, of which one computes at a time: two semaphores a lane pass the turn to and fro."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -124,6 +128,7 @@ class Lockstep:
             LANE.reset(token)
 
     def _life(self, lane: Lane[R], work: Callable[[], R], threads: int) -> None:
+        """One lane's thread, from its first turn to its end."""
         lane.turn.acquire()
         try:
             if not lane.broken:
@@ -167,6 +172,7 @@ class Lockstep:
         return found
 
     def _end(self, lanes: Sequence[Lane[Any]]) -> None:
+        """Behind an error: those that wait are woken to raise EndedError, so that the pool's threads are free again."""
         for lane in lanes:
             if not lane.ended.is_set():
                 lane.broken = True

@@ -18,7 +18,10 @@ RISE = 0.3
 def build_lr_scheduler(
     config: SchedulerSettings, optimizer: torch.optim.Optimizer, total_steps: int, epochs: int
 ) -> LRScheduler | ReduceLROnPlateau:
-    """total_steps: batches of the whole run. Plateau follows the block's own validation loss."""
+    """A block's schedule, stepped once a batch; by "plateau" once an epoch, with the block's own validation loss.
+
+    total_steps: batches of the whole run.
+    """
     if config.schedule == "plateau":
         return ReduceLROnPlateau(optimizer, factor=config.factor, patience=config.patience)
     return LambdaLR(optimizer, rate_by_step(config, total_steps, epochs))

@@ -140,7 +140,7 @@ def in_parts(loader: Loader, training: TrainingSettings) -> Iterator[tuple[Micro
 
 
 def stage_of(classifier: Classifier) -> Stage:
-    """All of its blocks, in copies: training lays weights out in its own way."""
+    """One stage of all its blocks, in copies: a learning block brings weights into channels-last strides."""
     settings = classifier.settings.changed(ema=None, fusion=classifier.fusion is not None)
     config = BlockConfig(settings, 1, classifier.mean.device)
     blocks = []

@@ -189,6 +189,7 @@ def from_frame(frame: Frame) -> Message:
 
 
 def no_message(got: str) -> TransportError:
+    """The error for a frame that is neither a batch nor a marker of this version."""
     return TransportError(
         "a message is none that stages send",
         expected="a batch or a marker",

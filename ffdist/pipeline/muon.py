@@ -55,6 +55,7 @@ class FilterMuon(torch.optim.Optimizer):
         self._share_state()
 
     def _share_state(self) -> None:
+        """Both optimisers keep one dictionary a parameter: this one's is saved, the inner one's is updated."""
         for parameter, matrix in self.matrices.items():
             self.muon.state[matrix] = self.state[parameter]
 
@@ -95,6 +96,7 @@ class CombinedOptimizer(torch.optim.Optimizer):
         return {"state": state, "param_groups": groups}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """The inverse of `state_dict`: each part gets its own parameters, numbered from 0 again."""
         first, groups = 0, iter(state_dict["param_groups"])
         for part in self.parts:
             count = sum(len(group["params"]) for group in part.param_groups)

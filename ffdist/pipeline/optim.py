@@ -32,11 +32,11 @@ def in_groups(module: nn.Module, config: OptimSettings) -> list[dict[str, Any]]:
             groups[kind_of(name, parameter, config, small=norm or bias), spared].append(parameter)
     rates = {"bias": config.bias_lr, "head": config.head_lr}
     return [
-        {"params": of, "kind": kind}
+        {"params": parameters, "kind": kind}
         | ({"weight_decay": 0.0} if spared else {})
         | ({"lr": rate} if (rate := rates.get(kind)) else {})
-        for (kind, spared), of in groups.items()
-        if of
+        for (kind, spared), parameters in groups.items()
+        if parameters
     ]
 
 
@@ -51,7 +51,8 @@ def kind_of(name: str, parameter: nn.Parameter, config: OptimSettings, *, small:
 
 
 def is_elementwise(settings: Settings) -> bool:
-    """True if an update takes each number for itself: then a slice of a block can be updated alone."""
+    """True if an update of one number depends on that number's gradient and moments alone: then a slice of a block can
+    be updated by itself. Clipping takes the block's whole norm, float16 skips a step for any one infinity."""
     optim = settings.optim
     known = optim.optimizer in ("adamw", "adam", "sgd")
     return known and optim.clip is None and settings.compute.precision != "fp16"
@@ -63,7 +64,8 @@ SGD = fused.with_fused_step(torch.optim.SGD, fused.sgd)
 
 
 def build_optimizer(config: OptimSettings, module: nn.Module) -> torch.optim.Optimizer | None:
-    """The block's optimiser, fused; None for a block with nothing to learn."""
+    """The block's optimiser, torch's own ones fused; None for a block with nothing to learn. Raises ConfigError for a
+    user's class that is no optimiser, or cannot be made."""
     learned = [{k: v for k, v in group.items() if k != "kind"} for group in in_groups(module, config)]
     if not learned:
         return None
@@ -92,6 +94,7 @@ def of_adam(config: OptimSettings) -> dict[str, Any]:
 
 
 def sgd(config: OptimSettings, learned: list[dict[str, Any]]) -> torch.optim.SGD:
+    """SGD by these settings. learned: groups of parameters, as optimisers take them."""
     return SGD(
         learned,
         lr=config.lr,

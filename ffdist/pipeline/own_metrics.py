@@ -58,8 +58,8 @@ def name_of(metric: Metric) -> str:
 
 
 def make_metric(metric: Any, num_classes: int, name: str) -> Metric:
-    """A class is made, and a function takes its place, with the number of classes where they ask for it by name, as
-    torchmetrics' do. Raises ConfigError for what is none."""
+    """An instance of a class, or the function itself, with "num_classes" and "task" filled in where it has parameters
+    of these names without defaults, as torchmetrics' classes do. Raises ConfigError for what is no metric."""
     with users_code(ConfigError, "the metric cannot be made", where=f"metric {name}", expected=EXPECTED):
         known = {"num_classes": num_classes, "task": "multiclass"}
         if inspect.isclass(metric):
@@ -85,6 +85,7 @@ def named_parameters_of(call: Callable[..., Any], known: Mapping[str, Any]) -> d
 
 
 def is_stateful(metric: Metric) -> bool:
+    """True if it takes a split batch by batch, as torchmetrics' do; else it is called with the whole of it."""
     return all(callable(getattr(metric, name, None)) for name in ("update", "compute", "reset"))
 
 
@@ -129,7 +130,7 @@ class OwnMetrics:
         try:
             with seeded(derive_seed(self.seed, "metric", name)), torch.no_grad():
                 return dict(numbers(name, call()))
-        except Exception as error:
+        except Exception as error:  # a user's own code: the run is worth more than one of its numbers
             self.metrics.pop(name, None)
             note(f"a metric has failed and is left out: {name}: {described(error)}")
             return None

@@ -17,7 +17,9 @@ GIVEN = ("lr", "weight_decay")
 
 
 def own_optimizer(config: OptimSettings, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
-    """groups: of parameters, as optimisers take them.
+    """The optimiser of a class that the settings name, with their options for it, lr, and weight_decay if it takes one.
+
+    groups: of parameters, as optimisers take them.
 
     Raises ConfigError for what is no `torch.optim.Optimizer`, and for options that it does not take.
     """
@@ -88,12 +90,14 @@ def check_own_optimizer(config: OptimSettings) -> None:
 
 
 def trial(config: OptimSettings) -> tuple[torch.optim.Optimizer, list[torch.Tensor]]:
+    """The optimiser with weights of its own, always the same: a matrix, filters and a bias."""
     numbers = torch.Generator().manual_seed(0)
     weights = [torch.nn.Parameter(torch.randn(shape, generator=numbers)) for shape in ((4, 3), (4, 3, 3, 3), (4,))]
     return own_optimizer(config, [{"params": weights}]), [*weights]
 
 
 def advance(optimizer: torch.optim.Optimizer, weights: list[torch.Tensor], step: int) -> None:
+    """One step, by gradients that depend on its number alone."""
     numbers = torch.Generator().manual_seed(1 + step)
     for weight in weights:
         weight.grad = torch.randn(weight.shape, generator=numbers)

@@ -132,7 +132,8 @@ def measure_blocks(
     """Time every block alone on random inputs of the right shape; one block in memory at a time.
 
     batch_size: samples a batch, which the blocks get in so many microbatches.
-    of: which of the repeats' times a block is said to take; other work on the machine disturbs the least of them least.
+    summarize: from the seconds of the repeats to those of the block; other work on the machine only ever adds to a
+        time, so that the least of them is disturbed least.
     """
     config = replace(config, settings=config.settings.changed(windows=()))  # every block at work
     costs = []
@@ -150,7 +151,7 @@ def measure_blocks(
         block = build_block(chain, spec, objective, config)
         times = []
         local = Local(None, None, None)
-        for step in range(repeats + 1):
+        for step in range(repeats + 1):  # the first one warms up
             synchronize(config.device)
             begun = time.perf_counter()
             for part in range(microbatches):

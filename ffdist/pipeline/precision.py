@@ -19,7 +19,8 @@ def dtype_of(precision: Precision) -> torch.dtype:
 
 
 def autocast(device: torch.device, precision: Precision) -> torch.autocast:
-    """Products in the shorter type, what loses by it in float32; with fp32 nothing changes."""
+    """torch's autocast to the shorter type, off for "fp32". Within it, products are short, and what would lose by that
+    (sums, norms, losses) stays in float32."""
     short = SHORT.get(precision)
     return torch.autocast(device.type, short or torch.bfloat16, enabled=short is not None)
 
@@ -42,7 +43,7 @@ class LossScale:
             optimizer._step_supports_amp_scaling = False  # pyright: ignore[reportAttributeAccessIssue]
 
     def remember(self, module: nn.Module) -> None:
-        """Before a forward pass of it."""
+        """Keep the running statistics as they are before a forward pass, for `mend`."""
         self.before = [(buffer, buffer.clone()) for buffer in module.buffers() if buffer.is_floating_point()]
 
     @torch.no_grad()
@@ -57,7 +58,7 @@ class LossScale:
         return self.scaler.scale(loss)
 
     def unscale(self) -> None:
-        """The gradients are the loss's own from here on: before they are clipped."""
+        """Divide the gradients by the scale, to be called before they are clipped."""
         # a norm of scaled gradients would be clipped by a limit meant for the true ones
         self.scaler.unscale_(self.optimizer)
 

@@ -30,7 +30,7 @@ class TorchProfile:
         self.profiler: profile | None = None
 
     def meet(self, message: Message) -> None:
-        """Before a message is handled."""
+        """Called before a message is handled: start or stop the profiler where that is due."""
         if not isinstance(message, TrainBatch) or self.left < 1 or message.step < max(self.first, self.step + 1):
             return
         if self.profiler is None and ALONE.acquire(blocking=False):

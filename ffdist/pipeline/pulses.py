@@ -9,13 +9,15 @@ from ffdist.pipeline.stage_group import StageGroup
 
 
 class Pulses(Protocol):
+    """Says behind which batches a source sends a pulse."""
+
     def is_due(self, step: int) -> bool:
         """True if a pulse follows batch `step`; asked once of each batch."""
         ...
 
 
 class EveryBatches:
-    """0: never."""
+    """A pulse every so many batches; 0: never."""
 
     def __init__(self, batches: int) -> None:
         self.batches = batches
@@ -39,7 +41,7 @@ class PulseTimer:
 
 
 class EverySeconds:
-    """For a source that makes whole batches."""
+    """A pulse every so many seconds, by the clock of a source that makes whole batches."""
 
     def __init__(self, seconds: float) -> None:
         self.clock = PulseTimer(seconds)

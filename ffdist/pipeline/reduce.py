@@ -82,7 +82,8 @@ class Reduction:
         """This worker's slice of the gradients, added up over all lanes."""
 
     def begin_run(self) -> None:
-        """When the block holds what the run begins with."""
+        """Called once the block holds what the run begins with: from here on the optimiser has this worker's slice
+        alone, where each updates one."""
         if self.own:
             self.own.adopt()
 
@@ -125,7 +126,7 @@ class Reduction:
         self.trouble = self.trouble or NonfiniteValue.from_json(fields["trouble"])
 
     def add_up(self) -> None:
-        """All lanes of the batch are here."""
+        """Add up the gradients of all lanes, which are here now, and take in what they made of running statistics."""
         if self.trouble:
             self.summed, self.values, self.others = None, {}, []
             self.running.drop()
@@ -182,9 +183,11 @@ class Reduction:
         return self._long(self._short(value)) if self.dtype else value
 
     def _short(self, value: Tensor) -> Tensor:
+        """In the dtype in which gradients travel."""
         return value.to(self.dtype or value.dtype)
 
     def _long(self, value: Tensor) -> Tensor:
+        """In the parameters' own dtype, and on their device."""
         return value.to(self.block.config.device, self.flat.parameters[0].dtype)
 
     def _received(self, tensors: Mapping[str, Tensor]) -> dict[Node, Tensor]:

@@ -42,7 +42,7 @@ class FanOut:
 class FanIn:
     """An inbox that reads each lane from whoever sends it: batch by batch, lane by lane, in order.
 
-    A marker is handed on once, when it has come by every way; it bears what any of its copies bore. `Written` comes by
+    A marker is handed on once, when it has come by every way, with what each of its copies holds. `Written` comes by
     one way, and is handed on at once.
     """
 
@@ -98,7 +98,7 @@ class FanIn:
 
 
 def merge(marker: Message, other: Message) -> None:
-    """Into the first what the other has beside."""
+    """Add to the first marker what the other, a copy of it that came by another way, holds beside."""
     match marker, other:
         case (EndOfEpoch(), EndOfEpoch()) | (Pulse(), Pulse()):
             marker.stages = united(marker.stages, other.stages, lambda entry: (entry["stage"], entry["worker"]))
@@ -113,7 +113,7 @@ def merge(marker: Message, other: Message) -> None:
 def united(
     one: Sequence[dict[str, Any]], other: Sequence[dict[str, Any]], key: Callable[[dict[str, Any]], Any]
 ) -> list[dict[str, Any]]:
-    """Each entry once, in order."""
+    """The entries of both, each once by its key, in the keys' order: whichever way came first changes nothing."""
     entries = {key(entry): entry for entry in (*one, *other)}
     return [entries[place] for place in sorted(entries)]
 
@@ -124,6 +124,7 @@ def block_of(file: str) -> int:
 
 
 def out_of_order(expected: str, got: str) -> TransportError:
+    """The error for a stream whose ends do not agree on what comes next."""
     return TransportError(
         "a message does not follow from the one before",
         expected=expected,

@@ -67,6 +67,7 @@ class RunningStatistics:
         with torch.no_grad():
             for name, buffer in self.buffers().items():
                 before, version = self.seen.get(name, (None, -1))
+                # torch counts writes to a tensor, so that untouched buffers need no comparison; a replaced one is new
                 if before is buffer and version == buffer._version and name not in self.unseen:
                     continue
                 self.taken[BufferKey(part, name)] = buffer.clone()

@@ -65,6 +65,7 @@ class ScoreTable:
         self._take_in(last)
 
     def save(self, marker: Snapshot) -> list[dict[str, Any]]:
+        """Write the table beside a snapshot; its entry in the manifest."""
         return self.write(marker, KNOWN, {"scores": self.scores}, {"step": self.step})
 
     def load_state(self, tensors: dict[str, Tensor], fields: dict[str, Any]) -> None:
@@ -103,6 +104,7 @@ class ScoreSender:
                 sender.send(Frame("Feedback", {"step": batch.step}, {"scores": scores}))
 
     def save(self, marker: Snapshot) -> list[dict[str, Any]]:
+        """Write the last `lag` batches' scores, which are not sent again; their entry in the manifest."""
         return self.write(marker, RECENT, {"scores": torch.stack(list(self.recent))} if self.recent else {}, {})
 
 

@@ -44,8 +44,9 @@ class Sink:
         restored: Callable[[Restore], None] = lambda marker: None,
         report_every: float = 0.25,
     ) -> None:
-        """predictor: whose validation accuracy is published. restored: told when all stages have restored a
-        snapshot."""
+        """commit: of a snapshot whose files are all on disk. publish: gets each epoch, from 0, with its validation
+        accuracy. predictor: whose accuracy that is. restored: told when all stages have restored a snapshot.
+        report_every: seconds between two events of progress, at least."""
         self.commit = commit
         self.publish = publish
         self.observer = observer
@@ -61,7 +62,8 @@ class Sink:
         self.tally = ScoreTally(self.metrics)
         self.weights = last_weights(self.records)
         """The weights of the blocks, from the last validation split that has passed."""
-        self.open: dict[str, Any] = {}
+        self.open_record: dict[str, Any] = {}
+        """What is known of the epoch that is not over."""
         self.report_every = report_every
         self.reported = 0.0
         self.began: float | None = None
@@ -134,10 +136,10 @@ class Sink:
     def _end_split(self, marker: EndOfSplit) -> None:
         match marker.split:
             case "train":
-                self.open["train"] = {"blocks": marker.blocks, "samples_per_second": self._speed()}
+                self.open_record["train"] = {"blocks": marker.blocks, "samples_per_second": self._speed()}
             case "validation":
                 weights, result = self.tally.weights(), self._take(marker)
-                self.open["validation"], self.weights = result | {"weights": weights}, weights
+                self.open_record["validation"], self.weights = result | {"weights": weights}, weights
                 self.publish(marker.epoch, result["accuracy"][self.predictor])
             case "test":
                 self.test = self._take(marker)
@@ -147,14 +149,15 @@ class Sink:
         return result
 
     def _speed(self) -> float | None:
-        """Samples a second since the epoch's first batch; None where that was the only one."""
+        """Samples a second since the epoch's first batch, that batch left out: the pipeline filled while it came. None
+        where it was the only one."""
         began, samples = self.began, self.epoch_samples
         self.began, self.epoch_samples, self.pulsed = None, 0, None
         return samples / (time.perf_counter() - began) if began and samples else None
 
     def _end_epoch(self, marker: EndOfEpoch) -> None:
-        record = {"epoch": marker.epoch + 1, "step": self.step, "time": now(), **self.open, "stages": marker.stages}
-        self.open = {}
+        known, self.open_record = self.open_record, {}
+        record = {"epoch": marker.epoch + 1, "step": self.step, "time": now(), **known, "stages": marker.stages}
         self.records.append(record)
         self.observer(EpochEnded(record))
 

@@ -83,11 +83,11 @@ class OwnSlice:
     @contextmanager
     def whole(self, moments: Sequence[Mapping[str, Tensor]]) -> Iterator[None]:
         """A context in which the optimiser has the whole block. moments: of each slice, as `moments` gives them."""
-        for pieces, of in zip(self.pieces, moments, strict=True):
+        for pieces, slice_moments in zip(self.pieces, moments, strict=True):
             for index, first, behind in pieces:
                 parameter = self.flat.parameters[index]
                 slots = self.optimizer.state.setdefault(parameter, {})
-                for key, value in of.items():
+                for key, value in slice_moments.items():
                     number, name = key.split(" ", 1)
                     if int(number) != index:
                         continue

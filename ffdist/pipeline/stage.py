@@ -106,6 +106,7 @@ class Stage:
         self.clock = HostClock()
         self.lead = HostLead(self.device)
         self.behind = BackgroundSnapshot()
+        """This stage's files of a snapshot, while they are written in the background."""
         self.trace = Trace()
         self.profile = TorchProfile()
         self.memory = Memory(self.device)
@@ -115,7 +116,7 @@ class Stage:
         return f"stage {self.index} ({', '.join([*names, str(self.sharing)] if self.group else names)})"
 
     def run(self, inbox: Iterable[Message], outbox: Outbox) -> None:
-        """Work until `Stop`.."""
+        """Handle messages until `Stop`. Raises StageError for a block that fails, naming it, and what edges raise."""
         outbox = self.turn.lent_while_sending(outbox) if self.turn else outbox
         outbox = self.trace.sending(outbox)
         if self.group:
@@ -137,6 +138,7 @@ class Stage:
             self.behind.end()
 
     def handle(self, message: Message, outbox: Outbox) -> None:
+        """Handle one message of the stream, and send on what comes of it."""
         self.send_written(outbox)
         self.clock.samples += len(message.y) if isinstance(message, TrainBatch) else 0
         match message:
@@ -270,7 +272,7 @@ class Stage:
         bucket = self.bucket_of[number]
         if self.reductions[number] is bucket.reductions[-1]:
             bucket.post(batch.step)
-            if bucket.group is None:
+            if bucket.group is None:  # nobody is waited for: the block takes its step now
                 bucket.finish()
             self.sharing.give(number, batch.step, batch.order)
 
@@ -308,7 +310,7 @@ class Stage:
                 bucket.finish()
 
     def settle(self) -> None:
-        """Every block is updated."""
+        """Update every block by the last batch: what follows, a marker or an evaluation, needs them so."""
         for bucket in self.buckets:
             self.finish(bucket)
 
@@ -347,6 +349,7 @@ class Stage:
         return replace(batch, x=x, features=features, scores=torch.cat(scores) if scores else None, scored=scored)
 
     def end_split(self, marker: EndOfSplit) -> EndOfSplit:
+        """Add the blocks' metrics over the split, of all lanes; they begin anew."""
         self.sharing.share_totals(self.step)
         marker.blocks += [block.take_metrics(marker.split) for block in self.blocks]
         return marker

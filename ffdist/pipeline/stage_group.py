@@ -77,6 +77,7 @@ class StageGroup:
 
     @property
     def others(self) -> list[int]:
+        """The stage's other workers, in the order of their lanes."""
         return [share.worker for share in self.shares if share.worker != self.worker]
 
     @property
@@ -128,6 +129,7 @@ class StageGroup:
         return frames
 
     def _next(self, worker: int, wanted: tuple[str, int]) -> Frame:
+        """The wanted frame of a worker; what comes before it, and is asked for later, is kept until then."""
         early = self.early[worker]
         while wanted not in early:
             frame = self.receivers[worker].recv()

@@ -104,7 +104,7 @@ class SideBySideLanes:
         return [by_lane.get(each.lane, each) for each in self.messages]
 
     def forward(self, reduction: Reduction) -> None:
-        """Through a block."""
+        """Take the batch's lanes through a block, in lockstep."""
         block = reduction.block
 
         def forward(each: LaneBatch) -> Local:

@@ -89,6 +89,7 @@ class SyncedNormFunction(torch.autograd.Function):
         out = out if bias is None else out + per_channel(bias, x)
         ctx.save_for_backward(x, weight, mean, scale, total_count)
         ctx.lane, ctx.dims = lane, dims
+        # they go to the running statistics alone, through which no gradient goes
         ctx.mark_non_differentiable(statistics := mean, var, count_now := total_count[0])
         return out.to(x.dtype), statistics, var, count_now
 
@@ -102,6 +103,7 @@ class SyncedNormFunction(torch.autograd.Function):
         every = {(n, n + 1): value.double() for n, value in lane.meet(own).items()}
         sums = total(every, (0, 1 + max(n for n, _ in every)), torch.add)
         assert sums is not None
+        # the gradient of batch norm, with both means over all lanes; a weight's is this lane's, and lanes add up later
         by_mean, by_scale = (per_channel((part / count).to(mean.dtype), x) for part in sums)
         inner = (grad - by_mean - normed * by_scale) * per_channel(scale, x)
         inner = inner if weight is None else inner * per_channel(weight, x)

@@ -78,6 +78,7 @@ class TensorBytes(TorchDispatchMode):
         return out
 
     def see(self, tensors: Iterable[Tensor]) -> None:
+        """Count the storages of these tensors from now on, until they are gone."""
         for tensor in tensors:
             tensor = getattr(tensor, "_local_tensor", tensor)  # of a sharded tensor, this rank's part
             if tensor.device.type == self.kind and tensor.layout == torch.strided:

@@ -86,6 +86,7 @@ class Trace:
                 self.queued.append((name, began, recorded(self.device, timing=True), self.step))
 
     def add(self, name: str, category: Category, begin: int, end: int) -> None:
+        """Keep a span from `begin` to `end`, nanoseconds of `time.perf_counter_ns`; nothing outside of the window."""
         if self.active and end > begin:
             self.left_out = len(self.spans) >= MOST
             if not self.left_out:
@@ -100,7 +101,7 @@ class Trace:
                 self.add(f"wait for {name_of(message)}", "no_data", begin, took)
                 self.add(f"receive {name_of(message)}", "receive", took, time.perf_counter_ns())
             yield message
-            del message
+            del message  # the memory it lies in goes back before the next is asked for
             begin, before = time.perf_counter_ns(), waited_for(inbox)
 
     def sending(self, outbox: Outbox) -> Outbox:
@@ -109,6 +110,7 @@ class Trace:
 
     def _open(self) -> None:
         self.active = True
+        # one moment on both clocks: the device's events are told by how long after it they came
         if queues(self.device) and self.anchor is None:
             anchor = recorded(self.device, timing=True)
             synchronize(self.device)

@@ -23,13 +23,13 @@ Add = Callable[[V, V], V]
 
 def halves(node: Node) -> tuple[Node, Node]:
     """The two halves of a node of two lanes or more."""
-    first, behind = node
-    middle = first + (1 << ((behind - first - 1).bit_length() - 1))
-    return (first, middle), (middle, behind)
+    first, stop = node
+    middle = first + (1 << ((stop - first - 1).bit_length() - 1))
+    return (first, middle), (middle, stop)
 
 
 def nodes_of(lanes: range, num_lanes: int) -> list[Node]:
-    """The largest nodes of the tree over `of` lanes that lie within some consecutive ones, in order."""
+    """The largest nodes of the tree over `num_lanes` lanes that lie within `lanes`, in order."""
 
     def within(node: Node) -> list[Node]:
         if node[0] >= lanes.stop or node[1] <= lanes.start:
@@ -90,7 +90,7 @@ class PartialSum:
 
 
 def added_up(values: Sequence[Tensor]) -> Tensor:
-    """All lanes' values, each there."""
+    """The sum of all lanes' values, none of which is missing, in the tree's order."""
     found = total({(i, i + 1): value for i, value in enumerate(values)}, (0, len(values)), torch.add)
     assert found is not None
     return found

@@ -22,7 +22,10 @@ class Outbox(Protocol):
 
 
 class Turn:
-    """The stages in which one worker serves take turns: it computes one thing at a time."""
+    """The turn that the stages of one worker take: a context in which this one computes, and no other.
+
+    A lock, since each stage has a thread of its own; whoever waits for a message or for room is outside of it.
+    """
 
     def __init__(self) -> None:
         self.lock = Lock()
@@ -43,6 +46,7 @@ class Turn:
             self.lock.acquire()
 
     def lent_while_sending(self, outbox: Outbox) -> Outbox:
+        """The same outbox, which lends the turn while it sends: it may wait for room."""
         return LendingOutbox(outbox, self)
 
 

@@ -70,7 +70,7 @@ class ViewAccuracy:
             self.tally.add(replace(passed[0], scores=mean), weights)
 
     def result(self) -> dict[str, Any]:
-        """The result as of `Tally.result`, with what was seen."""
+        """The result as of `ScoreTally.result`, with the views' names and number."""
         samples, blocks = self.tally.samples, self.tally.blocks
         own = [{"block": name, "accuracy": count / samples} for name, count in blocks.top1.items()]
         return {"views": self.names, "passes": len(self.views), **self.tally.result(own)}

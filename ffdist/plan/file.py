@@ -12,6 +12,7 @@ FORMAT = 1
 
 
 def as_json(lanes: int, stages: Sequence[PlanStage]) -> dict[str, Any]:
+    """A plan's lanes and stages, JSON-able."""
     return {"format": FORMAT, "lanes": lanes, "stages": [stage_json(stage) for stage in stages]}
 
 
@@ -21,7 +22,7 @@ def stage_json(stage: PlanStage) -> dict[str, Any]:
 
 
 def from_json(value: Any) -> tuple[int, tuple[PlanStage, ...]]:
-    """The lanes and the stages."""
+    """The lanes and the stages. Raises what the module says for any other value."""
     check_keys(value, "format", "lanes", "stages")
     if isinstance(value["format"], bool) or value["format"] != FORMAT:
         raise ValueError(f"format {value['format']}")
@@ -48,18 +49,21 @@ def share_from(value: Any) -> Share:
 
 
 def whole(value: Any) -> int:
+    """The number of a worker or lane. Raises ValueError for what is none."""
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MOST:
         raise ValueError(f"{value!r} is no number of a worker or lane")
     return value
 
 
 def filled(value: Any, many: int | None = None) -> list[Any]:
+    """A list that is not empty, of so many where told. Raises ValueError for any other value."""
     if not isinstance(value, list) or not value or len(value) != (many or len(value)):
         raise ValueError(f"{value!r} is no list of {many or 'one or more'}")
     return value
 
 
 def check_keys(value: Any, *keys: str) -> None:
+    """Raises ValueError for a key that is none of these: a newer version may mean something by it."""
     if unknown := [key for key in value if key not in keys]:
         raise ValueError(f"{unknown[0]!r} is none of {', '.join(keys)}")
 

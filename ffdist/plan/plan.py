@@ -22,6 +22,7 @@ class Plan:
     """Stages in order. As text it is what `Plan.parse` reads."""
 
     lanes: int
+    """L, the parts of each batch that different workers may compute."""
     stages: tuple[PlanStage, ...]
 
     def __str__(self) -> str:
@@ -34,6 +35,7 @@ class Plan:
 
     @property
     def blocks(self) -> list[str]:
+        """The names of all blocks, in order."""
         return [name for stage in self.stages for name in stage.blocks]
 
     @property
@@ -47,7 +49,7 @@ class Plan:
         return [stage.workers for stage in self.stages] == [[i] for i in range(len(self.stages))]
 
     def stages_of(self, worker: int) -> list[int]:
-        """Where a worker serves."""
+        """The stages in which a worker serves, by their places."""
         return [i for i, stage in enumerate(self.stages) if worker in stage.workers]
 
     def routes(self, stage: int) -> list[tuple[int, int]]:
@@ -63,7 +65,7 @@ class Plan:
     @classmethod
     @renamed_arguments(cut="blocks_per_stage")
     def pipeline(cls, names: Sequence[str], blocks_per_stage: Sequence[int], lanes: int = 1) -> Plan:
-        """Stage i by worker i alone. blocks_per_stage: blocks in each stage."""
+        """A pipeline: stage i by worker i alone. names: of all blocks. blocks_per_stage: consecutive blocks in each."""
         ends = list(accumulate(blocks_per_stage))
         groups = [tuple(names[end - size : end]) for size, end in zip(blocks_per_stage, ends, strict=True)]
         return cls(lanes, tuple(PlanStage(group, (Share(i, range(lanes)),)) for i, group in enumerate(groups)))
@@ -75,7 +77,9 @@ class Plan:
 
     @classmethod
     def parse(cls, text: str, names: Sequence[str], lanes: int | None = None) -> Plan:
-        """names: of all blocks in order. lanes: None for as many as the text speaks of.
+        """The plan that a text says, such as "conv1 @ 0 | conv2 conv3 @ 1" (`ffdist.plan` has more of them).
+
+        names: of all blocks in order. lanes: None for as many as the text speaks of.
 
         Raises ConfigError for what is no plan of these blocks and lanes.
         """

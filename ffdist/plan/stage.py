@@ -34,6 +34,7 @@ class PlanStage:
 
     @property
     def workers(self) -> list[int]:
+        """Their numbers, in the order of their shares."""
         return [share.worker for share in self.shares]
 
     @property
@@ -42,12 +43,13 @@ class PlanStage:
         return len(self.shares) if self.by_batch else 1
 
     def worker_of(self, lane: int, order: int = 0) -> int:
-        """order: of the batch in the stream."""
+        """The worker that computes a lane of batch `order` of the stream."""
         if self.by_batch:
             return self.shares[order % len(self.shares)].worker
         return next(share.worker for share in self.shares if lane in share.lanes)
 
     def lanes_of(self, worker: int) -> range:
+        """The lanes that a worker computes here; of its own batches, where they go by batch."""
         return next(share.lanes for share in self.shares if share.worker == worker)
 
     def orders_of(self, worker: int, batches: range = EVERY_BATCH) -> range:

@@ -73,6 +73,7 @@ def workers_in(text: str, whole_text: str) -> list[int]:
 
 
 def shares_in(text: str, lanes: int, whole_text: str) -> tuple[Share, ...]:
+    """Workers with the lanes that are named, in the lanes' order; where none are named, all lanes spread over them."""
     if ":" not in text:
         workers = workers_in(text, whole_text)
         if not workers:
@@ -95,6 +96,7 @@ def shares_in(text: str, lanes: int, whole_text: str) -> tuple[Share, ...]:
 
 
 def refused(text: str, what: str, expected: object, got: object) -> ConfigError:
+    """The error for a plan; what: is wrong with it, behind "the plan ..."."""
     return ConfigError(
         f"the plan {what}",
         where=setting("plan.plan", repr(text.strip())),

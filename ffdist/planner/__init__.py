@@ -1,9 +1,10 @@
 """The search for the fastest plan: blocks and links are measured, plans are priced, searched and simulated.
 
-profile = profile_of(chain, objective, settings, device=CPU)      # measured once, then read from the user's cache
+profile = profile_of(chain, objective, settings, train)       # `planner.cached`: measured once, then read from a cache
 cluster = Cluster(devices=4, link=parse_link("1gbit"))
 plan = best_plan(profile, cluster)
-price(profile, cluster, plan).rate, simulate(profile, cluster, plan).rate     # samples a second
+price(profile, cluster, plan).rate                            # samples a second, at most
+simulate(profile, cluster, plan).rate                         # `planner.simulate`: with queues and spread
 """
 
 from __future__ import annotations

@@ -2,7 +2,8 @@
 
 With t seconds a batch, a stage of blocks i..j needs the fewest workers W with busy(i, j) / W <= t, where no block's own
 cycle and no link takes longer (`PlanCosts.by_batch_cycle`). The fewest workers for all blocks before j are then the
-least of those before i and of i..j, over i; and t is halved in on. Each worker serves in one stage alone.
+least of those before i and of i..j, over i; and the least t is found by bisection. Each worker serves in one stage
+alone.
 """
 
 from __future__ import annotations
@@ -127,6 +128,7 @@ class ByBatchSearch:
         )
 
     def compute_seconds(self, i: int, j: int) -> float:
+        """Seconds of computing a batch by one worker, sending and receiving left out."""
         return self.costs.busy(i, j, self.lanes, 1, self.speed)
 
     def borders(self, i: int, j: int) -> float:
@@ -149,6 +151,7 @@ class ByBatchSearch:
         return grown
 
     def plan(self, stages: Sequence[WorkersOfStage]) -> Plan:
+        """The plan of these stages, the workers numbered along them."""
         return Plan(self.lanes, tuple(self._stages(stages)))
 
     def _stages(self, stages: Sequence[WorkersOfStage]) -> Iterator[PlanStage]:

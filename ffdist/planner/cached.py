@@ -151,6 +151,7 @@ def measure_links() -> dict[str, Any]:
 
 
 def print_links() -> None:
+    """The main function of `measure_links`' process: its result, as JSON on the last line of stdout."""
     within = fastest(own_location(), own_location()).name
     found = measure_transport(sorted({within, "gloo"}), (SMALL, LARGE), rounds=3, volume=6 * LARGE)
     rates = {f"{rate.transport} {rate.message_bytes}": rate.messages_per_s for rate in found}
@@ -176,6 +177,7 @@ def cached(
     key = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:24]
     path = cache_folder() / FOLDER / f"{facts['what']}-{key}.json"
     if not fresh:
+        # what is not there, was cut off, or is of another version is measured anew
         with suppress(OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             value = json.loads(path.read_text())
             return read(value["measured"])
@@ -202,6 +204,7 @@ def write(path: Path, value: dict[str, Any]) -> None:
 
 
 def device_name(device: torch.device) -> str:
+    """The device as its maker calls it; for a CPU, the processor."""
     return name_of(device) if queues(device) else processor_name()
 
 
@@ -212,6 +215,7 @@ def described(chain: Chain) -> list[Any]:
 
 
 def block_text(build: Callable[[], nn.Module]) -> tuple[str, list[str]]:
+    """A block's layers as they print, and the shapes of its parameters; made without memory, where that can be."""
     try:
         with torch.device("meta"):
             module = build()
@@ -221,6 +225,7 @@ def block_text(build: Callable[[], nn.Module]) -> tuple[str, list[str]]:
 
 
 def of_rule(objective: Objective) -> str:
+    """A rule with its settings, and a digest of its code where that is a user's."""
     return f"{objective!r} {source_of(type(objective))}"
 
 

@@ -41,6 +41,7 @@ class NetworkLink:
         return replace(self, sender=0.0, receiver=0.0, message=0.0)
 
     def seconds(self, num_bytes: float) -> float:
+        """Seconds that so many bytes take, latency left out."""
         return num_bytes / self.rate
 
     def carrying(self, num_bytes: float) -> float:
@@ -135,6 +136,7 @@ class Cluster:
             )
 
     def speed(self, worker: int) -> float:
+        """The speed of a worker's device, 1 for the measured one's."""
         return self.speeds[worker] if self.speeds else 1.0
 
     def with_devices(self, devices: int) -> Cluster:

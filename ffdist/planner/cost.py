@@ -5,7 +5,7 @@ A batch is cut into L lanes of m messages. With c_b the seconds of block b for o
 that has A of the L lanes of a stage of W workers takes, in each batch,
 
     busy    A sum c_b + (A - 1) sum add_b + step, and where W > 1 its part in adding and sending gradients; where each
-            worker updates a slice (`cluster.Exchange`), step / W. On a CPU, what messages take beside their bytes, too
+            worker updates a slice (`ExchangeCost`), step / W. On a CPU, what messages take beside their bytes, too
     out     A lanes' output that go to another worker, and 2 G (W - 1) / W bytes of gradients, over the link's rate
     in      the same of what comes
     cycle   from a block's first lane to its last one, and then the exchange of its gradients: they are needed when the
@@ -64,7 +64,7 @@ class PlanCosts:
         if profile.on_cpu:
             self.lane[0] += parts * profile.source.at(samples)
         self.step = [block.step for block in blocks]
-        self.behind = [block.lanes if lanes > 1 else 0.0 for block in blocks]
+        self.after_lanes = [block.lanes if lanes > 1 else 0.0 for block in blocks]
         self.gradients = [float(block.gradient_bytes) for block in blocks]
         self.message = [0.0, *(samples * block.sent for block in blocks[:-1]), 0.0]
         """Bytes of a message before each block, and behind the last one."""
@@ -83,7 +83,7 @@ class PlanCosts:
             for name, values in {
                 "lane": self.lane,
                 "step": self.step,
-                "behind": self.behind,
+                "after_lanes": self.after_lanes,
                 "exchange": [block.exchange for block in blocks],
                 "handover": [block.handover for block in blocks],
                 "add": [block.add for block in blocks],
@@ -97,6 +97,7 @@ class PlanCosts:
         self._loads: dict[tuple[int, int, int, float], WorkerLoad] = {}
 
     def total(self, name: str, i: int, j: int) -> float:
+        """The sum of one cost over blocks i..j."""
         sums = self._sums[name]
         return sums[j] - sums[i]
 
@@ -116,7 +117,7 @@ class PlanCosts:
     def fixed(self, i: int, j: int, workers: int, speed: float) -> float:
         """The part of `busy` that does not grow with the lanes."""
         added = self.total("add", i, j) * (self.cluster.exchange.added(workers) - 1)
-        own = self.total("step", i, j) / self.slices(workers) + added + self.total("behind", i, j)
+        own = self.total("step", i, j) / self.slices(workers) + added + self.total("after_lanes", i, j)
         link, messages = self.cluster.link, self.cluster.exchange.messages(workers)
         own += messages * self.total("exchange", i, j)
         sent = self.exchanged(i, j, workers) * (link.sender + link.receiver)
@@ -130,6 +131,7 @@ class PlanCosts:
         return self._buckets[key]
 
     def per_lane(self, i: int, j: int, speed: float) -> float:
+        """Seconds of computing one lane, with adding its gradients to another's."""
         return (self.total("lane", i, j) + self.total("add", i, j)) / speed
 
     def busy(self, i: int, j: int, lanes: int, workers: int, speed: float) -> float:
@@ -154,7 +156,7 @@ class PlanCosts:
         )
 
     def load(self, i: int, j: int, workers: int, speed: float) -> WorkerLoad:
-        """Made once of each: the search asks for the same ones time and again."""
+        """The load of one of so many workers of a stage i..j; kept, as the search asks for the same ones again."""
         key = (i, j, workers, speed)
         if key not in self._loads:
             shared = workers > 1
@@ -168,6 +170,7 @@ class PlanCosts:
         return self._loads[key]
 
     def cycle(self, i: int, j: int, lanes: int, workers: int, speed: float) -> float:
+        """Seconds from a block's first lane to its new weights, of the block with the most; 0 for a worker alone."""
         if workers == 1:
             return 0.0
         return (lanes - 1) * self.total("lane", i, j) / speed + self.longest(i, j, workers, speed)
@@ -193,7 +196,7 @@ class PlanCosts:
         key = (i, j, 0, speed)
         if key not in self._longest:
             block, link = self.profile.blocks[j - 1], self.cluster.link
-            own = (self.lane[j - 1] + self.step[j - 1] + self.behind[j - 1] + block.handover) / speed
+            own = (self.lane[j - 1] + self.step[j - 1] + self.after_lanes[j - 1] + block.handover) / speed
             own += link.seconds(float(block.state_bytes)) + link.latency
             self._longest[key] = max(own, self._by_batch_longest(i, j - 1, speed)) if j - 1 > i else own
         return self._longest[key]

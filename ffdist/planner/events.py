@@ -28,6 +28,7 @@ class EventQueue:
         self._due: list[tuple[float, int, Process | OneShotEvent]] = []
 
     def start(self, process: Process) -> None:
+        """Begin a process, now."""
         self._at(self.now, process)
 
     def fire(self, signal: OneShotEvent, delay: float = 0.0) -> None:

@@ -43,6 +43,7 @@ class ExpectedRate(NamedTuple):
 
     @classmethod
     def of(cls, rates: Sequence[float]) -> ExpectedRate:
+        """The median of several simulations, with the least and the most."""
         return cls(median(rates), min(rates), max(rates))
 
 
@@ -128,6 +129,7 @@ def forecast(profile: Profile, cluster: Cluster, *, lanes: int | None = None, pl
 
 
 def simulated(profile: Profile, cluster: Cluster, plan: Plan) -> ExpectedRate:
+    """The rate of a plan, simulated once with each of SEEDS."""
     return ExpectedRate.of([simulate(profile, cluster, plan, seed=seed).rate for seed in SEEDS])
 
 

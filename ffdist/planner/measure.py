@@ -102,7 +102,7 @@ def measure_block(
         waited = time.perf_counter() - begun
         if turn >= LEAST and waited > EXTRA_SECONDS and (waited > LONGEST or (steady(forward) and steady(backward))):
             break
-    forward, backward = ([without_outliers(values) for values in of] for of in (forward, backward))
+    forward, backward = ([without_outliers(values) for values in repeats] for repeats in (forward, backward))
     ends = {size: x_y for size, x_y in zip(sizes, messages, strict=True) if size in (sizes[0], sizes[-1])}
     graph = SampleCurve(tuple(ends), tuple((peak_of(block, m),) for m in ends.values()))
     last, (out, _, features, companion) = sizes[-1], passed[-1]
@@ -274,7 +274,7 @@ def bytes_of(tensors: Iterable[Tensor]) -> int:
 
 
 def seconds_of(act: Callable[[], object]) -> float:
-    """Waits for a disk, and others' threads, too."""
+    """Seconds by the clock: what waits for a disk, or for other threads, counts, too."""
     begun = time.perf_counter()
     act()
     return time.perf_counter() - begun

@@ -9,7 +9,7 @@ those who have lighter ones beside it.
 Of all cuts, numbers of workers and shares, the plan is found whose `price` is the least: the largest of what a worker
 is busy, its link carries, and a shared block's cycle takes (`planner/cost.py`), and all workers' work over the cores
 that they share, under the memory limit. The search asks which plans keep to a time T, by blocks from the first to the
-last: of a stage, the one before takes as many lanes as T leaves him, each next worker as many as he can, the last the
+last: of a stage, the worker before takes as many lanes as T leaves it, each next one as many as it can, the last the
 rest; what reached the same block with no fewer workers, no less time, traffic, memory and work used is dropped. T is
 halved towards the least, then to the found plan's own price until there is none below.
 """
@@ -44,15 +44,21 @@ class PartialPlan(NamedTuple):
     worker: int
     """The last one that has something; -1 for none yet."""
     busy: float
+    """Seconds busy of the last worker in each batch."""
     out: float
+    """Bytes that its link sends."""
     back: float
+    """Bytes that its link gets."""
     memory: float
-    """Without the graph."""
+    """Bytes that it holds, without the graph."""
     graph: float
+    """Bytes of its largest block at work."""
     lanes: int
     """The lanes of the last stage, by this worker; its output is sent when it is known who takes it on."""
     before: PartialPlan | None = None
+    """The one that this extends."""
     stage: tuple[int, int] = (0, 0)
+    """The last stage: its first block, and the first one behind it."""
     counts: tuple[int, ...] = ()
     """Lanes of the stage's workers in order; the last is `worker`."""
     spent: float = 0.0
@@ -133,7 +139,7 @@ class PlanSearch:
         return found
 
     def best_from(self, found: Price) -> Price:
-        """The best plan, from one that `near` found."""
+        """The best plan, from one that `near_best` found."""
         found = self.bisect(found, COARSE)
         while better := self.within(found.seconds * (1 - CLOSE)):
             if better.seconds >= found.seconds:
@@ -196,6 +202,7 @@ class PlanSearch:
         return self.cluster.link.carrying(self.most_traffic) <= seconds
 
     def can_leave(self, run: PartialPlan, j: int, seconds: float) -> bool:
+        """True if the last worker has time to send all its lanes' output to others, who take on block j."""
         return self.sent(run, run.lanes, j, seconds) is not None
 
     def is_enough(self, run: PartialPlan, j: int, seconds: float) -> bool:
@@ -286,6 +293,7 @@ class PlanSearch:
             workers = self.more(workers, 0, 0, i, j, seconds)
 
     def least_workers(self, i: int, j: int, seconds: float) -> int:
+        """A number that is never too large: by computing alone, on the fastest devices."""
         work = self.lanes * self.costs.total("lane", i, j) / self.fastest
         return max(1, ceil(work / seconds * (1 - CLOSE))) if isfinite(seconds) else 1
 
@@ -404,7 +412,7 @@ class PlanSearch:
         return head if self.keeps_to(head, seconds) else None
 
     def memory(self, i: int, j: int, lanes: int, workers: int) -> float:
-        """0 where there is no limit to it."""
+        """Bytes of a worker with so many lanes; 0 where nothing limits them: then nobody looks at it."""
         return self.costs.memory(i, j, lanes, workers) if isfinite(self.limit) else 0.0
 
     def sent(self, run: PartialPlan, lanes: int, border: int, seconds: float) -> PartialPlan | None:
@@ -416,6 +424,7 @@ class PlanSearch:
         return gone if self.keeps_to(gone, seconds) else None
 
     def keeps_to(self, run: PartialPlan, seconds: float) -> bool:
+        """True if the last worker, and its link, are done in time, and it keeps to the memory limit."""
         if run.busy > seconds or run.memory + run.graph > self.limit:
             return False
         return run.out / self.rate <= seconds and run.back / self.rate <= seconds

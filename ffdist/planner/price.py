@@ -31,6 +31,7 @@ class WorkerPrice:
 
     @property
     def seconds(self) -> float:
+        """The least that a batch can take, by this worker."""
         return max(self.busy, self.out, self.back, self.cycle)
 
 
@@ -75,7 +76,7 @@ class Price:
 
 
 def price(profile: Profile, cluster: Cluster, plan: Plan) -> Price:
-    """Raises ConfigError for a plan of other blocks, or of more workers than the cluster has."""
+    """The price of a plan. Raises ConfigError for one of other blocks, or of more workers than the cluster has."""
     plan.check(profile.names)
     if plan.workers > cluster.devices:
         raise ConfigError(
@@ -126,6 +127,8 @@ def crossings(plan: Plan, stage: PlanStage, behind: PlanStage | None) -> Iterato
 def stage_price(
     costs: PlanCosts, plan: Plan, index: int, i: int, j: int, workers: tuple[WorkerPrice, ...], seconds: float
 ) -> StagePrice:
+    """One stage's part of a plan's price. i, j: its first block, and the first one behind it. workers: the prices of
+    all; seconds: of a batch."""
     stage, many = plan.stages[index], len(plan.stages[index].shares)
     behind = plan.stages[index + 1] if index + 1 < len(plan.stages) else None
     moved = sum(share_of_batch for _, share_of_batch in crossings(plan, stage, behind))

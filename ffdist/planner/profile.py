@@ -126,6 +126,7 @@ class Profile:
 
     @property
     def names(self) -> list[str]:
+        """The names of all blocks, in order."""
         return [block.name for block in self.blocks]
 
     def message(self, lanes: int) -> float:

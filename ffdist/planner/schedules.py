@@ -75,6 +75,7 @@ def one_f_one_b(profile: Profile, cluster: Cluster, *, batches: int = BATCHES, s
 def pipeline_time(
     profile: Profile, cluster: Cluster, microbatches: int, batches: int, seed: int | None
 ) -> BackpropTime:
+    """A batch in so many microbatches by 1F1B; the first of the batches, which fills the pipeline, does not count."""
     blocks, draw, link = of(profile).blocks, TimeDraw(seed), cluster.link
     size = min(cluster.devices, len(blocks) - 1)
     replicas = cluster.devices // size
@@ -161,6 +162,7 @@ def order_of(warmup: int, microbatches: int) -> list[tuple[str, int]]:
 
 
 def gradients(blocks: Sequence[BlockProfile]) -> float:
+    """Bytes of all blocks' gradients."""
     return float(sum(block.gradient_bytes for block in blocks))
 
 

@@ -83,6 +83,7 @@ def most_lanes(profile: Profile) -> int:
 
 
 def check_lanes(profile: Profile, lanes: int) -> None:
+    """Raises ConfigError for lanes some of which would have no sample."""
     if not 1 <= lanes <= profile.batch:
         raise ConfigError(
             "a lane holds at least one sample", where=setting("lanes"), expected=f"1 to {profile.batch}", got=lanes
@@ -134,6 +135,7 @@ def by_blocks(stage: PlanStage, k: int, workers: tuple[int, int]) -> Iterator[li
 
 
 def nothing_fits(profile: Profile, cluster: Cluster, counts: Sequence[int]) -> ConfigError:
+    """The error for a memory limit that no plan keeps to, with the least that one would."""
     least, limit = min(least_memory(profile, cluster, count) for count in counts), cluster.memory_limit or 0.0
     return ConfigError(
         "no plan keeps to the memory limit",

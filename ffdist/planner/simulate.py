@@ -91,7 +91,7 @@ class SimulatedRun:
         self.events = EventQueue()
         self.draw = TimeDraw(seed)
         self.cores = CorePool(self.events, cluster.cores)
-        self.wires = WorkerLinks(self.events, plan.workers)
+        self.links = WorkerLinks(self.events, plan.workers)
         self.bounds = bounds(plan)
         sizes = [[block.gradient_bytes for block in profile.blocks[i:j]] for i, j in self.bounds]
         self.frames = [len(bucket_sizes(each)) / len(each) for each in sizes]
@@ -103,20 +103,25 @@ class SimulatedRun:
         self.room = {(s, *route): cluster.queue for s in range(len(plan.stages) - 1) for route in plan.routes(s)}
         """Credits of each edge, by the stage before it and its ends."""
         self.wake = [OneShotEvent() for _ in range(plan.workers)]
+        """Fired where a worker that has nothing to do may have something again."""
         self.exchanges: dict[tuple[int, int, int], GradientExchange] = {}
         """By stage, block and batch."""
         self.left = [plan.lanes for _ in range(batches)]
+        """Lanes of each batch that have not gone through all blocks yet."""
         self.ends: list[float] = []
         """When each batch had gone through all blocks."""
         self.busy = [0.0] * plan.workers
         self.waited = 0.0
+        """Seconds that workers waited for exchanges, ..."""
         self.exchanging = 0.0
+        """... of the seconds that these took, each worker's counted."""
         for worker in range(plan.workers):
             if worker in plan.stages[0].workers:  # each of them has a loader of its own
                 self.inbox[0, worker].update(self.expected[0, worker])
             self.events.start(self.work(worker))
 
     def messages(self, stage: int, worker: int) -> list[SimulatedMicrobatch]:
+        """What a worker learns from in a stage, of all batches, in order."""
         place = self.plan.stages[stage]
         microbatches = messages_of(self.profile, self.plan.lanes, place.lanes_of(worker))
         own = place.orders_of(worker, range(self.batches))
@@ -188,6 +193,7 @@ class SimulatedRun:
                 self.ends.append(self.events.now)
 
     def compute(self, worker: int, seconds: float) -> Process:
+        """Seconds of the profile's device, as long as this worker's takes for them."""
         seconds /= self.cluster.speed(worker)
         self.busy[worker] += seconds
         yield from self.cores.compute(seconds)
@@ -199,6 +205,7 @@ class SimulatedRun:
             yield from self.cores.compute(seconds)
 
     def send(self, stage: int, worker: int, message: SimulatedMicrobatch, num_bytes: float) -> Process:
+        """A stage's output on its way to the next; the worker goes on as soon as its own part of that is done."""
         target, link = self.target(stage, worker, message), self.cluster.link
         if target is None:
             return
@@ -212,10 +219,11 @@ class SimulatedRun:
         """Seconds until a link has carried them; a copy within a host is the sender's own work, where that is a CPU."""
         link = self.cluster.link
         if link.wired:
-            return self.wires.carry(senders, receivers, link.seconds(num_bytes))
+            return self.links.carry(senders, receivers, link.seconds(num_bytes))
         return 0.0 if link.sender else link.seconds(num_bytes)
 
     def arrive(self, stage: int, worker: int, message: SimulatedMicrobatch) -> None:
+        """A message lies in front of a stage from now on."""
         self.inbox[stage, worker].add(message)
         self.wake_worker(worker)
 
@@ -297,6 +305,8 @@ class SimulatedRun:
         return workers if self.profile.sliced and self.cluster.exchange.is_sliced(workers) else 1
 
     def later(self, delay: float, act: Callable[[], None]) -> None:
+        """Act when so many simulated seconds have gone by."""
+
         def process() -> Process:
             yield delay
             act()

@@ -91,6 +91,7 @@ class ActorGroup:
             self.actors[0].stop.remote()
 
     def close(self) -> None:
+        """End all actors; Ray gives their resources back."""
         for rank in range(len(self.actors)):
             self._dismiss(rank)
 
@@ -139,7 +140,7 @@ class ActorGroup:
         while runs or (events and not errors):
             waiting = [*runs, *([events] if events else [])]
             ready, _ = ray.wait(waiting, timeout=LOOK if deadline is None else max(0.0, deadline - time.monotonic()))
-            if not ready and deadline is not None:
+            if not ready and deadline is not None:  # the grace is over: whoever is left is ended below
                 break
             for rank in beats.missed({rank: self.actors[rank] for rank in runs.values()}):
                 errors[rank] = hangs(rank, self.actor_infos[rank], beats)

@@ -136,6 +136,7 @@ def agent_of(base: type[Any], file: Path) -> type[Any]:
             return result
 
         def _count(self, most: int) -> None:
+            """Set torchrun's own count of restarts that are left, `_remaining_restarts`, by snapshots made since."""
             messages = [json.loads(line) for line in file.read_text().splitlines()]
             if any(said.get("final") for said in messages):
                 self._remaining_restarts = 0

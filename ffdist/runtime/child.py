@@ -50,6 +50,7 @@ class LauncherPipe:
         """Set when the run is to end early."""
 
     def report(self, event: dict[str, Any]) -> None:
+        """Send an event, JSON-able; where the launcher is gone, this process ends."""
         with self._sending:
             try:
                 self._connection.send_bytes(json.dumps(event).encode())

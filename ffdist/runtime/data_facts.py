@@ -50,6 +50,7 @@ class DataFacts:
 
     @classmethod
     def of(cls, images: Images) -> DataFacts:
+        """The facts of a data set that is open."""
         splits = {
             name: {"samples": len(split), "digest": images.split_digests[name]} for name, split in images.splits.items()
         }

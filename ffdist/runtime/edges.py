@@ -53,7 +53,7 @@ def kind_of(wanted: Kind, up: WorkerLocation, down: WorkerLocation, joined: str)
 
 
 def host_kind(wanted: Kind, up: WorkerLocation, down: WorkerLocation) -> Kind:
-    """The same for few numbers, which travel from CPU to CPU."""
+    """As `kind_of`, for an edge of few numbers from CPU to CPU; another one where the one asked for cannot do that."""
     if wanted != "auto":
         transport = transport_of(wanted)
         if not transport.on_device and transport.joins(up, down):

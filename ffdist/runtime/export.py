@@ -51,6 +51,7 @@ def export(
 
 
 def check_file(to: Path) -> None:
+    """Raises ConfigError for another form than FORMS, for a file that is there, and for a folder that is not."""
     if to.suffix not in FORMS:
         raise ConfigError(
             "unknown form of export", where=setting("to"), expected="a name ending in .pt2 or .safetensors", got=to.name

@@ -40,6 +40,7 @@ class Activity:
             return "at work"
 
     def set(self, text: str) -> None:
+        """Begin another activity, and note when: `durations` tells how long each took."""
         self.what = lambda: text
         self.phases.append((text, time.monotonic()))
 

@@ -90,7 +90,7 @@ def data_settings(images: Images, dataset: DatasetSettings) -> dict[str, Any]:
             size = dataset.image_size if dataset.preprocess else size
             if with_preprocessing(opened, replace(dataset, image_size=size)).digest == images.digest:
                 return {"data": images.source, "image_size": size, "data_args": args, "data_root": root}
-    except FfdistError:
+    except FfdistError:  # not to be opened by any name: they count as given in Python
         pass
     return {"data": GIVEN, "data_args": (), "data_root": None}
 
@@ -106,6 +106,7 @@ def rule_digest(rule: Objective) -> str:
 
 
 def digest(name: str, said: object) -> str:
+    """NAME=DIGEST of a text, but for the addresses of objects in it, which are others in each process."""
     text = re.sub(r" at 0x[0-9a-f]+", "", str(said))
     return f"{name}={hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
@@ -171,6 +172,7 @@ def check_given(settings: Settings, network: Chain, rule: Objective) -> None:
 
 
 def another(kind: str) -> ConfigError:
+    """The error for a network or a rule (kind: "model" or "objective") that is not the run's."""
     return ConfigError(
         f"this is not the {WORDS[kind]} that the run has learned with",
         where="given in Python",

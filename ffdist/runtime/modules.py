@@ -66,6 +66,7 @@ def joined_in_modules(settings: Settings, chain: Chain, rule: Objective, units: 
 
 
 def check_one(counts: tuple[int, ...]) -> None:
+    """Raises ConfigError unless one module is told, which is what the twin is."""
     if counts != (1,):
         raise ConfigError(
             "backpropagation's twin is one module",
@@ -172,7 +173,7 @@ class ZeroLoss(Objective):
 
 
 def measured(settings: Settings, chain: Chain, rule: Objective, world: World) -> ModuleSeconds:
-    """One block in memory at a time, on random inputs of a batch's shape."""
+    """The seconds of each block and head, on random inputs of a part of a batch; one block in memory at a time."""
     device = stage_device(settings.compute.device, world)
     config = BlockConfig(settings.changed(windows=(), block_rates=(), fusion=False), 10**6, device)
     batch = max(2, settings.training.batch_size // (settings.training.microbatches * (settings.training.lanes or 1)))
@@ -187,10 +188,11 @@ def measured(settings: Settings, chain: Chain, rule: Objective, world: World) ->
         x = rule.prepare(x, y, chain.num_classes, numbers)
         y = y.to(device)
         for spec in block_specs(chain):
+            # a head's time is what the block takes with it beyond what it takes alone, under a loss that costs nothing
             alone, next_input = seconds_of(lambda spec=spec: build_block(chain, spec, ZeroLoss(), config), x, y)
             try:
                 whole, _ = seconds_of(lambda spec=spec: build_block(chain, spec, rule, config), x, y, companion)
-            except NetworkError:
+            except NetworkError:  # the rule cannot use this output: no module may end here
                 whole = inf
             blocks.append(alone)
             heads.append(max(0.0, whole - alone))

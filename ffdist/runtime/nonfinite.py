@@ -39,6 +39,7 @@ class NonfiniteRecorder:
 
     @cached_property
     def loader(self) -> Loader:
+        """Made at the first such batch: most runs have none."""
         return self.make_loader()
 
     def __call__(self, found: Nonfinite) -> str | None:
@@ -67,11 +68,12 @@ class NonfiniteRecorder:
         text += f"{found.trouble.value}"
         self.log(text)
         if self.count <= MAX_NOTES:
-            more = "; more are kept there, and not told" if self.count == MAX_NOTES else ""
+            more = "; more are kept there, without a note" if self.count == MAX_NOTES else ""
             note(text + (f"; its samples' numbers: {path}{more}" if path else ""))
 
 
 def name_of(found: Nonfinite) -> str:
+    """The file's name, by which `kept_batches` sorts: batch first, then block."""
     block = block_file(found.spec.index, found.spec.name).removesuffix(".safetensors")
     return f"batch-{found.step:09d}-{block}.json"
 

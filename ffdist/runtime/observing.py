@@ -47,6 +47,7 @@ def named_observer(name: str) -> Observer:
 
 
 def trackers(settings: Settings, run: Path) -> list[Observer]:
+    """The trackers that the settings name; by default TensorBoard, where it is installed."""
     names = settings.watch.track
     if names is None:
         names = (USUAL,) if importlib.util.find_spec(USUAL) else ()

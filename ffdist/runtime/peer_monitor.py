@@ -129,6 +129,7 @@ class PeerMonitor:
         )
 
     def _leave(self, error: StageLostError) -> None:
+        """End this process with the error on stderr, and its stacks in its log."""
         if self.over.is_set():
             return
         print(f"ffdist: error (rank {self.world.rank}): {error}", file=sys.stderr, flush=True)

@@ -50,6 +50,7 @@ def count_workers(settings: Settings, names: Sequence[str], ranks: int | None) -
 
 
 def check_count(asked: int, ranks: int | None, name: str) -> None:
+    """Raises ConfigError where the setting `name` asks for another number of workers than torchrun has started."""
     if ranks not in (None, asked):
         raise ConfigError(
             f"{setting(name)} and torchrun disagree",
@@ -60,6 +61,7 @@ def check_count(asked: int, ranks: int | None, name: str) -> None:
 
 
 def check_lanes(settings: Settings, replicas: int) -> None:
+    """Raises ConfigError for more replicas than lanes, or than samples in a batch: some would have nothing to do."""
     lanes = settings.training.lanes
     if lanes is not None and lanes < replicas:
         raise ConfigError(
@@ -114,6 +116,7 @@ def count_stages(settings: Settings, blocks: int, ranks: int | None) -> int:
 
 
 def check_backprop(settings: Settings, stages: int, where: str) -> None:
+    """Raises ConfigError for several stages of the twin, whose one loss cannot be cut."""
     if stages > 1 and settings.rule.objective == "backprop":
         raise ConfigError(
             "backpropagation's twin is one block: its one loss is behind the last layer",
@@ -284,6 +287,7 @@ def cut_by(costs: Sequence[BlockCost], stages: int) -> list[int]:
 
 
 def check_cut(job: Job, stages: int) -> None:
+    """Raises ConfigError for a cut that has not as many stages, or does not cover the blocks."""
     cut, blocks = list(job.settings.plan.cut), len(job.names)
     if cut and (len(cut) != stages or sum(cut) != blocks or min(cut) < 1):
         raise ConfigError(

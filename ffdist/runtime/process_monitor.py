@@ -46,6 +46,8 @@ class ProcessMonitor:
     looked: float = field(default_factory=time.monotonic)
 
     def until_all_ended(self) -> Result:
+        """Wait for all stages, and return the run's result. Where some have failed, raises what `verdict` makes of
+        their errors, when all have ended or the grace is over."""
         observer = stopping(self.result.collecting(self.observer), self.stages[0].order_stop)
         deadline: float | None = None
         writing = {stage.stderr: stage for stage in self.stages}
@@ -139,10 +141,12 @@ class ProcessMonitor:
             raise Interrupted(number)
 
     def stop_if_requested(self) -> None:
+        """Raises Interrupted where a signal has come."""
         if self.stop_request.number:
             raise Interrupted(self.stop_request.number)
 
     def end_all(self) -> None:
+        """Kill all that are left, and only then wait for each: they end side by side."""
         for stage in self.stages:
             stage.process.kill()
         for stage in self.stages:

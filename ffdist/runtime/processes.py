@@ -67,6 +67,8 @@ class Launcher:
     """Whether stages have been at work."""
 
     def attempt(self, number: int) -> Result:
+        """Start all stages, wait for them, and end what is left. Raises as `ProcessMonitor.until_all_ended` does, and
+        Interrupted for a signal before the stages are ready."""
         watch = self.watch = ProcessMonitor(self.observer, self.timeout, self.stop_request)
         try:
             with meeting_place() as (store, descriptors):

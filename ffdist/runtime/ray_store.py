@@ -31,6 +31,7 @@ class KeyValueActor:
         self._changed = asyncio.Condition()
 
     async def set(self, key: str, value: bytes) -> None:
+        """Set a key, and wake who waits for it."""
         async with self._changed:
             self._values[key] = value
             self._changed.notify_all()

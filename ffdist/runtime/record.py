@@ -28,7 +28,7 @@ def facts(launcher: str, stages: int, words: Sequence[str] | None = None) -> dic
     """Facts of the process that starts the run; words: the command, where it is not what has started this process.
 
     "import_seconds" is what torch and the like took in what has started the workers; what they took in these is in
-    their logs. Of all settings in the environment nothing is told.
+    their logs. Environment variables are not recorded.
     """
     kind, number = seen()
     return {

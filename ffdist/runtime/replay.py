@@ -89,7 +89,8 @@ def is_bad(seen: BlockSeen) -> bool:
 
 
 def is_number(value: float) -> bool:
-    return value - value == 0
+    """True if it is finite."""
+    return value - value == 0  # inf - inf is NaN, too
 
 
 class Recorder(FiniteCheck):
@@ -130,7 +131,7 @@ class Recorder(FiniteCheck):
 
 
 def greatest(before: float, values: Tensor) -> float:
-    """NaN stays."""
+    """The greatest absolute value so far; NaN, once there was one."""
     now = float(values.detach().abs().max()) if values.numel() else 0.0
     return before if before != before or before > now else now
 
@@ -176,6 +177,7 @@ def replay(run: str | Path, batch: int | None = None, *, trust: bool = False) ->
 
 
 def last_kept(run: Path) -> int:
+    """The last batch that brought a block to NaN or infinity. Raises SnapshotError where the run has kept none."""
     found = kept_batches(run)
     if not found:
         raise SnapshotError(
@@ -218,6 +220,7 @@ class Replayer:
             reduction.begin_run()
 
     def play(self, batch: int) -> Replay:
+        """Learn all batches up to this one, and record it. Raises ConfigError where the run has no such batch."""
         steps, epochs = len(self.loaders.train), self.job.settings.training.epochs
         if isinstance(batch, bool) or not 1 <= batch <= steps * epochs:
             raise ConfigError(

@@ -32,6 +32,7 @@ class LogLines:
     """Whether the last one is there in part, as a kill may leave it."""
 
     def add_known(self, text: str) -> None:
+        """Count a line that the snapshot knows; the second time it is one too many."""
         self.twice += text in self.known
         self.known.add(text)
 
@@ -106,6 +107,7 @@ def text_of(record: dict[str, Any]) -> str:
 
 
 def damage_of(lines: LogLines, missing: int = 0) -> list[str]:
+    """In words, all that is wrong with a log; empty for one that is whole. missing: lines that should be there."""
     counts = {"missing": missing, "there twice": lines.twice, "none of this run's": lines.strange}
     told = [f"{n} {'line is' if n == 1 else 'lines are'} {what}" for what, n in counts.items() if n]
     return [*told, "the last line is cut off"] if lines.cut_off else told

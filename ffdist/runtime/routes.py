@@ -51,6 +51,7 @@ def routes_of(plan: Plan, queue: int, lag: int = 0) -> list[Route]:
 
 
 def routes_of_stage(plan: Plan, stage: int, queue: int) -> list[Route]:
+    """The routes between the workers of a stage, both ways, and those to the next stage."""
     workers = plan.stages[stage].workers
     routes: list[Route] = []
     for one in workers:

@@ -227,7 +227,7 @@ def read_settings(run: Path) -> Settings:
             where=path,
             expected="a file that is whole",
             got="one that was cut short, or changed",
-            remedy="restore it; what may change is told to `ffdist train --resume`",
+            remedy="restore it; settings that may change are given to `ffdist train --resume`",
         )
     given = {name: value for name, value in flat(values).items() if name not in ACTIONS}
     settings = apply(Settings(), given, str(path))

@@ -77,6 +77,7 @@ class StageProcess:
         return bool(written)
 
     def order_stop(self) -> None:
+        """Tell it to end the run early, with a snapshot."""
         with suppress(OSError):  # it is gone, as its line will tell
             self.line.send_bytes(b"stop")
 
@@ -114,6 +115,7 @@ class StageProcess:
         self.process.stderr.close()
 
     def died(self) -> StageLostError:
+        """The error of one that has ended without telling of its own: its status, and what it wrote last."""
         code = self.process.returncode
         how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
         said = "\n    ".join(["", *self.said.strip().splitlines()])
@@ -152,6 +154,7 @@ def start_stage(world: World, store: str, descriptors: tuple[int, ...], payload:
 
 
 def send_job(line: Connection, start: ProcessStart, data: bytes) -> None:
+    """What `START` and `child.main` read, in their order: the path of modules first, by which it can read the rest."""
     with suppress(OSError):  # it has died, as its line will tell
         line.send(sys.path)
         line.send(start)

@@ -71,6 +71,7 @@ class StageMain:
 
 
 def error_event(error: FfdistError) -> dict[str, Any]:
+    """An error as an event for the launcher; `process_monitor.error_from_event` is the inverse."""
     values = {name: error.details[name] for name in DETAILS}  # with the settings still to be spelled
     return {
         "event": "error",

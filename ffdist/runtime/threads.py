@@ -39,6 +39,7 @@ class EdgeRegistry:
         self.routes: dict[str, Route] = {}
 
     def ends(self, route: Route) -> tuple[Sender, Receiver]:
+        """Both ends of a route's edge; closed already, where the worker at one of them has ended."""
         with self.lock:
             if route.name not in self.edges:
                 self.edges[route.name] = open_local(Edge(route.name, route.depth, self.timeout))
@@ -146,6 +147,8 @@ class ThreadGroup:
     ended: queue.SimpleQueue[tuple[int, BaseException | None]] = field(default_factory=queue.SimpleQueue)
 
     def until_all_ended(self, count: int) -> Result:
+        """Wait for so many stages, and return the run's result. Raises the error that explains the others, and
+        Interrupted for a signal before the first stage has begun."""
         running, errors = set(range(count)), list[BaseException]()
         deadline: float | None = None
         while running and not (deadline and time.monotonic() > deadline):

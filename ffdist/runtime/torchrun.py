@@ -75,6 +75,7 @@ class RankSignals:
         self._store: dist.Store | None = None
 
     def handle(self) -> None:
+        """Handle them for the rest of this process's life; `handling` does so for a while."""
         handle_signals(self._unwind)
         handle_in_thread(self._heard)
 

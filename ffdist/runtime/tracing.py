@@ -47,8 +47,9 @@ class ClockOffset(NamedTuple):
 
 
 def common_clock(store: dist.Store, world: World, timeout: timedelta) -> ClockOffset:
-    """Asked of the first worker over the store in which all meet; all of them call it. The answer that comes soonest
-    says most. Raises StageError where one stays away."""
+    """This process's offset from the first worker's clock, which is asked over the store in which all meet; all of them
+    call it. As by NTP, an answer is taken to be of the middle of the time that it took, and to be wrong by half of that
+    at most; the one that came soonest counts. Raises StageError where one stays away."""
     mine = f"{platform.node()} {BOOT.read_text().strip() if BOOT.exists() else ''}"
     if world.first:
         for rank in range(1, world.size):
@@ -65,10 +66,13 @@ def common_clock(store: dist.Store, world: World, timeout: timedelta) -> ClockOf
         ended = time.perf_counter_ns()
         found.append(ClockOffset(then - (began + ended) // 2, (ended - began + 1) // 2))
     best = min(found, key=lambda each: each.within)
+    # processes of one host read one clock: what was measured there is noise, unless it is more than that can be
     return ClockOffset(0, 0) if theirs == mine and abs(best.add) <= best.within else best
 
 
 def awaited(store: dist.Store, key: str, timeout: timedelta) -> bytes:
+    """The key's value, looked for more often than `await_key` does: the time that an answer takes is its error. Raises
+    StageError where none comes in time."""
     deadline = time.monotonic() + timeout.total_seconds()
     while not store.check([key]):
         if time.monotonic() > deadline:
@@ -85,9 +89,9 @@ def awaited(store: dist.Store, key: str, timeout: timedelta) -> bytes:
 def first_of(settings: Settings, start: AgreedStart) -> int:
     """The number of the first batch that is traced and profiled; the run's first where it ends before that."""
     done = start.manifest.step if start.manifest else 0
-    of = start.steps * settings.training.epochs
+    total = start.steps * settings.training.epochs
     first = done + settings.watch.trace_from
-    return first if first <= of else done + 1
+    return first if first <= total else done + 1
 
 
 def window_of(settings: Settings, start: AgreedStart) -> range:
@@ -161,7 +165,7 @@ def write_part(
 
 
 def merge_parts(run: Path, parts: Sequence[Path], about: Mapping[str, Any]) -> None:
-    """RUN/trace.json of the parts, which are removed. Raises SnapshotError where it cannot be written."""
+    """Write RUN/trace.json of the parts, and remove them. Raises SnapshotError where it cannot be written."""
     path = run / TRACE
     with writing(path):
         write_trace(path, [event for part in parts for event in json.loads(part.read_text())], about)

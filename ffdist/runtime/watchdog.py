@@ -82,6 +82,7 @@ def watch(rank: int, timeout: float, limit: float) -> None:
 
 
 def end(rank: int, timeout: float, what: str) -> None:
+    """Say that the rank hangs and what it was at, have it write its stacks, and kill it."""
     error = StageLostError(
         "stage 0 does not answer",
         where=f"worker 0, process {rank} of host {platform.node()}",

@@ -272,6 +272,7 @@ class Worker:
         return float(await_key(self.rank.store, key, self.job.timeout, failure=failure, where=str(self.world)))
 
     def _announce(self) -> None:
+        """Tell the run's folder and the observers that all is ready; by the last worker alone."""
         if self.job.ready:
             self.job.ready()
         manifest = self.start.manifest

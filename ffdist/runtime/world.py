@@ -43,8 +43,10 @@ class World:
 
     @property
     def first(self) -> bool:
+        """True for rank 0, which decides what all agree on."""
         return self.rank == 0
 
     @property
     def last(self) -> bool:
+        """True for the last rank, where the stream ends: it has the sink and the observers."""
         return self.rank == self.size - 1

@@ -108,7 +108,7 @@ class Settings:
             if name not in GROUP_OF:
                 raise unknown(name, GROUP_OF)
             changes.setdefault(GROUP_OF[name], {})[name] = value
-        groups = {group: dataclasses.replace(getattr(self, group), **of) for group, of in changes.items()}
+        groups = {group: dataclasses.replace(getattr(self, group), **own) for group, own in changes.items()}
         return dataclasses.replace(self, **groups)
 
     def items(self) -> Iterator[tuple[str, Any]]:
@@ -147,7 +147,7 @@ def as_flag(name: str) -> str:
 
 
 def in_place_of(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Who computes what is told anew: what was told of it in another way before goes."""
+    """Defaults for what told who computes what, where these options tell it in another way: the last one counts."""
     ways = [way for way in WAYS if any(options.get(name) for name in way)]
     if len(ways) != 1:
         return {}
@@ -157,6 +157,7 @@ def in_place_of(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def unknown(name: str, names: Collection[str], where: object = None) -> ConfigError:
+    """The error for a setting that is none of `names`, with the nearest of them."""
     near = nearest(name, names)
     return ConfigError(
         f"unknown setting '{name}'", where=where, remedy=near if len(near) < 200 else "`ffdist settings` lists all"

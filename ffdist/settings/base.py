@@ -36,9 +36,11 @@ class Range:
         return f">= {self.least:g}" if self.least is not None else f"> {self.above:g}" if low else high.strip()
 
     def too_small(self, value: float) -> bool:
+        """True if a number is below its lower bound."""
         return (self.least is not None and value < self.least) or (self.above is not None and value <= self.above)
 
     def too_large(self, value: float) -> bool:
+        """True if a number is above its upper bound."""
         return (self.most is not None and value > self.most) or (self.below is not None and value >= self.below)
 
 

@@ -22,6 +22,7 @@ def unused_settings(settings: Settings) -> Iterator[str]:
     rises = bool(settings.scheduler.warmups) or schedule in RISING
     lanes = settings.training.lanes
     in_lanes = (lanes or 1) > 1 or (lanes is None and settings.plan.is_shared)
+    # settings; whether something reads them; what would; the setting that decides it, and its value
     readers = (
         (("momentum",), rest == "sgd", "sgd", "optim.optimizer", optimizer),
         (("nesterov",), optimizer in ("sgd", "muon"), "sgd and muon", "optim.optimizer", optimizer),

@@ -21,6 +21,7 @@ MARK = "best.json"
 """In a run's folder, where the best snapshot is kept beside the newest: {"snapshot": NAME, ...}, the name of its folder
 in `snapshots`."""
 MOST = 2**63 - 1
+"""The greatest step that a manifest may say."""
 
 
 def as_snapshot(snapshot: object) -> str | int:

@@ -143,6 +143,7 @@ class BlockCopy:
 
 
 def copied(tensor: Tensor) -> Tensor:
+    """A copy on the CPU, contiguous and without a graph."""
     return torch.empty(tensor.shape, dtype=tensor.dtype).copy_(tensor.detach())
 
 

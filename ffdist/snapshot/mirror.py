@@ -100,11 +100,12 @@ def committed_at(remote: RemoteFolder) -> list[str]:
 
 
 def fetch(folder: RemoteFolder, name: str, to: Path) -> None:
+    """Download a file, whole or not at all. Raises OSError."""
     save(to, folder.read(name))
 
 
 def save(path: Path, data: bytes) -> None:
-    """Whole or not at all."""
+    """Write a file, whole or not at all: first under a name of this process's, as others may mirror this address."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     partial.write_bytes(data)
@@ -211,7 +212,8 @@ class Mirrored:
             )
 
     def put(self, path: Path) -> None:
-        """A file of a snapshot; there when this returns. Raises SnapshotError."""
+        """Upload a file of a snapshot; it is there when this returns. Raises SnapshotError, also where another run has
+        taken the address."""
         if self.remote is None or self.run is None:
             return
         with store_errors(self.remote):
@@ -238,7 +240,7 @@ class Mirrored:
         old.remove_all()
 
     def fetch(self, path: Path, entry: dict[str, Any]) -> None:
-        """A file of a snapshot that another host has written, where it is not here. Raises SnapshotError."""
+        """Download a file of a snapshot that another host has written, where it is not here. Raises SnapshotError."""
         if self.remote is None or self.run is None or path.exists():
             return
         with store_errors(self.remote):
@@ -248,7 +250,7 @@ class Mirrored:
 
 
 def fetch_file(path: Path) -> None:
-    """A file of a snapshot at an address, where it is not here. Raises SnapshotError."""
+    """Download a file of a snapshot at an address, where it is not here. Raises SnapshotError."""
     folder = path.parent
     remote = address_of(folder.parent.parent)
     if remote is not None and not path.exists():
@@ -257,7 +259,7 @@ def fetch_file(path: Path) -> None:
 
 
 def uncommit(folder: Path) -> None:
-    """A snapshot at an address that is not whole, and was set aside here."""
+    """Remove the manifest of a snapshot that was set aside here from its address: there, too, it is none any more."""
     run = folder.parent.parent
     if remote := address_of(run):
         with store_errors(remote):

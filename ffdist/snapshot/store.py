@@ -1,4 +1,4 @@
-"""Blocks to files and back."""
+"""A run's snapshots: blocks to files and back, and the commit."""
 
 from __future__ import annotations
 

@@ -18,6 +18,7 @@ from ffdist.transport import wire
 from ffdist.transport.base import Edge
 
 FOREVER = timedelta(days=3650)
+"""For who waits for the next frame without a hurry: `recv` itself has the edge's timeout."""
 POLL = 5e-5
 """Seconds between two looks at what NCCL brings."""
 CUT = 1
@@ -115,7 +116,7 @@ class Link:
         synchronize(device)
 
     def cut(self) -> None:
-        """Close the connection: whatever waits for it, at either end, fails at once."""
+        """Close the connection, by a wait that times out: whatever waits for it, at either end, fails at once."""
         with contextlib.suppress(RuntimeError):
             work = dist.irecv(torch.empty(1), group=self._group, group_src=self._rank, tag=CUT)
             _posted(work).wait(timedelta(milliseconds=1))
@@ -125,7 +126,7 @@ class Link:
         try:
             for data in tensors:
                 (transfer.by_gloo if data.device.type == "cpu" else transfer.by_device).append(_posted(post(data)))
-            transfer.by_gloo.append(_posted(post(torch.empty(0, dtype=torch.uint8))))
+            transfer.by_gloo.append(_posted(post(torch.empty(0, dtype=torch.uint8))))  # the fence
         except RuntimeError as error:
             raise self._lost(sequence) from error
         return transfer

@@ -17,7 +17,7 @@ from ffdist.transport.wire import decode_header, decode_prelude, encode
 
 
 @dataclass
-class _Street:
+class _Channel:
     """The state that the two ends share."""
 
     edge: Edge
@@ -38,61 +38,64 @@ class _Street:
 
 def open_local(edge: Edge) -> tuple[LocalSender, LocalReceiver]:
     """Both ends of an edge within this process, each for one thread."""
-    street = _Street(edge)
-    return LocalSender(street), LocalReceiver(street)
+    channel = _Channel(edge)
+    return LocalSender(channel), LocalReceiver(channel)
 
 
 class LocalSender(Sender):
     """The upstream end of an edge within one process."""
 
-    def __init__(self, street: _Street) -> None:
-        self._street = street
+    def __init__(self, channel: _Channel) -> None:
+        self._channel = channel
         self._sequence = 0
 
     def send(self, frame: Frame) -> None:
-        street, edge = self._street, self._street.edge
+        channel, edge = self._channel, self._channel.edge
         message = encode(frame, edge, self._sequence)
         started = time.perf_counter()
-        with street.changed:
-            came = street.changed.wait_for(lambda: street.closed_by or len(street.frames) < edge.depth, street.timeout)
+        with channel.changed:
+            came = channel.changed.wait_for(
+                lambda: channel.closed_by or len(channel.frames) < edge.depth, channel.timeout
+            )
             self.waited += time.perf_counter() - started
-            if street.closed_by:
-                raise edge.lost(f"the {street.closed_by} closed the edge", self._sequence)
+            if channel.closed_by:
+                raise edge.lost(f"the {channel.closed_by} closed the edge", self._sequence)
             if not came:
                 raise edge.silent("credit", self._sequence)
-            street.frames.append(message)
-            street.changed.notify_all()
+            channel.frames.append(message)
+            channel.changed.notify_all()
         self._sequence += 1
 
     def close(self) -> None:
-        self._street.close("sender")
+        """What was accepted stays for the receiver: it takes all frames before it hears of the end."""
+        self._channel.close("sender")
 
 
 class LocalReceiver(Receiver):
     """The downstream end of an edge within one process."""
 
-    def __init__(self, street: _Street) -> None:
-        self._street = street
+    def __init__(self, channel: _Channel) -> None:
+        self._channel = channel
         self._sequence = 0
 
     def recv(self) -> Frame:
-        street, edge = self._street, self._street.edge
+        channel, edge = self._channel, self._channel.edge
         started = time.perf_counter()
-        with street.changed:
-            self.queued = len(street.frames)
-            came = street.changed.wait_for(lambda: street.closed_by or street.frames, street.timeout)
+        with channel.changed:
+            self.queued = len(channel.frames)
+            came = channel.changed.wait_for(lambda: channel.closed_by or channel.frames, channel.timeout)
             self.waited += time.perf_counter() - started
             if not came:
                 raise edge.silent("frame", self._sequence)
-            if not street.frames:
-                raise edge.lost(f"the {street.closed_by} closed the edge", self._sequence)
-            prelude, header, tensors = street.frames.popleft()
-            street.changed.notify_all()
+            if not channel.frames:
+                raise edge.lost(f"the {channel.closed_by} closed the edge", self._sequence)
+            prelude, header, tensors = channel.frames.popleft()
+            channel.changed.notify_all()
         content = decode_header(header, decode_prelude(prelude, edge, self._sequence), edge)
         self._sequence += 1
         return content.frame(tensors)
 
     def close(self) -> None:
-        self._street.close("receiver")
+        self._channel.close("receiver")
         # after the notice: the sender is to learn of the end before it finds room
-        self._street.frames.clear()
+        self._channel.frames.clear()

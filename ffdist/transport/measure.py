@@ -45,7 +45,7 @@ class TransportRate:
     ratio_max: float
     num_rounds: int
     cpu: float = 0.0
-    """Seconds of computing that a message takes of both ends together; least."""
+    """CPU seconds that a message takes of both ends together, the least of the rounds."""
 
 
 class SampleTime(NamedTuple):
@@ -109,7 +109,7 @@ def measure_transport(
 
 
 def _rate(plan: _Plan, sent: Samples, received: Samples, transport: str, size: int) -> TransportRate:
-    mine, copy = ([taken.elapsed for taken in received[of, size]] for of in (transport, "memcpy"))
+    mine, copy = ([taken.elapsed for taken in received[name, size]] for name in (transport, "memcpy"))
     cpu = [min(taken.cpu for taken in end[transport, size]) for end in (sent, received)]
     per_s = plan.num_messages(size) / statistics.median(mine)
     ratios = [b / a for a, b in zip(mine, copy, strict=True)]

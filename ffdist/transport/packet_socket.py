@@ -28,7 +28,11 @@ LOOK = 0.02
 
 
 class Store(Protocol):
-    """The store in which two ends find one another: what is used of a `torch.distributed` store (any kind)."""
+    """The store in which two ends find one another: what is used of a `torch.distributed` store (any kind).
+
+    `get` and `wait` block until the keys are set; both raise a RuntimeError when that takes too long, and all do when
+    the store is gone. `check` tells at once whether all are set.
+    """
 
     def set(self, key: str, value: str, /) -> None: ...
     def get(self, key: str, /) -> bytes: ...
@@ -65,13 +69,13 @@ class PacketSocket:
             try:
                 return socket.recv_fds(self._socket, num_bytes, 1, socket.MSG_CMSG_CLOEXEC)[:2]
             except ConnectionResetError:
-                continue  # said once, when the peer left packets unread; its own are still to be ready
+                continue  # said once, when the peer left packets unread; its own can still be read
             except BlockingIOError:
                 if not self._poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
                     raise TimeoutError from None
 
     def unread_bytes(self) -> int:
-        """Bytes in the packets that have come and were not yet ready."""
+        """Bytes in the packets that have come and were not read yet."""
         return struct.unpack("i", fcntl.ioctl(self._socket, termios.FIONREAD, bytes(4)))[0]
 
     def close(self) -> None:
@@ -80,7 +84,10 @@ class PacketSocket:
 
 def accept(edge: Edge, store: Store) -> PacketSocket:
     """The receiver's end: publish an address in `store`, and take the first connection of this user that greets with
-    this run's token; others may connect, for the address can be seen, and are left alone."""
+    this run's token; others may connect, for the address can be seen, and are left alone.
+
+    Raises PeerTimeoutError when no sender comes in time, TransportError where the two ends disagree.
+    """
     deadline = time.monotonic() + edge.timeout.total_seconds()
     token = post_token(edge, store)
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as server, PendingConnections(token) as pending:
@@ -116,6 +123,7 @@ class PendingConnections:
             connection.close()
 
     def admit(self, server: socket.socket, edge: Edge) -> None:
+        """Accept a connection, and greet it; one of another user, or beyond MOST_PENDING, is closed."""
         with suppress(OSError):  # gone again
             connection, _ = server.accept()
             if _peer_uid(connection) != os.geteuid() or len(self.waiting) == MOST_PENDING:
@@ -126,11 +134,12 @@ class PendingConnections:
             connection.send(encode_hello(edge, digest_of_token(self.token)))
 
     def leave(self, connection: socket.socket) -> socket.socket:
+        """The connection, which is the caller's from now on."""
         self.waiting.remove(connection)
         return connection
 
     def greeting(self, connection: socket.socket, edge: Edge) -> bytes:
-        """Read its greeting; None of one that is no end of this run's, which is turned away."""
+        """Read its greeting; empty for one that is no end of this run's, which is closed."""
         hello = b""
         with suppress(OSError):
             hello = connection.recv(HELLO_BYTES)
@@ -141,7 +150,11 @@ class PendingConnections:
 
 
 def connect(edge: Edge, store: Store) -> PacketSocket:
-    """The sender's end: wait for the receiver's address in `store`, and connect."""
+    """The sender's end: wait for the receiver's address in `store`, and connect.
+
+    Raises PeerTimeoutError when the receiver does not come in time, PeerLostError where it is gone, TransportError
+    where the two ends disagree, or the receiver is another user's.
+    """
     name, token = await_posted(edge, store, "address"), await_posted(edge, store, "token")
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     try:

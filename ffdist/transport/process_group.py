@@ -191,12 +191,14 @@ class ProcessGroupReceiver(Receiver):
         self._num_credited = 0
         self._fetched: queue.SimpleQueue[_Fetched | Exception] = queue.SimpleQueue()
         self._credits: deque[Transfer] = deque()
+        # `recv` gives credits, and so does the thread once the sender has closed: one order, each frame's once
         self._credit_lock = threading.Lock()
         self._closed = False
         self._peer_closed = False
         self._pool = BufferPool(keep=2 * edge.depth)
         self._stream = new_stream(device)
         self._handed_out: deque[torch.Event] = deque()
+        # a daemon: it waits within gloo for the next frame, and the interpreter is not to wait for it
         self._thread = threading.Thread(target=self._fetch_all, name=f"ffdist edge {edge.name}", daemon=True)
         self._thread.start()
 
@@ -226,7 +228,7 @@ class ProcessGroupReceiver(Receiver):
         if self._closed:
             return
         self._closed = True
-        if not self._peer_closed:
+        if not self._peer_closed:  # the thread waits for a frame: nothing else ends a wait within gloo
             self._link.cut()
         self._thread.join()
 

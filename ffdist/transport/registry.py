@@ -17,12 +17,13 @@ TRANSPORTS: LazyNames[Transport] = LazyNames(TRANSPORT_PLACES)
 
 
 def transport_of(name: str) -> Transport:
-    """The transport of this name, or of that of what torch.distributed joins another maker's accelerators by."""
+    """The transport of this name: one of the registry's, or the backend by which torch.distributed joins accelerators
+    of a kind that has none there."""
     return TRANSPORTS[name] if name in TRANSPORTS else OverDevices(name)
 
 
 def own_location(device: torch.device = CPU) -> WorkerLocation:
-    """This process with this device."""
+    """The location of this process, which computes on `device`, with the mark of each transport."""
     marks = {name: mark for name in TRANSPORTS if (mark := TRANSPORTS[name].mark()) is not None}
     return WorkerLocation(identity(device), collective(device), marks)
 

@@ -8,8 +8,8 @@ There is one slot more than the edge is deep, so that a frame in use takes nothi
 
 The slots are an anonymous memory file whose descriptor travels over the socket, and the socket's address is abstract:
 nothing has a name on disk (nor in /dev/shm), so nothing stays behind, however a process ends. Its size is sealed, so
-that neither end can take memory from under the other. The kernel closes a dead
-process's socket, so the other end knows at once. (A process *forked* from an end holds its socket too, until it ends.)
+that neither end can take memory from under the other. The kernel closes a dead process's socket, so the other end knows
+at once. (A process *forked* from an end holds its socket too, until it ends.)
 """
 
 from __future__ import annotations
@@ -36,7 +36,9 @@ NOTICE = struct.Struct("<BHB")
 GENERATIONS = 2**16
 """The generations of slots, counted round: a notice of smaller, earlier slots frees none of the present ones."""
 GROWN = b"="
+"""A sender's packet that brings the descriptor of new, larger slots."""
 RING = wire.PRELUDE.size + 1
+"""Bytes of a sender's packet that tells of a frame: its prelude, and the number of its slot."""
 BOOT, NETWORK = Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/ns/net")
 MAX_DEPTH = 64
 """So that the packets of a full edge (a prelude and a descriptor each) always fit the socket's default buffer."""
@@ -107,6 +109,7 @@ class SharedMemorySender(Sender):
         needed = wire.aligned(len(header)) + wire.payload_end(t.nbytes for t in tensors)
         if self._slots is None or self._slots.slot_bytes < needed:
             self._slots = self._grow(needed)
+        # all notices that have come, whether a slot is wanted or not: the socket holds only so many
         while not self._free or self._packets.unread_bytes():
             self._recv()
         slot = self._free.pop()  # the last one freed is still in the cache, and others' memory may never be touched

@@ -60,6 +60,7 @@ class Slots:
         self.slot_bytes = len(self._map) // count
 
     def write(self, slot: int, header: bytes, tensors: list[Tensor]) -> None:
+        """Copy a frame into a slot that is large enough for it (`slot_bytes`); tensors: dense, on any device."""
         start = slot * self.slot_bytes
         self._map[start : start + len(header)] = header
         start += wire.aligned(len(header))

@@ -40,7 +40,7 @@ class EdgeContext:
     """The group of the two ends alone, where the transport has a `backend` for them."""
 
     def pair(self, edge: Edge) -> dist.ProcessGroup:
-        """The group. Raises TransportError where there is none."""
+        """`group`, for a transport that needs it. Raises TransportError where there is none."""
         if self.group is None:
             raise TransportError(
                 "an edge has no process group",
@@ -55,7 +55,7 @@ class Transport(ABC):
     """One way to travel. Made once, in the file that implements it, and named in `known.TRANSPORT_PLACES`."""
 
     name: str
-    """As in the registry."""
+    """Its key in `known.TRANSPORT_PLACES`, by which `--transport` names it."""
     speed: ClassVar[int]
     """auto takes the fastest that joins two places; what has 0 is taken where it is asked for only."""
     needs: str
@@ -68,12 +68,13 @@ class Transport(ABC):
         return None
 
     def mark(self) -> str | None:
-        """This process's mark for `joins` of the others; None: nothing."""
+        """A text for `joins`, equal in all processes that this transport can join (of one host, say); None where this
+        process can join none, or where nothing needs to be equal."""
         return None
 
     @abstractmethod
     def joins(self, up: WorkerLocation, down: WorkerLocation) -> bool:
-        """True if it can carry frames from one place to the other."""
+        """True if it can carry frames from `up`, the sender's place, to `down`, the receiver's."""
 
     def backend(self, up: WorkerLocation, down: WorkerLocation) -> str | None:
         """The backend of the process group that the two ends need, for torch.distributed; None where they need none.

@@ -28,6 +28,7 @@ MAGIC = b"FFDX"
 VERSION = 1
 ALIGNMENT = 64
 HELLO_BYTES = 1024
+"""Bytes of a hello, padded with zeros: each end reads so many before it knows the other's version."""
 MAX_HEADER_BYTES = 1 << 26
 """Far more than any frame has; what says more is none, and memory is not taken for it."""
 PRELUDE = struct.Struct("<4sIIQIQ")
@@ -79,6 +80,7 @@ class TensorSpec(NamedTuple):
 
     @property
     def nbytes(self) -> int:
+        """Bytes of its values, before they are aligned."""
         return math.prod(self.shape) * self.dtype.itemsize
 
 
@@ -168,6 +170,7 @@ def is_strangers(data: bytes | memoryview, edge: Edge, word: str) -> bool:
     try:
         length = PRELUDE.unpack(data[: PRELUDE.size])[4]
         said = json.loads(bytes(data[PRELUDE.size : PRELUDE.size + min(length, HELLO_BYTES)]))["fields"]["word"]
+        # in a time that does not tell a stranger how much of it was right
         return not secrets.compare_digest(said.encode(), word.encode())
     except (struct.error, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return True
@@ -253,6 +256,7 @@ def _prelude(edge: Edge, sequence: int, header_bytes: int, payload_bytes: int) -
 
 
 def unreadable(edge: Edge, sequence: int, expected: str, got: object) -> TransportError:
+    """The error for bytes that are no frame of this version's."""
     return TransportError(
         "a frame cannot be read",
         where=edge.at(sequence),
