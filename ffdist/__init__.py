@@ -7,7 +7,7 @@
     result = pipeline.fit(images, epochs=30, batch_size=32, augment=["crop"])
     print(result.test["accuracy"])
 
-`Pipeline` takes whatever a run can be told, as `ffdist.settings` has it. `load("RUN")` is the trained network of any
+`Pipeline` takes all settings of a run, by their names in `ffdist.settings`. `load("RUN")` is the trained network of any
 run, `Pipeline.resume("RUN")` goes on with one, `write_report("RUN")` tells what it did. `ffdist.api.Pipeline` says
 more; `ffdist --help` is the command line.
 """

@@ -62,16 +62,16 @@ class Pipeline:
 
     network: a `Chain`; or any `nn.Sequential`, each layer with weights a block together with the norms, activations and
         pools behind it (`blocks=`: how many children in a row make each one, if not so); or a network's name, with
-        `model_args=["widths=8,16"]`. Samples reach it as float32; what its outputs' axes mean is told by its layers
+        `model_args=["widths=8,16"]`. Samples reach it as float32; what its outputs' axes mean is known by its layers
         (`nn.Conv1d`: [N, C, L]; `nn.Linear`: tokens [N, T, C]), or by an attribute `axes` of a block, "channels_first"
         or "channels_last".
     objective: the rule, e.g. `SFF(kernel=3)`, or its name, with `objective_args=["kernel=3"]`; "backprop": the same
         network with one loss.
-    settings: all that a run can be told, but for what is an argument here; default: `ffdist.Settings()`, with threads
+    settings: all of a run's settings, but for what is an argument here; default: `ffdist.Settings()`, with threads
         of this process as the launcher. Those of a preset: `ffdist.presets.with_preset(ffdist.Settings(), "digits")`;
         of a file: `ffdist.settings.toml.settings_in("my.toml")`.
     options: fields of the settings by their own names, laid over them: `stages=2, lr=1e-3, epochs=30`; `ffdist
-        settings` lists them, with their defaults; they may as well be told to `fit`.
+        settings` lists them, with their defaults; they may as well be given to `fit`.
 
     The number of stages, the cut and the launcher change nothing about the result. With launcher="processes" or "ray"
     what is passed in must be importable there, from a module, or from a script whose `fit` stands under
@@ -176,13 +176,13 @@ class Pipeline:
             again: those of ffdist, rules that a module defines, and networks of `models.load_model("module:function",
             ...)`. With any other network or rule, `ffdist.load(out, network, objective)` gives it back.
         resume: go on from the last snapshot in `out`, to the same bits as a run that was never interrupted; all else
-            is told as it was, though `epochs` may be more, and stages and launcher others.
+            must be given as it was, though `epochs` may be more, and stages and launcher others.
         callbacks: each is called with every event of the run (`ffdist.events`), in this process, whatever the launcher
             (of torchrun's, in the last rank); one that fails is reported and left out; one that raises `StopRun` ends
             the run behind a snapshot. If it has a `close`, that is called at the end.
         metrics: of your own, by name, such as {"f1": torchmetrics.classification.MulticlassF1Score(num_classes=10)}:
             objects with update, compute and reset, or functions of scores [N, K] and labels [N], which give a number or
-            several. They are told of the validation and the test samples, and are in `result.history()`.
+            several. They get the validation and the test samples; their values are in `result.history()`.
         options: fields of the settings by their own names, for this run: epochs, batch_size, augment, lr, schedule, ...
         Ctrl-C, SIGTERM and SIGHUP end the training early, behind a snapshot; again, or before it has begun, they raise
         KeyboardInterrupt.
@@ -387,7 +387,7 @@ class Pipeline:
         """Classes, int64 [B], of samples as in training.
 
         samples: pictures [B, H, W], [B, C, H, W] or [B, H, W, C], of whole numbers in 0..255 or of floats in 0..1; or,
-            where it was trained on floats, such of their shape. Those far from the training's range are told.
+            where it was trained on floats, such of their shape. A note says so of those far from the training's range.
 
         Raises DataError for samples of another shape, type or range, ConfigError before `fit`.
         """
@@ -410,4 +410,4 @@ class Pipeline:
 
 
 HERE = Settings().changed(launcher="threads")
-"""What a pipeline made in Python is told where nothing else is."""
+"""The settings of a pipeline made in Python, where none are given."""

@@ -20,7 +20,7 @@ OWN = {
     "network": "the first argument of Pipeline",
     "objective": "the second argument of Pipeline",
 }
-"""What is told as an argument of its own."""
+"""Settings that are arguments of their own in Python."""
 OTHERS = {
     "preset": "settings=ffdist.presets.with_preset(ffdist.Settings(), NAME)",
     "config": "settings=ffdist.settings.toml.settings_in(FILE)",
@@ -29,7 +29,7 @@ OTHERS = {
     "progress": "fit(data, progress=...)",
     **{name: f"settings=ffdist.Settings({name}=...), or its fields by their own names" for name in GROUPS.keys() - OWN},
 }
-"""What people try, and how it is told."""
+"""Names that people try, and what to write instead."""
 
 
 def as_settings(given: Settings | None, default: Settings) -> Settings:
@@ -79,7 +79,7 @@ def as_field(name: str, value: Any) -> Any:
     """The value as the settings have it: None for an empty list, options by their names, a device of torch's, an
     optimiser's class, a path where a text may be one.
 
-    Raises ConfigError for one text where several are told.
+    Raises ConfigError for one text where a list is wanted.
     """
     many = get_origin(kind_of(name)) is tuple
     if value is None and many:

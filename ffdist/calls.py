@@ -14,7 +14,7 @@ OPENING, CLOSING, QUOTES = "([", ")]", "'\""
 
 
 FIRST = ""
-"""The name of an option that is told without one: the first."""
+"""The name of an option that is given without one: the first."""
 
 
 class Call(NamedTuple):

@@ -29,7 +29,7 @@ from ffdist.settings import Settings
 from ffdist.settings.unused import unused_settings
 
 Watching = Callable[[Path | None], Observers]
-"""Makes those who are told of the run in this directory; None: of one that nobody keeps."""
+"""Makes the observers of the run in this directory; None: of one that nobody keeps."""
 
 
 def watched(settings: Settings, callbacks: Sequence[Observer], run: Path | None, *, progress: bool) -> Observers:

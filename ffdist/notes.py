@@ -19,7 +19,7 @@ _silent: ContextVar[bool] = ContextVar("silent", default=False)
 
 @contextmanager
 def silenced() -> Iterator[None]:
-    """Inside, nothing is told: another process has told it."""
+    """A context without notes: another process has written them."""
     before = _silent.set(True)
     try:
         yield

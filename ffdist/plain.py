@@ -21,7 +21,7 @@ UNBOUND = 10_000
 
 
 class PlainConsole(Console):
-    """Prints text as it is: results on the standard output, progress on the standard error unless --quiet is told."""
+    """Prints text as it is: results on the standard output, progress on the standard error unless --quiet is given."""
 
     def __init__(self, *, stderr: bool = False, quiet: bool = False) -> None:
         quiet = quiet or (stderr and QUIET in os.environ)

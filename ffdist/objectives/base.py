@@ -122,8 +122,9 @@ class Objective(RenamedMembers, ABC):
 
     @abstractmethod
     def local(self, head: nn.Module, out: Tensor, labels: Tensor | None) -> Local:
-        """out: the block's output [N, *spec.output_shape]; labels: int64 [B], or None when only predicting.
+        """The block's loss, its scores, and the next block's input, made of its output.
 
+        out: the block's output [N, *spec.output_shape]; labels: int64 [B], or None when only predicting.
         N is B, or P * B when `prepare` or `prepare_eval` made P inputs of a sample, pass by pass: row p * B + b is
         sample b in pass p (positive before negative halves, class 0 for all before class 1). The head knows by
         `head.training` whether this is learning; when it is, a rule of several passes may give no scores.
@@ -141,7 +142,7 @@ class Objective(RenamedMembers, ABC):
     def prepare(self, x: Tensor, labels: Tensor, num_classes: int, generator: torch.Generator) -> Tensor:
         """Training inputs at the source, [B, *shape] -> [N, *shape]: overlays, waves, positive and negative halves.
 
-        generator: on the CPU, seeded for this batch (and lane): draw from it alone, and every plan draws the same.
+        generator: on the CPU, seeded for this batch (and lane): by what is drawn from it, every plan has the same bits.
         """
         return x
 

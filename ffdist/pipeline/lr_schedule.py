@@ -12,7 +12,7 @@ from ffdist.errors import ConfigError, setting
 from ffdist.settings import SchedulerSettings
 
 RISE = 0.3
-"""Share of the run over which one-cycle and triangular rise where nothing is told, as in torch's OneCycleLR."""
+"""Share of the run over which one-cycle and triangular rise where no warm-up is given, as in torch's OneCycleLR."""
 
 
 def build_lr_scheduler(

@@ -27,7 +27,7 @@ def autocast(device: torch.device, precision: Precision) -> torch.autocast:
 
 class LossScale:
     """A scale that keeps one block's gradients above float16's least numbers: its loss is multiplied by a scale, and
-    they are divided by it before the step.
+    they are divided by it before the step (dynamic loss scaling, Micikevicius et al., ICLR 2018).
 
     A batch whose gradients are not finite takes no step, and halves the scale; 2000 good ones in a row double it. Where
     it was the forward pass that overflowed, running statistics of norms stay as they were.

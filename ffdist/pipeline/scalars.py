@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 
 STAGE = ("seconds", "busy", "no_data", "no_credit", "exchange", "no_gradients", "queued", "run_bytes", "process_bytes")
-"""What is told of a stage, where it is there."""
+"""The numbers of a stage's record that are passed on, where it has them."""
 
 
 def scalars(record: Mapping[str, Any]) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""A rule tried on a network before anything starts, so that a mistake in it is told at once and not hours later."""
+"""A rule tried on a network before anything starts, so that a mistake in it is reported at once and not hours later."""
 
 from __future__ import annotations
 
@@ -267,7 +267,7 @@ def _check_apart(block: LearningBlock, x: Tensor, out: Tensor) -> None:
 
 def _alike(one: Tensor, other: Tensor) -> bool:
     """Equal but for rounding, which is measured by the largest of the numbers."""
-    largest = float(other.nan_to_num().abs().max())  # a loss that is not finite is told when it is learned
+    largest = float(other.nan_to_num().abs().max())  # a loss that is not finite is reported when it is learned
     return torch.allclose(one, other, rtol=1e-3, atol=1e-4 * largest, equal_nan=True)
 
 

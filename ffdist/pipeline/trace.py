@@ -110,7 +110,7 @@ class Trace:
 
     def _open(self) -> None:
         self.active = True
-        # one moment on both clocks: the device's events are told by how long after it they came
+        # one moment on both clocks: a device's event is placed by its time since this one
         if queues(self.device) and self.anchor is None:
             anchor = recorded(self.device, timing=True)
             synchronize(self.device)

@@ -58,7 +58,7 @@ def profile_of(
     train: the training loader; of its first batch all is measured. backprop: the same network by backpropagation, too.
     fresh: measured anew, whatever the cache has. It takes some seconds a block; read from the cache, none. The number
     of torch's threads is the caller's: as the run will have them.
-    Raises what the network and the rule raise; a cache that cannot be written is told, and no error.
+    Raises what the network and the rule raise; a cache that cannot be written is noted, and no error.
     """
     facts = profile_facts(chain, objective, settings, train, device) | {"backprop": backprop}
 

@@ -140,7 +140,7 @@ class Cluster:
         return self.speeds[worker] if self.speeds else 1.0
 
     def with_devices(self, devices: int) -> Cluster:
-        """The cluster with so many devices of the same kind; speeds, where they are told, are of the first ones."""
+        """The cluster with so many devices of the same kind; speeds, where given, are those of the first ones."""
         return replace(self, devices=devices, speeds=self.speeds[:devices])
 
 

@@ -28,7 +28,7 @@ from ffdist.planner.simulate import simulate
 from ffdist.settings import Settings
 
 SEEDS = (0, 1, 2)
-"""The seeds of the draws that are simulated; the median is told."""
+"""The seeds of the draws that are simulated; the median counts."""
 SURE = 0.05
 """How much faster, as a share, another plan is simulated before it takes the place of the one with the least price: the
 simulated speed of a plan with shared blocks came out too low by that, of replicas it did not (CNNB, two processes)."""

@@ -65,8 +65,9 @@ def reduced(blocks: Sequence[BlockProfile], ready: Sequence[float], ranks: int, 
 
 
 def one_f_one_b(profile: Profile, cluster: Cluster, *, batches: int = BATCHES, seed: int | None = None) -> BackpropTime:
-    """The best of a few numbers of microbatches. Stages by measured time, one a device; where there are more devices
-    than blocks, replicas of the pipeline, whose gradients are reduced around a ring behind the last microbatch."""
+    """A pipeline by 1F1B with a flush behind each batch (PipeDream-Flush, Narayanan et al., ICML 2021), of a few
+    numbers of microbatches the best. Stages by measured time, one a device; where there are more devices than blocks,
+    replicas of the pipeline, whose gradients are reduced around a ring behind the last microbatch."""
     counts = [count for count in (1, 4, 8, 16, 32) if count <= profile.batch]
     found = [pipeline_time(profile, cluster, count, min(batches, 8), seed) for count in counts]
     return min(found, key=lambda each: each.seconds)

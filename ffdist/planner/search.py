@@ -72,7 +72,7 @@ def data_parallel(profile: Profile, cluster: Cluster, *, lanes: int | None = Non
 
 
 def lane_counts(profile: Profile, devices: int) -> list[int]:
-    """Those that are tried where none is told: one, a few for each device, and powers of two between."""
+    """Numbers of lanes that are tried where none is given: one, a few for each device, and powers of two between."""
     wanted = {1, 2, devices, 2 * devices, *(2**n for n in range((2 * devices).bit_length()))}
     return sorted(count for count in wanted if count <= most_lanes(profile))
 

@@ -44,8 +44,8 @@ def agree(store: dist.Store, world: World, key: str, decide: Callable[[], Any], 
     if world.first:
         try:
             value = decide()
-        except Exception as error:
-            with suppress(StageError):
+        except Exception as error:  # whatever it is, the others wait for an answer
+            with suppress(StageError):  # the store is gone: this rank's own error says more
                 set_key(store, key, json.dumps({"error": unspelled(error)}), where=str(world))
             raise
         set_key(store, key, json.dumps({"value": value}), where=str(world))

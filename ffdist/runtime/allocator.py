@@ -12,7 +12,7 @@ M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
 
 
 def keep_freed_memory() -> bool:
-    """Let the C library keep what torch frees, for the next batch; True where it can be told so (glibc on Linux).
+    """Let the C library keep what torch frees, for the next batch; True where it can (glibc on Linux).
 
     By default glibc maps every tensor over 32 MiB anew and gives freed memory back, so that each batch pays for fresh,
     zeroed pages: two to four times the cost of an element-wise operation on such a tensor. A process then holds its

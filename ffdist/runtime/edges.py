@@ -171,7 +171,7 @@ def joined_by(route: Route) -> str:
 
 
 def check_gloo() -> None:
-    """Raises ConfigError where gloo finds no address on the interface that it is told, or takes by itself."""
+    """Raises ConfigError where gloo finds no address on the interface that it is given, or takes by itself."""
     interface = os.environ.get("GLOO_SOCKET_IFNAME", "")
     try:
         for name in interface.split(",") if interface else [None]:

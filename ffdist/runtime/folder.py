@@ -261,7 +261,7 @@ def check_resumable(before: Settings, now: Settings, remedy: str = "leave it out
 
 
 def has_modules(before: Settings, now: Settings) -> bool:
-    """True if the modules that are told are those that the run's blocks make."""
+    """True if the modules that are asked for are those that the run's blocks make."""
     blocks, modules = before.network.blocks, now.network.modules
     return modules in (blocks, (len(blocks),))
 

@@ -64,7 +64,7 @@ class JoinedRun:
     number: int = field(default_factory=lambda: next(RUNS))
 
     def train(self, watching: Callable[[Path], Observers], use: Callable[[Path, Result | None], Result]) -> Result:
-        """Train with the others. `watching` makes those who are told of it, on the last rank. `use` gets the run's
+        """Train with the others. `watching` makes its observers, on the last rank. `use` gets the run's
         folder on each rank, and what came of it, or None where it had ended before; all ranks wait for one another
         then, and have the same result.
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from ffdist import device
 
 LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
-"""Where a container's limit is told, by the version of control groups; "max", or far too much, where there is none."""
+"""Where to read a container's limit, by the version of control groups; "max", or far too much, where there is none."""
 
 
 def memory(wanted: str = "cpu") -> int:

@@ -66,7 +66,7 @@ def joined_in_modules(settings: Settings, chain: Chain, rule: Objective, units: 
 
 
 def check_one(counts: tuple[int, ...]) -> None:
-    """Raises ConfigError unless one module is told, which is what the twin is."""
+    """Raises ConfigError unless one module is asked for, which is what the twin is."""
     if counts != (1,):
         raise ConfigError(
             "backpropagation's twin is one module",

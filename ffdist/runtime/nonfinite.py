@@ -22,7 +22,7 @@ from ffdist.snapshot.files import block_file, write_durably
 KEPT = "nonfinite"
 """In a run's folder: a file for each block that such a batch came to."""
 MAX_NOTES = 5
-"""Batches that are told on stderr, at most, by one worker; all are kept."""
+"""Batches that one worker notes on stderr, at most; all are kept."""
 
 
 @dataclass

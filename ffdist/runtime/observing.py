@@ -14,7 +14,7 @@ from ffdist.options import find
 from ffdist.settings import Settings
 
 USUAL = "tensorboard"
-"""The tracker of a run of which nothing is told, where it is installed."""
+"""The tracker of a run whose settings name none, where it is installed."""
 
 
 def observers(settings: Settings, run: Path | None, own: Iterable[Observer] = ()) -> Observers:

@@ -168,7 +168,8 @@ def is_searched(settings: Settings) -> bool:
 
 
 def plan_of(job: Job, workers: int, device: torch.device, train: Loader, speeds: Sequence[float] = ()) -> Plan:
-    """The run's own where it still is what is told; else a new one, which is kept there. Only rank 0 makes it.
+    """The run's own plan, where it still is what the settings ask for; else a new one, which is kept there. Only rank 0
+    makes it.
 
     speeds: of the workers' devices against this one, where they are unlike.
     """
@@ -211,7 +212,7 @@ def unused_by_plan(settings: Settings, plan: Plan) -> Iterator[str]:
 
 
 def is_as_asked(plan: Plan, job: Job, workers: int) -> bool:
-    """True if a plan of an earlier start is one of those that are told now."""
+    """True if a plan of an earlier start is one of those that the settings ask for now."""
     given, lanes = job.settings.plan, job.settings.training.lanes
     if plan.workers != workers or plan.blocks != job.names or lanes not in (None, plan.lanes):
         return False

@@ -173,8 +173,8 @@ def forget_plan(device: torch.device) -> None:
 
 
 def stage_device(wanted: str, world: World, seen: Accelerators | None = None) -> torch.device:
-    """A device of its own for each stage of this host, where there are enough for all; where a kind is told ("cuda"),
-    some may share; where one is told ("cuda:1"), all do.
+    """A device of its own for each stage of this host, where there are enough for all; where a kind is given ("cuda"),
+    some may share; where one is given ("cuda:1"), all do.
 
     seen: the accelerators of this process; None: as torch says. Raises ConfigError for one that is not there.
     """

@@ -10,7 +10,7 @@ from ffdist.events import EpochEnded, Observer, ProgressMade, RunEvent
 
 SHARES = {"busy": "computing", "no_data": "waiting for data", "no_credit": "waiting for room in the next queue"}
 TAGS = ("stage", "worker")
-"""By which a gauge of a stage is told from the others: several workers may share a stage, and one may serve in several.
+"""What tells a stage's gauges apart: several workers may share a stage, and one may serve in several.
 """
 
 

@@ -1,5 +1,5 @@
 """The logs with which a run begins, or goes on. Its snapshot knows all epochs that it has learned, so the run log is
-written anew from that; what else stood there is told, and kept where no run has written it."""
+written anew from that; what else stood there is noted, and kept where no run has written it."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def values_in(path: Path) -> tuple[list[Any], bool]:
 
 
 def sorted_lines(values: Sequence[Any], cut_off: bool, records: Sequence[dict[str, Any]]) -> LogLines:
-    """A run log's. A run's end, which it has gone beyond, is none that is told of."""
+    """A run log's. A run's end, which it has gone beyond, is not worth a note."""
     lines, texts = LogLines(cut_off=cut_off), {text_of(record) for record in records}
     last = records[-1]["epoch"] if records else 0
     epochs = [value for value in values if is_epoch(value)]

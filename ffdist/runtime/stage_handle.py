@@ -34,12 +34,12 @@ KILLED: dict[int, str] = {
 }
 """What is to be done where a signal has ended a process."""
 TAIL = 2000
-"""Characters of what a process wrote last that are told when it has died."""
+"""Characters of what a process wrote last that the error of its death has."""
 
 
 @dataclass
 class StageProcess:
-    """A stage's process, what it reports, and the error it told of."""
+    """A stage's process, what it reports, and the error that it reported."""
 
     rank: int
     process: subprocess.Popen[bytes]

@@ -32,7 +32,7 @@ DETAILS = ("what", "where", "expected", "got", "remedy")
 
 
 def run_child(start: ProcessStart, data: bytes, line: LauncherPipe, activity: Activity) -> None:
-    """Until the stream stops. What stops it otherwise is told, and the process ends with status 1."""
+    """Until the stream stops. What stops it otherwise is reported, and the process ends with status 1."""
     os.environ.setdefault("GLOO_SOCKET_IFNAME", LOOPBACK)
     try:
         unpack(Payload(data, start.script))(start, line, activity)
@@ -41,7 +41,7 @@ def run_child(start: ProcessStart, data: bytes, line: LauncherPipe, activity: Ac
         if isinstance(error, TransportError):  # a peer was lost: the next attempt waits for the end of this process
             leave_at_once(1)
         sys.exit(1)
-    except Exception as error:
+    except Exception as error:  # a defect, or torch's: its traceback goes to stderr, a line of it to the launcher
         traceback.print_exc()
         line.report(error_event(StageError(f"stage {start.world.rank} failed", got=described(error))))
         sys.exit(1)

@@ -1,6 +1,6 @@
 """The one supervisor of a run: attempt after attempt, as long as they bring the run forward.
 
-A launcher makes an attempt: it starts the workers, waits for them, and ends them. What failed is told apart here: a
+A launcher makes an attempt: it starts the workers, waits for them, and ends them. Failures are told apart here: a
 worker that died, hangs or cannot be reached is no fault of the job's, and the run goes on from its last snapshot; the
 job's own error would come again, and ends it. Attempts that made no snapshot are counted, so that losses which are
 spread over a long run do not end it, and a run that dies at its start does.

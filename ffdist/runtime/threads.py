@@ -112,7 +112,7 @@ def run_threads(job: Job, observer: Observer) -> Result:
         error = None
         try:
             Rank(job, World(rank, count, rank), store, ThreadEdges(rank, exchange), observing, group.stop, ready).run()
-        except BaseException as failure:
+        except BaseException as failure:  # whatever it is: the one that waits raises it
             error = failure
         finally:
             # first the ends, by which neighbours learn of it; who waits for the word may leave the process at once

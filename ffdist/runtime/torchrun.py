@@ -177,7 +177,7 @@ def ending_together(store: dist.Store, world: World, timeout: timedelta, result:
     """
     try:
         yield
-    except Exception as error:
+    except Exception as error:  # whatever it is, the other ranks wait for a word of this one
         if world.last:
             with suppress(RuntimeError):  # the store is gone, too
                 store.set("end", json.dumps({"error": unspelled(error)}))

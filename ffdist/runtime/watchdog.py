@@ -63,7 +63,7 @@ def _send(what: str) -> None:
 
 def watch(rank: int, timeout: float, limit: float) -> None:
     """Until the process `rank`, whose words come by stdin, has ended; or has been ended, after so many seconds of
-    silence. timeout: what the user has told of them."""
+    silence. timeout: what the user has set for them."""
     what = "starting"
     heard = looked = time.monotonic()
     while True:

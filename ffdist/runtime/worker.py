@@ -185,7 +185,7 @@ class Worker:
         return lambda: stage.run(inbox, outbox)
 
     def _watch(self, stage: Stage) -> None:
-        """Its trace and its profile, where they are told."""
+        """Give it its trace and its profile, where the settings ask for them."""
         run, watch = self.job.run, self.job.settings.watch
         if run is None:
             return
@@ -300,7 +300,7 @@ class Worker:
         )
 
     def _traced(self) -> Observer:
-        """Those who are told; and before them, the trace is put together."""
+        """The run's observers; before they hear of an event, the trace is put together."""
         run = self.job.run
         if run is None or not self.window:
             return self.rank.observer

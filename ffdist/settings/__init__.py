@@ -1,4 +1,4 @@
-"""All that a training run can be told, in groups of a file each; nothing here imports torch.
+"""All settings of a training run, in groups of a file each; nothing here imports torch.
 
     settings = Settings(optim=OptimSettings(lr=1e-3), training=TrainingSettings(epochs=30))
     settings = Settings().changed(lr=1e-3, epochs=30)  # the same; no two groups have a field of one name
@@ -57,7 +57,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Settings:
-    """Everything a training run can be told."""
+    """All settings of a training run, by groups."""
 
     network: NetworkSettings = field(default_factory=NetworkSettings)
     rule: RuleSettings = field(default_factory=RuleSettings)
@@ -168,7 +168,7 @@ def flat(values: Mapping[str, Any], where: str = "") -> dict[str, Any]:
     """The keys of a TOML file by the fields' own names: those in the tables of groups, and those outside of any, as
     older files have them. Dashes are underscores.
 
-    Raises ConfigError for a key that stands in another group's table, or is told twice.
+    Raises ConfigError for a key that stands in another group's table, or is given twice.
     """
     result: dict[str, Any] = {}
     found: dict[str, str] = {}

@@ -55,7 +55,7 @@ def option(
     rare: bool = False,
     alone: str | None = None,
 ) -> Any:
-    """A field of a group; what it means stands below it.
+    """A field of a group; its explanation is the text below it, which `--help` shows, too.
 
     least, most, above, below: its range. free: whether it decides nothing that a run learns, so that it may differ when
     a run is resumed. rare: whether help only names it, where it is at its default. alone: the value

@@ -11,7 +11,7 @@ from ffdist.known import TRANSPORT_PLACES, TRANSPORTS_OF_RAY
 from ffdist.settings.base import SettingsGroup, option
 
 WAYS = (("stages", "cut"), ("plan",), ("replicas",), ("devices",))
-"""To say who computes what: one of them is told."""
+"""Ways to say who computes what; at most one of them is given."""
 if TYPE_CHECKING:
     Transport = str
 else:
@@ -52,7 +52,7 @@ class PlanSettings(SettingsGroup):
 
     @property
     def is_shared(self) -> bool:
-        """True if something else than a pipeline of stages is told."""
+        """True if something else than a pipeline of stages is asked for."""
         return bool(self.plan or self.replicas or self.devices)
 
     def check(self) -> None:

@@ -22,7 +22,7 @@ class SchedulerSettings(SettingsGroup):
     """Its course. cosine or linear to `end`, linear to 0 over the second half
     (linear-late), up and down again by cosines (one-cycle) or straight (triangular), multiplied by `factor` at each of
     `milestones`, or per block where its validation loss stays (plateau). one-cycle and triangular rise over 0.3 of the
-    run unless a warm-up is told."""
+    run unless a warm-up is given."""
     warmup: float = option(0.0, least=0, below=1)
     """Warm-up, as a share of the run. The rate rises from `start`, a share of it."""
     warmup_epochs: float | None = option(None, above=0, rare=True)
@@ -58,7 +58,7 @@ class SchedulerSettings(SettingsGroup):
 
     @property
     def warmups(self) -> dict[str, float]:
-        """The warm-ups that are told, by name."""
+        """The warm-ups that are given, by name."""
         lengths = {"warmup": self.warmup, "warmup_epochs": self.warmup_epochs, "warmup_steps": self.warmup_steps}
         return {name: value for name, value in lengths.items() if value}
 

@@ -1,4 +1,4 @@
-"""Settings that are told and that nothing reads, because of what others say."""
+"""Settings that are given and have no effect, because of what others say."""
 
 from __future__ import annotations
 

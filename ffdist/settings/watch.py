@@ -1,4 +1,4 @@
-"""Watching: who is told how a run goes."""
+"""Watching: who hears of how a run goes."""
 
 from __future__ import annotations
 

@@ -245,7 +245,7 @@ class Mirrored:
             return
         with store_errors(self.remote):
             data = self.remote.read(path.relative_to(self.run).as_posix())
-        if hashlib.sha256(data).hexdigest() == entry["sha256"]:  # otherwise it is told as missing
+        if hashlib.sha256(data).hexdigest() == entry["sha256"]:  # otherwise it is reported as missing
             save(path, data)
 
 

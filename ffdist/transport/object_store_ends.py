@@ -71,7 +71,7 @@ def open_receiver(edge: Edge, store: Store) -> ObjectStoreReceiver:
     except GetTimeoutError:
         raise edge.silent("sender") from None
     except RayActorError:
-        pass  # that the sender died is told by `recv`, as after any opening
+        pass  # `recv` reports that the sender died, as after any opening
     return ObjectStoreReceiver(edge, poster, EdgeActorReader(edge, theirs, "guest", "the sender"))
 
 

@@ -34,7 +34,10 @@ class EdgePair(ABC):
     def run(
         self, upstream: Side, downstream: Side, *args: Any, edge: Edge = EDGE, edges: Sequence[Edge] | None = None
     ) -> list[RankOutcome]:
-        """Run both sides, and return how each ended; `edges`: each end's own, where they differ."""
+        """Run both sides at once, each with its end and `args`, and return how each ended, the sender's first.
+
+        edge: of both ends; edges: each end's own, where they differ. An end is closed when its side has ended.
+        """
 
     def values(self, *args: Any, **kwargs: Any) -> list[Any]:
         """The values that both sides returned; raises the first one's error."""
@@ -58,9 +61,10 @@ class ThreadPair(EdgePair):
 class ProcessPair(EdgePair):
     """A pair in two processes of a crew.
 
-    Behind every law, whatever an end had opened must be closed: descriptors and threads are counted. enter: called in
-    each process before (picklable, and fit to be called again). held: what counts,
-    where a process opens more than the edge.
+    Behind every law, whatever an end had opened must be closed: descriptors and threads are counted.
+
+    enter: called in each process before (picklable, and fit to be called again). held: returns what counts, where a
+        process opens more than the edge; default: `open_here`.
     """
 
     def __init__(

@@ -45,7 +45,7 @@ class ContractRank:
         self.store.set(f"told/{key}", "")
 
     def await_posted(self, key: str, within: timedelta = TIMEOUT) -> bool:
-        """Wait until a rank has told `key`; False if it has not within that time."""
+        """Wait until a rank has posted `key`; False if none has within that time."""
         try:
             self.store.wait([f"told/{key}"], within)
         except dist.DistStoreError:
@@ -62,6 +62,7 @@ class RankOutcome:
     exitcode: int | None = None
 
     def unwrap(self) -> Any:
+        """The value. Raises the function's error, or AssertionError where the process died."""
         if self.error is not None:
             raise self.error
         assert self.exitcode is None, f"the process died with exit code {self.exitcode}"
@@ -175,7 +176,7 @@ def run_processes(
 
 def _serve(rank: int, size: int, threads: int, port: int, pipe: Connection) -> None:
     faulthandler.enable()
-    warnings.simplefilter("error")
+    warnings.simplefilter("error")  # as in the tests' own process
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     torch.set_num_threads(threads)
     store = dist.TCPStore("127.0.0.1", port, is_master=False)
@@ -193,7 +194,7 @@ def _perform(task: _Task, place: ContractRank) -> RankOutcome:
             store = dist.PrefixStore("gloo", place.store)
             dist.init_process_group("gloo", store=store, rank=place.rank, world_size=place.size, timeout=TIMEOUT)
         return RankOutcome(value=task.function(place, *task.args))
-    except Exception as error:
+    except Exception as error:  # raised again by `unwrap`, in the test's own process
         if add_note := getattr(error, "add_note", None):  # from Python 3.11 on
             add_note(f"in rank {place.rank}:\n{traceback.format_exc()}")
         return RankOutcome(error=error)

@@ -148,7 +148,8 @@ def recv_slowly(place: ContractRank, receiver: Receiver, frames: int) -> list[in
 
 
 def fill_then_one_more(place: ContractRank, sender: Sender, depth: int, rounds: int) -> float:
-    """Each round: `depth` sends that return, told as "full"; then one in a thread, told as "went on"."""
+    """Each round: `depth` sends that return, posted as "full"; then one more, posted as "went on" when it returns.
+    Returns the seconds waited for room."""
     for i in range(rounds):
         place.await_posted(f"empty {i}")
         for _ in range(depth):
@@ -160,6 +161,7 @@ def fill_then_one_more(place: ContractRank, sender: Sender, depth: int, rounds: 
 
 
 def watch_then_empty(place: ContractRank, receiver: Receiver, depth: int, rounds: int) -> list[tuple[bool, bool, bool]]:
+    """Each round, whether `depth` sends returned, whether one more did before a recv, and whether it did behind one."""
     seen = []
     for i in range(rounds):
         place.post(f"empty {i}")
@@ -181,6 +183,7 @@ def send_while_one_is_held(place: ContractRank, sender: Sender, depth: int) -> N
 
 
 def hold_the_first(place: ContractRank, receiver: Receiver, depth: int) -> tuple[bool, list[list[float]]]:
+    """Whether the edge took `depth` frames while a received tensor was held, and the values of all at the end."""
     held = [receiver.recv().tensors["x"]]
     place.post("held")
     full = place.await_posted("full")
@@ -200,6 +203,7 @@ def ask_and_recv(place: ContractRank, receiver: Receiver) -> float:
 
 
 def wait_and_recv(place: ContractRank, receiver: Receiver) -> int:
+    """Frames that lay there when `recv` was called, where the sender sends only afterwards."""
     asking = threading.Timer(A_MOMENT.total_seconds(), place.post, ["asking"])
     asking.start()
     receiver.recv()
@@ -274,6 +278,7 @@ def send_for_ever(place: ContractRank, sender: Sender) -> str:
 
 
 def close_early(place: ContractRank, receiver: Receiver) -> str:
+    """Close while the sender sends on; the error of a `recv` on the closed end."""
     assert place.await_posted("sending")
     receiver.recv()
     receiver.close()
@@ -332,6 +337,7 @@ def send_and_die(place: ContractRank, sender: Sender) -> None:
 
 
 def recv_what_is_left(place: ContractRank, receiver: Receiver) -> tuple[list[Any], str]:
+    """The frames that come from a sender that is killed, and the error behind them."""
     got: list[Any] = []
 
     def act() -> None:
