@@ -98,7 +98,7 @@ def unpack(payload: Payload) -> Any:
         raise
     except Exception as error:  # a user's module is not here, or fails
         raise ConfigError(
-            "what was passed cannot be made in a stage's process",
+            "what was passed cannot be unpickled in another process",
             where="launcher processes",
             expected="modules that can be imported there",
             got=described(error),

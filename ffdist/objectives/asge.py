@@ -46,7 +46,10 @@ class ASGE(Competitive):
         super().__post_init__()
         if not 0 <= self.dropout < 1:
             raise ConfigError(
-                "dropout is a share", where="objective asge, dropout", expected="0 <= x < 1", got=self.dropout
+                "the dropout rate is out of range",
+                where="objective asge, dropout",
+                expected="0 <= x < 1",
+                got=self.dropout,
             )
 
     def head(self, spec: BlockSpec) -> nn.Module:

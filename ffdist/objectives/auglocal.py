@@ -49,7 +49,7 @@ class AugLocal(Competitive):
         whole = self.width <= 1 or self.width == int(self.width)
         if self.depth < 0 or not self.width > 0 or not whole or self.side < 0 or not self.scale > 0:
             raise ConfigError(
-                "there is no such auxiliary network",
+                "an option of the auxiliary network is out of range",
                 where="objective auglocal",
                 expected="depth >= 0, 0 < width <= 1 or a number of channels, side >= 0, scale > 0",
                 got=f"{self.depth}, {self.width}, {self.side}, {self.scale}",

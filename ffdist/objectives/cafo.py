@@ -41,9 +41,7 @@ class CaFo(Competitive):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.limit < 1:
-            raise ConfigError(
-                "W reads at least one activity", where="objective cafo, limit", expected=">= 1", got=self.limit
-            )
+            raise ConfigError("the limit is too small", where="objective cafo, limit", expected=">= 1", got=self.limit)
 
     @property
     def fixed_blocks(self) -> bool:

@@ -50,7 +50,7 @@ class DGL(Competitive):
         super().__post_init__()
         if self.depth < 1 or self.width < 0 or self.side < 0 or not 0 <= self.similarity <= 1:
             raise ConfigError(
-                "there is no such auxiliary network",
+                "an option of the auxiliary network is out of range",
                 where="objective dgl",
                 expected="depth >= 1, width >= 0, side >= 0, 0 <= similarity <= 1",
                 got=f"{self.depth}, {self.width}, {self.side}, {self.similarity}",

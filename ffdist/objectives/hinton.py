@@ -38,7 +38,7 @@ class Hinton(LabelledInput):
         super().__post_init__()
         if not self.strength:
             raise ConfigError(
-                "a label of no strength cannot be seen",
+                "the label has no strength: no block can see it",
                 where="objective hinton, strength",
                 expected="another number than 0",
                 got=self.strength,

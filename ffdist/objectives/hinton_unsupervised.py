@@ -37,7 +37,7 @@ class HintonUnsupervised(UnlabelledInput):
         super().__post_init__()
         if self.blurs < 0 or self.peer < 0:
             raise ConfigError(
-                "a number of blurs and a weight are not negative",
+                "the number of blurs, or a weight, is negative",
                 where="objective hinton-unsupervised",
                 expected=">= 0",
                 got=f"blurs {self.blurs}, peer {self.peer}",
@@ -46,7 +46,7 @@ class HintonUnsupervised(UnlabelledInput):
     def head(self, spec: BlockSpec) -> nn.Module:
         if spec.index == 0 and len(spec.input_shape) != 3:
             raise NetworkError(
-                "hybrids are made of pictures",
+                "hybrids can be made of pictures alone",
                 where=spec,
                 expected="an input of (C, H, W)",
                 got=list(spec.input_shape),

@@ -31,7 +31,7 @@ class MonoForward(Competitive):
         super().__post_init__()
         if self.limit < 1:
             raise ConfigError(
-                "M reads at least one activity", where="objective mono-forward, limit", expected=">= 1", got=self.limit
+                "the limit is too small", where="objective mono-forward, limit", expected=">= 1", got=self.limit
             )
 
     def head(self, spec: BlockSpec) -> nn.Module:

@@ -37,7 +37,7 @@ class PredSim(Competitive):
         super().__post_init__()
         if not 0 <= self.beta <= 1 or self.limit < 1:
             raise ConfigError(
-                "beta is a share, limit a number of features",
+                "beta or limit is out of range",
                 where="objective predsim",
                 expected="0 <= beta <= 1, limit >= 1",
                 got=f"{self.beta}, {self.limit}",

@@ -38,7 +38,7 @@ class SCFF(UnlabelledInput):
         super().__post_init__()
         if self.decay < 0 or self.peer < 0:
             raise ConfigError(
-                "a weight is not negative",
+                "a weight is negative",
                 where="objective scff",
                 expected=">= 0",
                 got=f"decay {self.decay}, peer {self.peer}",

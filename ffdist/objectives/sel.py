@@ -24,7 +24,7 @@ SIDES = tuple((height, width) for size in (3, 5, 7, 9) for height, width in ((si
 def _check(weight: float, rule: str) -> None:
     if not 0 < weight <= 1:
         raise ConfigError(
-            "the label's weight is a share of the picture",
+            "the label's weight is out of range",
             where=f"objective {rule}, weight",
             expected="0 < x <= 1",
             got=weight,

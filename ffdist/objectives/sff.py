@@ -39,7 +39,7 @@ class SFF(Competitive):
         super().__post_init__()
         if self.kernel < 1 or self.kernel % 2 == 0:
             raise ConfigError(
-                "the auxiliary convolution has an odd side",
+                "the auxiliary convolution's side is not odd",
                 where="objective sff, kernel",
                 expected="1, 3, 5, ...",
                 got=self.kernel,

@@ -39,7 +39,7 @@ class SymBa(LabelledInput):
         super().__post_init__()
         if not self.alpha > 0 or not self.strength:
             raise ConfigError(
-                "there is no contrast",
+                "alpha is not positive, or the strength is 0",
                 where="objective symba",
                 expected="alpha > 0, a strength other than 0",
                 got=f"alpha {self.alpha}, strength {self.strength}",

@@ -125,7 +125,7 @@ def companion_of(rule: Objective, x: Tensor) -> Tensor | None:
         found = rule.companion(x)
     if found is not None and (not isinstance(found, Tensor) or len(found) != len(x) or found.requires_grad):
         raise NetworkError(
-            "what the rule wants beside the activations cannot travel with them",
+            "the rule's companion cannot travel with the activations",
             where=where,
             expected=f"a tensor [{len(x)}, ...] without a graph, a row a sample, or None",
             got=shape_and_dtype(found),
@@ -172,7 +172,7 @@ def _one_sample(block: LearningBlock, trial: SmokeTest, smallest: SmallestBatch)
     except NetworkError as error:
         cause = error.__cause__
         raise NetworkError(
-            "the block cannot learn from one sample, and the run will give it such a part",
+            "the block cannot learn from one sample, and a part of some batch has no more",
             where=where,
             expected="two samples at once",
             got=described(cause) if isinstance(cause, Exception) else error.details["what"],

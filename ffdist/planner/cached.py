@@ -143,9 +143,9 @@ def measure_links() -> dict[str, Any]:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, check=False)
     if done.returncode:
         raise StageError(
-            "what joins two processes cannot be measured",
+            "the link between two processes cannot be measured",
             got=done.stderr.strip()[-2000:],
-            remedy=f"say it: {setting('link', '25gbit,50us')}",
+            remedy=f"give it: {setting('link', '25gbit,50us')}",
         )
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -181,7 +181,7 @@ def cached(
         with suppress(OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             value = json.loads(path.read_text())
             return read(value["measured"])
-    note(f"measuring {'the blocks' if facts['what'] == 'profile' else 'what joins two processes'} ...")
+    note(f"measuring {'the blocks' if facts['what'] == 'profile' else 'the link between two processes'} ...")
     measured = measure()
     try:
         write(path, {"facts": facts, "measured": measured})

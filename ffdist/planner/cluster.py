@@ -129,7 +129,7 @@ class Cluster:
             )
         if not all(0 < speed < float("inf") for speed in self.speeds):
             raise ConfigError(
-                "a device has no speed",
+                "a device's speed is not a positive number",
                 where=setting("speeds"),
                 expected="> 0, 1 for the measured one's",
                 got=", ".join(f"{speed:g}" for speed in self.speeds),

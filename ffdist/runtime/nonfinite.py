@@ -94,7 +94,7 @@ def kept_batches(run: Path) -> list[dict[str, Any]]:
             found.append(values)
         except (OSError, ValueError, KeyError, TypeError, RecursionError, OverflowError) as error:
             raise SnapshotError(
-                "what is kept of a batch cannot be read",
+                "the record of a batch cannot be read",
                 where=path,
                 got=described(error),
                 remedy="name the batch by its number, or remove the file",

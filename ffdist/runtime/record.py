@@ -72,7 +72,7 @@ def read_starts(run: Path) -> list[dict[str, Any]]:
         return [dict(start.items()) for start in read_json_lines(path)]
     except (OSError, ValueError, AttributeError, RecursionError) as error:
         raise DataError(
-            "what a run was made with cannot be read",
+            "the record of a run's environment cannot be read",
             where=path,
             expected="a JSON object a line",
             got=described(error),

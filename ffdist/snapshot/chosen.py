@@ -113,7 +113,7 @@ def marked_best(run: Path, kept: list[Path]) -> Path:
         ) from None
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, StopIteration) as error:
         raise DamagedSnapshotError(
-            "what says which snapshot is the best does not name one that is kept",
+            "the mark of the best snapshot does not name one that is kept",
             where=path,
             expected="the name of one in snapshots, as it was written",
             got=repr(error),

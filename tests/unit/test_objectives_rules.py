@@ -152,7 +152,7 @@ def test_deeperforward_drops_units_before_the_goodness_while_it_learns() -> None
     torch.manual_seed(0)
     torch.testing.assert_close(given_scores(rule.local(head, y, LABELS)), per_class(kept))
     torch.testing.assert_close(given_scores(rule.local(head.eval(), y, None)), per_class(y))
-    with pytest.raises(ConfigError, match="dropout is a share"):
+    with pytest.raises(ConfigError, match="the dropout rate is out of range"):
         DeeperForward(dropout=1.0)
 
 
