@@ -3,7 +3,7 @@ so now.
 
 Names that a user types, or passes in Python, are the user's word. Those that are read from a run's folder, or an
 exported file, may be anybody's: they are doubted, and `options.find` imports nothing that is doubted. Where a user
-begins a run with code of their own, its place is written down, so that the run can be gone on with, and measured.
+begins a run with code of their own, its place is written down, so that the run can be resumed, and measured.
 """
 
 from __future__ import annotations

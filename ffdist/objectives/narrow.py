@@ -35,13 +35,13 @@ def narrow_copies(blocks: Sequence[Following], x: Tensor, narrower: Narrower, wh
     """
     copies = nn.Sequential()
     for name, build, _ in blocks:
-        copy = _copied(name, build, x, narrower, where)
+        copy = _narrow_copy(name, build, x, narrower, where)
         copies.append(copy)
-        x = _outcome(copy, x)
+        x = _output_of(copy, x)
     return copies
 
 
-def _copied(name: str, build: Build, x: Tensor, narrower: Narrower, where: object) -> nn.Module:
+def _narrow_copy(name: str, build: Build, x: Tensor, narrower: Narrower, where: object) -> nn.Module:
     channels = x.shape[1 if x.dim() == 4 else -1]
     layer = nn.Conv2d(channels, narrower(channels), 1, bias=False) if x.dim() == 4 else None
     neck = layer or nn.Linear(channels, narrower(channels), bias=False)
@@ -55,7 +55,7 @@ def _copied(name: str, build: Build, x: Tensor, narrower: Narrower, where: objec
             for layer in ([] if whole else copy[-1].modules())
         ]
         try:
-            _outcome(copy, x)
+            _output_of(copy, x)
         except (RuntimeError, ValueError) as error:
             reason = error
         else:
@@ -72,7 +72,7 @@ def _copied(name: str, build: Build, x: Tensor, narrower: Narrower, where: objec
     ) from reason
 
 
-def _outcome(module: nn.Module, x: Tensor) -> Tensor:
+def _output_of(module: nn.Module, x: Tensor) -> Tensor:
     """Its output on x, in evaluation mode: running statistics stay as they are."""
     training = module.training
     with torch.no_grad():

@@ -124,7 +124,7 @@ class LearningBlock:
         assert not x.requires_grad
         if not self.config.settings.scheduler.learns(self.spec.index, epoch):
             with self._seeded("rest", step, part):
-                return self._rest(x, len(y))
+                return self._forward_frozen(x, len(y))
         self._mode(training=True)
         draws = derive_seed(self.config.settings.training.seed, "draws", self.spec.index, step, part)
         x = self._to_device(x)  # a copy to a GPU may wait; meanwhile other stages of this process may draw
@@ -133,7 +133,7 @@ class LearningBlock:
         if self.watch:
             self.watch.begin(step, epoch, self.parts, first=part == 0 and len(self.totals) == 1)
         with seeded(draws, self.config.device, all_kinds=self.own_code), self._autocast():
-            local = self._locally(self.parts, x, y, companion)
+            local = self._forward_parts(self.parts, x, y, companion)
         local = self.watch.seen(local) if self.watch else local
         if self.learned:
             check_graph(local, self.objective, self.spec)
@@ -225,7 +225,7 @@ class LearningBlock:
         parts = self.average.parts if self.average else self._mode(training=False)
         x = self._to_device(x)
         with self._seeded("evaluation", number), torch.no_grad(), self._autocast():
-            local = self._locally(parts, x, y)
+            local = self._forward_parts(parts, x, y)
         self._count(local, y)
         return local
 
@@ -344,8 +344,8 @@ class LearningBlock:
         if self.average:
             self.average.load_state(averaged(tensors), fields["averaged"])
 
-    def _rest(self, x: Tensor, samples: int) -> Local:
-        """Only pass on, as learned so far."""
+    def _forward_frozen(self, x: Tensor, samples: int) -> Local:
+        """Pass x on by what the block has learned so far, in evaluation mode, without a loss."""
         parts = self._mode(training=False)
         with torch.no_grad(), self._autocast():
             with computing(self.objective, self.spec, learning=False):
@@ -353,9 +353,10 @@ class LearningBlock:
                     out = self.layout.to_images(parts["module"](self._to_device(x)))
             with rule_code(self.objective, at(self.objective, self.spec)):
                 next_input = self.objective.forward_frozen(parts["head"], out)
-            return self._leaving(Local(None, None, next_input), parts["head"], out, samples)
+            return self._checked_local(Local(None, None, next_input), parts["head"], out, samples)
 
-    def _locally(self, parts: nn.ModuleDict, x: Tensor, y: Tensor, companion: Tensor | None = None) -> Local:
+    def _forward_parts(self, parts: nn.ModuleDict, x: Tensor, y: Tensor, companion: Tensor | None = None) -> Local:
+        """The module's output, and the rule on it. parts: the block's own module and head, or their averages."""
         with computing(self.objective, self.spec, learning=parts.training):
             with compiling(self.spec, self.config):
                 out = self.layout.to_images(parts["module"](x))
@@ -364,11 +365,11 @@ class LearningBlock:
                 local = self.objective.local(parts["head"], out, y)
             else:
                 local = self.objective.local_with_companion(parts["head"], out, y, companion)
-        return self._leaving(local, parts["head"], out, len(y))
+        return self._checked_local(local, parts["head"], out, len(y))
 
-    def _leaving(self, local: Local, head: nn.Module, out: Tensor, samples: int) -> Local:
-        """The result as `Objective.local` has it, with the features where a fusion head wants them, and without a
-        graph."""
+    def _checked_local(self, local: Local, head: nn.Module, out: Tensor, samples: int) -> Local:
+        """A rule's result with the features that a fusion head wants, checked, and with what goes on in the dtype and
+        the layout of the next block. Raises NetworkError for what breaks `Objective.local`'s promises."""
         if self.config.settings.rule.fusion and isinstance(local, Local):
             with rule_code(self.objective, at(self.objective, self.spec)):
                 local = local._replace(features=self.objective.features(head, out, samples))

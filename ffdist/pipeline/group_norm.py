@@ -13,16 +13,15 @@ input does not; 2.13 does not crash. Versions between get the same help, which c
 
 
 def ask_for_gradients(module: nn.Module) -> None:
-    """Make what comes into the module's group norms want a gradient from now on, where their weights want one
-    anyway."""
+    """Make the inputs of the module's group norms require a gradient from now on, wherever their weights do."""
     if SOUND:
         return
     for part in module.modules():
         if isinstance(part, nn.GroupNorm):
-            part.register_forward_pre_hook(_wanting)
+            part.register_forward_pre_hook(_requiring_gradient)
 
 
-def _wanting(norm: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+def _requiring_gradient(norm: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
     x, *others = args
     learns = torch.is_grad_enabled() and any(p.requires_grad for p in norm.parameters())
     if learns and isinstance(x, Tensor) and not x.requires_grad:

@@ -112,7 +112,7 @@ class Lockstep:
         threads = torch.get_num_threads()
         for lane in lanes:
             lane.gradients = [None] * len(self.parameters)
-            self.pool.submit(copy_context().run, self._life, lane, work[lane.number], threads)
+            self.pool.submit(copy_context().run, self._run_lane, lane, work[lane.number], threads)
         try:
             while not all(lane.ended.is_set() for lane in lanes):
                 self._round(lanes, resumed, left)
@@ -127,7 +127,7 @@ class Lockstep:
         finally:
             LANE.reset(token)
 
-    def _life(self, lane: Lane[R], work: Callable[[], R], threads: int) -> None:
+    def _run_lane(self, lane: Lane[R], work: Callable[[], R], threads: int) -> None:
         """One lane's thread, from its first turn to its end."""
         lane.turn.acquire()
         try:

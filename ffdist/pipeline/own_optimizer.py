@@ -66,7 +66,7 @@ def check_own_optimizer(config: OptimSettings) -> None:
         "the optimiser fails",
         where=where,
         expected="a step by the gradients alone, and a state of tensors and numbers",
-        remedy=f"mend it, or take another: {setting('optim.optimizer', 'torch.optim:NAdam')}",
+        remedy=f"correct it, or take another: {setting('optim.optimizer', 'torch.optim:NAdam')}",
     ):
         first, weights = trial(config)
         for step in range(2):

@@ -127,22 +127,22 @@ class Source:
                 loader.shard = (self.lanes.start, self.lanes.stop, self.num_lanes)
 
     def __iter__(self) -> Iterator[Message]:
-        while self.at.epoch < self.training.epochs and not self._stale():
+        while self.at.epoch < self.training.epochs and not self._is_stale():
             if (yield from self._train()):
                 yield from self._end_epoch()
             yield self._snapshot()
             if self.stop.is_stopping(self.at.step, waiting=False):
                 yield Stop("interrupted")
                 return
-        if best := self._best():
+        if best := self._best_snapshot():
             yield best
         yield from self._evaluate("test", self.loaders.test)
         yield Stop()
 
     def _train(self) -> Generator[Message, None, bool]:
-        """The rest of the epoch's batches, or those up to a stop; whether they were all."""
+        """The rest of the epoch's batches, or those up to a stop; returns True if they were all."""
         every = self.snapshot_every
-        for made in self._made(self.loaders.train, self.at.epoch, self.at.batch):
+        for made in self._batches(self.loaders.train, self.at.epoch, self.at.batch):
             step = self.at.step + 1
             known = self.score_table.before(step) if self.score_table else None
             if made:
@@ -167,29 +167,29 @@ class Source:
         if loader is None:
             return
         number = 0
-        for batch, made in enumerate(self._made(loader, 0, 0)):
+        for batch, made in enumerate(self._batches(loader, 0, 0)):
             microbatches = parts(loader.batch_samples(batch), self.num_lanes, self.training.microbatches)
             for part in (part for part in microbatches if part.lane in self.lanes):
                 if made:
-                    x, y = (each[self._own(part, microbatches)] for each in made)
-                    yield self._evaluated(split, x, y, number + microbatches.index(part), part)
+                    x, y = (each[self._rows_here(part, microbatches)] for each in made)
+                    yield self._eval_batch(split, x, y, number + microbatches.index(part), part)
             number += len(microbatches)
             self.order += 1
         yield EndOfSplit(split, self.at.epoch)
 
-    def _evaluated(self, split: str, x: Tensor, y: Tensor, number: int, part: MicrobatchRange) -> EvalBatch:
+    def _eval_batch(self, split: str, x: Tensor, y: Tensor, number: int, part: MicrobatchRange) -> EvalBatch:
         if not len(y):
             return EvalBatch(split, None, y, number, part.lane, part.last, order=self.order)
         with self._seeded("evaluation"):
             prepared = self.objective.prepare_eval(x, self.num_classes)
         return EvalBatch(split, prepared, y, number, part.lane, part.last, order=self.order)
 
-    def _made(self, loader: Loader, epoch: int, first: int) -> Iterator[tuple[Tensor, Tensor] | None]:
+    def _batches(self, loader: Loader, epoch: int, first: int) -> Iterator[tuple[Tensor, Tensor] | None]:
         """Each batch of an epoch from `first` on; None for those that another source makes."""
         stride = self.orders.step
         return loader.strided_epoch(epoch, first, (self.orders.start - self.order) % stride, stride)
 
-    def _own(self, part: MicrobatchRange, microbatches: list[MicrobatchRange]) -> slice:
+    def _rows_here(self, part: MicrobatchRange, microbatches: list[MicrobatchRange]) -> slice:
         """Where a part lies in what the loader makes here, which begins with the first of this source's lanes."""
         first = next(each.rows.start for each in microbatches if each.lane == self.lanes.start)
         return slice(part.rows.start - first, part.rows.stop - first)
@@ -200,16 +200,16 @@ class Source:
         microbatches = parts(samples, self.num_lanes, self.training.microbatches)
         generator = torch.Generator()
         for part in (part for part in microbatches if part.lane in self.lanes):
-            rows = self._own(part, microbatches)
+            rows = self._rows_here(part, microbatches)
             if part.number % self.training.microbatches == 0:  # a lane begins; it draws what it draws anywhere
                 place = () if self.num_lanes == 1 else (part.lane,)
                 generator.manual_seed(derive_seed(self.training.seed, "source", step, *place))
             scores = None if known is None else known[part.rows]
-            yield self._learned(
+            yield self._train_batch(
                 x[rows], y[rows], scores, part, samples, step, generator, complete=part is microbatches[-1]
             )
 
-    def _learned(
+    def _train_batch(
         self,
         x: Tensor,
         y: Tensor,
@@ -257,7 +257,7 @@ class Source:
             marker.extra_files += self.score_table.save(marker)
         return marker
 
-    def _best(self) -> Restore | None:
+    def _best_snapshot(self) -> Restore | None:
         """The snapshot that a run ends with, where it may stop early: of the best epoch, the first of equal ones. None
         where that is what has been learned last."""
         if self.training.early_stop is None or self.validation_of is None or self.loaders.validation is None:
@@ -268,8 +268,9 @@ class Source:
         marker = Restore((best + 1) * len(self.loaders.train), best + 1)
         return marker if best < self.at.epoch - 1 and self.is_kept(marker) else None
 
-    def _stale(self) -> bool:
-        """Looks at the results one epoch behind: deterministic, and long arrived."""
+    def _is_stale(self) -> bool:
+        """True if the run is to stop early, by the results up to one epoch ago: these have long arrived, so that nobody
+        waits, and the epoch at which a run stops does not depend on how fast they came."""
         patience, last = self.training.early_stop, self.at.epoch - 2
         if patience is None or self.validation_of is None or self.loaders.validation is None or last < 0:
             return False

@@ -69,7 +69,7 @@ def measure_one(
     begun = time.perf_counter()
     for turn in range(1 + MOST):
         for place, (x, y) in enumerate(zip(messages, labels, strict=True)):
-            x = x.detach().requires_grad_(index > 0)  # pictures want no gradient
+            x = x.detach().requires_grad_(index > 0)  # pictures need no gradient
 
             def compute(x: Tensor = x, y: Tensor = y) -> tuple[Tensor, Tensor]:
                 with config.autocast():

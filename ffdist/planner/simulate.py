@@ -121,7 +121,7 @@ class SimulatedRun:
             self.events.start(self.work(worker))
 
     def messages(self, stage: int, worker: int) -> list[SimulatedMicrobatch]:
-        """What a worker learns from in a stage, of all batches, in order."""
+        """The messages that a worker learns from in a stage, of all batches, in order."""
         place = self.plan.stages[stage]
         microbatches = messages_of(self.profile, self.plan.lanes, place.lanes_of(worker))
         own = place.orders_of(worker, range(self.batches))

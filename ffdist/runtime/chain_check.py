@@ -35,7 +35,7 @@ def passed_whole(kind: Kind, count: int) -> bool:
 
 @dataclass(frozen=True)
 class ChainMain:
-    """What each process of the chain does: receive the tensor, send it on; the last one reports whether it is whole."""
+    """The work of each process of the chain: receive the tensor, send it on; the last reports whether it is whole."""
 
     kind: Kind
 

@@ -1,4 +1,4 @@
-"""A run's folder from its first moment on: begun, held while a run is at work, gone on with."""
+"""A run's folder: how it is begun, locked while a run is at work, and resumed."""
 
 from __future__ import annotations
 

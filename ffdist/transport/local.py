@@ -67,7 +67,7 @@ class LocalSender(Sender):
         self._sequence += 1
 
     def close(self) -> None:
-        """What was accepted stays for the receiver: it takes all frames before it hears of the end."""
+        """Leave what was accepted for the receiver, which takes all frames before it hears of the end."""
         self._channel.close("sender")
 
 

@@ -176,7 +176,9 @@ class ObjectStoreReceiver(Receiver):
         prelude, header, payload = self._take_frame()
         content = wire.decode_header(header, prelude, self._edge)
         arrays = self._fetch(payload[0])
-        tensors = [wire.from_bytes(self._own(array), spec) for array, spec in zip(arrays, content.tensors, strict=True)]
+        tensors = [
+            wire.from_bytes(self._copied(array), spec) for array, spec in zip(arrays, content.tensors, strict=True)
+        ]
         del arrays, payload  # the object is free before its credit is posted
         self._mine.post(CREDIT)
         self._sequence += 1
@@ -209,7 +211,7 @@ class ObjectStoreReceiver(Receiver):
             self._reader.waited += time.perf_counter() - started
             self.waited = self._reader.waited
 
-    def _own(self, array: np.ndarray) -> torch.Tensor:
+    def _copied(self, array: np.ndarray) -> torch.Tensor:
         """A copy that outlives the object; `array` is read-only memory of the store's."""
         own = self._pool.take(array.nbytes)
         own.numpy()[:] = array

@@ -183,7 +183,7 @@ def send_while_one_is_held(place: ContractRank, sender: Sender, depth: int) -> N
 
 
 def hold_the_first(place: ContractRank, receiver: Receiver, depth: int) -> tuple[bool, list[list[float]]]:
-    """Whether the edge took `depth` frames while a received tensor was held, and the values of all at the end."""
+    """True if the edge took `depth` frames while a received tensor was held; and the values of all at the end."""
     held = [receiver.recv().tensors["x"]]
     place.post("held")
     full = place.await_posted("full")
