@@ -77,15 +77,15 @@ class DGLHead(nn.Module):
         super().__init__()
         self.form = form(spec, "dgl")
         if len(self.form.position_dims) == 2:
-            layers, features = of_maps(spec, rule)
+            layers, features = map_layers(spec, rule)
         elif self.form.position_dims:
-            layers, features = of_tokens(spec, rule)
+            layers, features = token_layers(spec, rule)
         else:
-            layers, features = of_vectors(spec.output_shape[0], spec, rule)
+            layers, features = vector_layers(spec.output_shape[0], spec, rule)
         self.network = nn.Sequential(*layers, nn.Linear(features, spec.num_classes))
 
 
-def of_maps(spec: BlockSpec, rule: DGL) -> tuple[list[nn.Module], int]:
+def map_layers(spec: BlockSpec, rule: DGL) -> tuple[list[nn.Module], int]:
     """Layers that read a map [N, C, H, W], and how many features they give."""
     channels, *size = spec.output_shape
     layers: list[nn.Module] = []
@@ -98,24 +98,24 @@ def of_maps(spec: BlockSpec, rule: DGL) -> tuple[list[nn.Module], int]:
         if conv:
             return [*layers, PoolTo(1), FlatPixels()], channels
     height, width = pooled_size(size, 2)
-    behind, features = of_vectors(channels * height * width, spec, rule)
+    behind, features = vector_layers(channels * height * width, spec, rule)
     return [*layers, PoolTo(2), FlatPixels(), *behind], features
 
 
-def of_tokens(spec: BlockSpec, rule: DGL) -> tuple[list[nn.Module], int]:
+def token_layers(spec: BlockSpec, rule: DGL) -> tuple[list[nn.Module], int]:
     """Layers that read tokens [N, T, C], and how many features they give."""
     channels = spec.output_shape[-1]
     width = rule.width or channels
     if spec.is_last:
-        behind, features = of_vectors(channels, spec, rule)
+        behind, features = vector_layers(channels, spec, rule)
         return [TokenMean(), *behind], features
     layers = [*linears([channels, *[width] * rule.depth], nn.LayerNorm), TokenMean()]
     if rule.auxiliary == "conv":
         return layers, width
-    behind, features = of_vectors(width, spec, rule)
+    behind, features = vector_layers(width, spec, rule)
     return [*layers, *behind], features
 
 
-def of_vectors(size: int, spec: BlockSpec, rule: DGL) -> tuple[list[nn.Module], int]:
+def vector_layers(size: int, spec: BlockSpec, rule: DGL) -> tuple[list[nn.Module], int]:
     """The linear layers before the last: as wide as what they read."""
     return linears([size] * ((1 if spec.is_last else rule.depth) + 1)), size

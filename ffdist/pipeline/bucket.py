@@ -139,10 +139,10 @@ def bucket_sizes(sizes: Sequence[int]) -> list[int]:
         else:
             groups.append([size])
     groups += [[size] for size in sizes[-1:]]
-    return [len(group) for group in groups] if len(groups) <= MOST_BUCKETS else of_like_size(sizes)
+    return [len(group) for group in groups] if len(groups) <= MOST_BUCKETS else equal_bucket_sizes(sizes)
 
 
-def of_like_size(sizes: Sequence[int]) -> list[int]:
+def equal_bucket_sizes(sizes: Sequence[int]) -> list[int]:
     """As `bucket_sizes`, for too many of those: at most MOST_BUCKETS, each begun when the ones before have their equal
     part of all bytes."""
     whole = sum(sizes) or 1

@@ -31,16 +31,16 @@ def layers_crossed(chain: Chain, rule: Objective) -> dict[str, int]:
         x = rule.prepare(x, y, chain.num_classes, numbers)
         for spec in block_specs(chain):
             local = build_block(chain, spec, rule, config).forward(x, y, 0, companion=companion)
-            found[spec.name] = 0 if local.loss is None else longest(local.loss)
+            found[spec.name] = 0 if local.loss is None else longest_path(local.loss)
             x = x if local.next_input is None else local.next_input
     return found
 
 
-def longest(loss: Tensor) -> int:
+def longest_path(loss: Tensor) -> int:
     """Layers with weights on the longest way through the graph of a loss."""
     layers: dict[Any, int] = {None: 0}
     weights: dict[Any, bool] = {None: False}
-    for node in from_the_leaves(loss.grad_fn):
+    for node in leaves_first(loss.grad_fn):
         inputs = [each for each, _ in node.next_functions]
         layers[node] = max((layers[each] for each in inputs), default=0)
         # a layer counts where a weight matrix itself comes in (cast or transposed at most), and not activations that
@@ -52,7 +52,7 @@ def longest(loss: Tensor) -> int:
     return layers[loss.grad_fn]
 
 
-def from_the_leaves(root: Any) -> Iterator[Any]:
+def leaves_first(root: Any) -> Iterator[Any]:
     """Each node of a graph once, behind all that it was made of."""
     done, stack = set(), [(root, False)] if root is not None else []
     while stack:

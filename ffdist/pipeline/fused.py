@@ -43,7 +43,7 @@ def fused_group(optimizer: torch.optim.Optimizer, group: Group, kept: Sequence[s
     return FusedGroup(params, grads, slots) if alike and dense and isinstance(group["lr"], float) else None
 
 
-def of_all(optimizer: torch.optim.Optimizer, kept: Sequence[str]) -> list[tuple[Group, FusedGroup]] | None:
+def fused_groups(optimizer: torch.optim.Optimizer, kept: Sequence[str]) -> list[tuple[Group, FusedGroup]] | None:
     """Each group that has something to learn from; None where torch's own step is wanted."""
     if getattr(optimizer, "grad_scale", None) is not None or getattr(optimizer, "found_inf", None) is not None:
         return None
@@ -58,7 +58,7 @@ def of_all(optimizer: torch.optim.Optimizer, kept: Sequence[str]) -> list[tuple[
 
 def adam_step(optimizer: torch.optim.Optimizer, kernel: Callable[..., None]) -> bool:
     """Takes a step by one fused kernel, where that can; True if it was taken. kernel: of Adam, or of AdamW."""
-    groups = of_all(optimizer, ("step", "exp_avg", "exp_avg_sq"))
+    groups = fused_groups(optimizer, ("step", "exp_avg", "exp_avg_sq"))
     if groups is None or any(group["amsgrad"] for group, _ in groups):
         return False
     for group, (params, grads, slots) in groups:
@@ -94,7 +94,7 @@ def adamw(optimizer: torch.optim.Optimizer) -> bool:
 def sgd(optimizer: torch.optim.Optimizer) -> bool:
     """Takes a step by one fused kernel, where that can; True if it was taken."""
     momentum = optimizer.param_groups[0]["momentum"]
-    groups = of_all(optimizer, ("momentum_buffer",) if momentum else ())
+    groups = fused_groups(optimizer, ("momentum_buffer",) if momentum else ())
     if groups is None or any(group["momentum"] != momentum for group, _ in groups):
         return False
     for group, (params, grads, slots) in groups:

@@ -71,9 +71,9 @@ def build_optimizer(config: OptimSettings, module: nn.Module) -> torch.optim.Opt
         return None
     match config.optimizer:
         case "adamw":
-            return ADAMW(learned, **of_adam(config))
+            return ADAMW(learned, **adam_arguments(config))
         case "adam":
-            return ADAM(learned, **of_adam(config))
+            return ADAM(learned, **adam_arguments(config))
         case "sgd":
             return sgd(config, learned)
         case "muon":
@@ -82,7 +82,7 @@ def build_optimizer(config: OptimSettings, module: nn.Module) -> torch.optim.Opt
             return own_optimizer(config, learned)
 
 
-def of_adam(config: OptimSettings) -> dict[str, Any]:
+def adam_arguments(config: OptimSettings) -> dict[str, Any]:
     """The arguments of both forms of Adam."""
     return {
         "lr": config.lr,
@@ -124,5 +124,5 @@ def muon(config: OptimSettings, groups: list[dict[str, Any]]) -> torch.optim.Opt
             )
         )
     if rest:
-        parts.append(ADAMW(rest, **of_adam(config)) if config.muon_rest == "adamw" else sgd(config, rest))
+        parts.append(ADAMW(rest, **adam_arguments(config)) if config.muon_rest == "adamw" else sgd(config, rest))
     return CombinedOptimizer(parts)

@@ -75,7 +75,7 @@ def check_own_optimizer(config: OptimSettings) -> None:
         with torch.no_grad():
             for mine, other in zip(weights, others, strict=True):
                 other.copy_(mine)
-        again.load_state_dict(as_kept(first))
+        again.load_state_dict(saved_state(first))
         advance(first, weights, 2)
         torch.rand(1)  # what it draws would be others now
         advance(again, others, 2)
@@ -105,7 +105,7 @@ def advance(optimizer: torch.optim.Optimizer, weights: list[torch.Tensor], step:
     optimizer.zero_grad()
 
 
-def as_kept(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+def saved_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     """Its state as a snapshot gives it back: tensors, and what JSON holds."""
     saved = optimizer.state_dict()
     state = {

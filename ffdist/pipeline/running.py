@@ -29,7 +29,7 @@ class RunningStatistics:
         come and go, as those of a user's own may."""
         self.parts = parts
         self.synced = set(synced)
-        self.momentum = of_norms(parts)
+        self.momentum = norm_momenta(parts)
         self.unseen = self.momentum.keys() - self.synced
         """Buffers to which torch writes without counting it."""
         self.owners = None if own_code else owners(parts)
@@ -149,7 +149,7 @@ def in_order(start: Tensor, values: list[Tensor], momentum: float | None) -> Ten
     return now / len(values) if len(values) > 1 else now
 
 
-def of_norms(parts: nn.Module) -> dict[str, float | None]:
+def norm_momenta(parts: nn.Module) -> dict[str, float | None]:
     """The running means and variances of batch and instance norms by name, with their momentum."""
     return {
         f"{prefix}.{kind}" if prefix else kind: module.momentum

@@ -76,7 +76,7 @@ def profile_facts(
         "what": "profile",
         "format": FORMAT,
         "network": described(chain),
-        "rule": of_rule(objective),
+        "rule": rule_text(objective),
         "batch": train.largest_batch,
         "settings": {name: repr(getattr(settings, name)) for name in ("optim", "compute")}
         | {"microbatches": settings.training.microbatches, "fusion": settings.rule.fusion},
@@ -224,7 +224,7 @@ def block_text(build: Callable[[], nn.Module]) -> tuple[str, list[str]]:
     return f"{module} {source_of(type(module))}", [f"{tuple(p.shape)} {p.requires_grad}" for p in module.parameters()]
 
 
-def of_rule(objective: Objective) -> str:
+def rule_text(objective: Objective) -> str:
     """A rule with its settings, and a digest of its code where that is a user's."""
     return f"{objective!r} {source_of(type(objective))}"
 

@@ -112,11 +112,11 @@ def measure_block(
         SampleCurve(tuple(sizes), tuple(map(tuple, forward))),
         SampleCurve(tuple(sizes), tuple(map(tuple, backward))),
         median(steps),
-        adding(block),
+        adding_seconds(block),
         sum(p.numel() for p in block.parts.parameters()),
-        bytes_of(block.parts.state_dict().values()) + averages(block),
+        bytes_of(block.parts.state_dict().values()) + average_bytes(block),
         bytes_of(block.learned),
-        moments(block),
+        moment_bytes(block),
         sent / last,
         graph,
         *lanes_of(block),
@@ -249,7 +249,7 @@ def peak_of(block: LearningBlock, message: Message) -> float:
     return max(float(x.nbytes), most - bytes_of(block.learned))
 
 
-def adding(block: LearningBlock) -> float:
+def adding_seconds(block: LearningBlock) -> float:
     """Seconds of adding as many gradients as the block has to others; median."""
     if not block.learned:
         return 0.0
@@ -258,13 +258,13 @@ def adding(block: LearningBlock) -> float:
     return median(times)
 
 
-def moments(block: LearningBlock) -> int:
+def moment_bytes(block: LearningBlock) -> int:
     """Bytes of the optimiser's state."""
     state = block.optimizer.state.values() if block.optimizer else ()
     return bytes_of([value for each in state for value in each.values() if isinstance(value, Tensor)])
 
 
-def averages(block: LearningBlock) -> int:
+def average_bytes(block: LearningBlock) -> int:
     """Bytes of averaged weights, which all workers of a stage have."""
     return bytes_of(block.average.state().values()) if block.average else 0
 

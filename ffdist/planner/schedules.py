@@ -31,7 +31,7 @@ class BackpropTime:
 def ddp(profile: Profile, cluster: Cluster, *, batches: int = BATCHES, seed: int | None = None) -> BackpropTime:
     """DistributedDataParallel on all devices: buckets of gradients are reduced around a ring, one behind the other,
     from when backward has made them on every rank; the optimiser waits for the last."""
-    blocks, draw = of(profile).blocks, TimeDraw(seed)
+    blocks, draw = backprop_of(profile).blocks, TimeDraw(seed)
     ranks, link = cluster.devices, cluster.collective or cluster.link
     samples = profile.batch / ranks
     total = 0.0
@@ -77,7 +77,7 @@ def pipeline_time(
     profile: Profile, cluster: Cluster, microbatches: int, batches: int, seed: int | None
 ) -> BackpropTime:
     """A batch in so many microbatches by 1F1B; the first of the batches, which fills the pipeline, does not count."""
-    blocks, draw, link = of(profile).blocks, TimeDraw(seed), cluster.link
+    blocks, draw, link = backprop_of(profile).blocks, TimeDraw(seed), cluster.link
     size = min(cluster.devices, len(blocks) - 1)
     replicas = cluster.devices // size
     samples = profile.batch / replicas / microbatches
@@ -167,6 +167,6 @@ def gradients(blocks: Sequence[BlockProfile]) -> float:
     return float(sum(block.gradient_bytes for block in blocks))
 
 
-def of(profile: Profile) -> BackpropProfile:
+def backprop_of(profile: Profile) -> BackpropProfile:
     assert profile.backprop, "profile_of(..., backprop=True)"
     return profile.backprop

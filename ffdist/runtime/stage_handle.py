@@ -154,7 +154,7 @@ def start_stage(world: World, store: str, descriptors: tuple[int, ...], payload:
 
 
 def send_job(line: Connection, start: ProcessStart, data: bytes) -> None:
-    """Send what `START` and `child.main` read, in their order: the path of modules first, by which they read the rest."""
+    """Send what `START` and `child.main` read, in order: the path of modules first, by which they read the rest."""
     with suppress(OSError):  # it has died, as its line will tell
         line.send(sys.path)
         line.send(start)
