@@ -132,7 +132,7 @@ class RunRestarted(RunEvent):
 
 @dataclass(frozen=True)
 class RunStopped(RunEvent):
-    """Nothing follows."""
+    """The run has ended; nothing follows."""
 
     name: ClassVar[str] = "stop"
 

@@ -34,7 +34,7 @@ BESIDE_STATES = 3
 
 
 class ByBatch:
-    """See `Sharing`."""
+    """A stage whose workers take whole batches in turn, as one of them sees it: see `Sharing`."""
 
     def __init__(self, group: StageGroup, blocks: Sequence[LearningBlock]) -> None:
         self.group = group
@@ -58,21 +58,21 @@ class ByBatch:
         return "every lane of batches in turn"
 
     def take(self, number: int, order: int) -> None:
-        """The block's state, from the worker of the batch before."""
+        """Take the block's state from the worker of the batch before."""
         if order - 1 > self.settled:
             for numbers in self.together:
                 if numbers[0] == number:
                     self._take(numbers)
 
     def give(self, number: int, step: int, order: int) -> None:
-        """To the worker of the next batch."""
+        """Send the block's state to the worker of the next batch."""
         self.learned = self.seen = order
         for numbers in self.together:
             if numbers[-1] == number:
                 self._post(numbers, step)
 
     def settle(self, step: int) -> None:
-        """From the worker of the last batch that was learned, to all."""
+        """Bring all that the last batch has taught, from the worker that learned from it, to all others."""
         group = self.group
         early = set[int]()
 

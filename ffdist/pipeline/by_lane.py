@@ -17,7 +17,7 @@ from ffdist.transport.base import Frame
 
 
 class ByLane:
-    """See `Sharing`."""
+    """A stage whose workers have their lanes of every batch, as one of them sees it: see `Sharing`."""
 
     def __init__(self, group: StageGroup | None, blocks: Sequence[LearningBlock], lanes: range) -> None:
         """group: None where there is one worker. lanes: those that are computed here."""

@@ -21,7 +21,7 @@ class HostClock:
         self.data = 0.0
         """Seconds waited for data, in all."""
         self.samples = 0
-        """Learned from, in all."""
+        """Samples learned from, in all."""
         self.last_asked: dict[str, tuple[float, ...]] = {}
         """For each who asks, all times when it last asked."""
 

@@ -76,7 +76,7 @@ class FiniteCheck:
         self.epoch = 0
         """The epoch of the batch at work."""
         self.found: NonfiniteValue | None = None
-        """In the batch at work."""
+        """The first value that is not finite in the batch at work."""
         self.in_row = 0
         self.in_epoch = 0
         """Batches in which the block took no step: one behind the other; since the last split."""
@@ -114,7 +114,7 @@ class FiniteCheck:
         return local if scores is None else local._replace(scores=torch.nan_to_num(scores.detach(), 0.0, 0.0, 0.0))
 
     def look_at(self, gradients: Iterable[Tensor]) -> None:
-        """The gradients of a whole batch."""
+        """Look at the gradients of a whole batch. Raises DivergedError where the run is to stop."""
         if self.at_once and self.found is None:
             for gradient in gradients:
                 if not is_finite(gradient):

@@ -33,7 +33,7 @@ class EndedError(Exception):
 
 @dataclass
 class Lane(Generic[R]):
-    """One of them, at work or waiting."""
+    """One lane of a batch, at work or waiting for the others."""
 
     number: int
     leads: bool
@@ -180,6 +180,6 @@ class Lockstep:
                 lane.ended.wait()
 
     def close(self) -> None:
-        """No lane runs any more."""
+        """End the threads; no lane may run any more."""
         if self.pool:
             self.pool.shutdown()

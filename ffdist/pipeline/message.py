@@ -112,9 +112,9 @@ class Snapshot:
     batch: int
     """... and the batch of it that comes next."""
     files: list[dict[str, Any]] = field(default_factory=list)
-    """One a block."""
+    """The manifest's entries for the blocks' files, one a block."""
     extra_files: list[dict[str, Any]] = field(default_factory=list)
-    """What source and sink write."""
+    """The same for the files that source and sink write."""
     awaited: list[str] = field(default_factory=list)
     """Names of the blocks' files that are still being written: `Written` follows when they are on disk."""
 
@@ -138,12 +138,12 @@ class Restore:
 
     step: int
     epoch: int
-    """Epochs that were behind it."""
+    """Epochs that were over then."""
 
 
 @dataclass(slots=True)
 class Stop:
-    """Nothing follows."""
+    """The end of the stream: nothing follows."""
 
     reason: str = "finished"
 

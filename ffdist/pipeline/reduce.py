@@ -88,7 +88,7 @@ class Reduction:
             self.own.adopt()
 
     def begin(self, lane: int) -> None:
-        """Before a microbatch."""
+        """Called before a microbatch of that lane is computed."""
         self.block.lane = lane
         self.running.begin()
 

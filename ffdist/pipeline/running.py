@@ -42,7 +42,7 @@ class RunningStatistics:
         self.taken: dict[BufferKey, Tensor] = {}
 
     def buffers(self) -> dict[str, Tensor]:
-        """By their names, each once."""
+        """The block's buffers by their names, each once."""
         if self.held is not None:
             return self.held
         found: dict[int, tuple[str, Tensor]] = {}

@@ -111,7 +111,7 @@ class StageGroup:
             self.posted[frame.kind, frame.fields.get("bucket", 0)] = now
 
     def post_all(self, frame: Frame) -> None:
-        """The same to each of the others."""
+        """Send one frame to each of the others."""
         self.post(dict.fromkeys(self.others, frame))
 
     def take(self, kind: str, bucket: int = 0, workers: Iterable[int] | None = None) -> dict[int, Frame]:

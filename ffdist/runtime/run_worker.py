@@ -14,7 +14,7 @@ from ffdist.runtime.edges import ProcessEdges
 from ffdist.runtime.heartbeat import Activity, stacks_to
 from ffdist.runtime.job import Job
 from ffdist.runtime.rank import Rank, stage_device
-from ffdist.runtime.supervise import restart_note
+from ffdist.runtime.supervise import resumed_job
 from ffdist.runtime.world import World
 from ffdist.runtime.writers import writing_there
 
@@ -41,7 +41,7 @@ def run_worker(
     keep_freed_memory()
     stacks_to()
     activity.set("opening the data")
-    job = restart_note(replace(make_job(), watched=True), world)
+    job = resumed_job(replace(make_job(), watched=True), world)
     with writing_there(job.run):
         device = stage_device(job.settings.compute.device, world)
         activity.set("meeting the others")

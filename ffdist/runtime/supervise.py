@@ -109,7 +109,7 @@ def brief(error: BaseException) -> str:
     return f"{str(details.get('what', error)).partition(chr(10))[0]}{where}" + (f": {got}" if got else "")
 
 
-def restart_note(job: Job, world: World) -> Job:
+def resumed_job(job: Job, world: World) -> Job:
     """The job of a later attempt goes on from the last snapshot, where there is one."""
     if world.attempt == 0 or job.run is None or not committed(job.run):
         return job

@@ -95,7 +95,7 @@ class Link:
                 time.sleep(POLL)  # NCCL has no wait with a time limit that leaves the process alive
 
     def fetch(self, num_bytes: int, awaited: str, sequence: int, timeout: timedelta | None = None) -> memoryview:
-        """Receive so many bytes."""
+        """Receive so many bytes. Raises as `get` and `wait` do."""
         data = torch.empty(num_bytes, dtype=torch.uint8)
         self.wait(self.get([data], sequence), awaited, sequence, timeout)
         return data.numpy().data
