@@ -81,7 +81,12 @@ def discard_others(run: Path, manifest: Manifest, *, keep: int, best: Path | Non
 
 def committed(run: Path) -> list[Path]:
     """The folders of a run's committed snapshots, oldest first; whether they are whole is another matter."""
-    return [folder for folder in _folders(run) if (folder / MANIFEST).is_file()]
+    while True:
+        folders = _folders(run)
+        found = [folder for folder in folders if (folder / MANIFEST).is_file()]
+        # none, in a list that has changed: a run at work has discarded these meanwhile, and made others
+        if found or folders == _folders(run):
+            return found
 
 
 def read_manifest(folder: Path) -> Manifest:
