@@ -16,8 +16,6 @@ from ffdist.objectives import BlockSpec, Local, Objective
 
 
 class PrototypeHead(nn.Module):
-    """The rule's part of a block: a prototype for each class, [K, C]."""
-
     def __init__(self, spec: BlockSpec) -> None:
         super().__init__()
         self.last = spec.is_last

@@ -109,7 +109,7 @@ def test_a_changed_mark_of_the_best_is_noticed(run: Path, capsys: pytest.Capture
     flipped(run / MARK, mark["snapshot"], (others or ["step-000000007-epoch-00001"])[0])
     assert read_mark(run) == {}
     assert "which snapshot is the best is not known any more" in capsys.readouterr().err
-    with pytest.raises(SnapshotError, match="which snapshot is the best"):
+    with pytest.raises(SnapshotError, match="mark of the best snapshot"):
         marked_best(run, committed(run))
 
 

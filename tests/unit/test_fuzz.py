@@ -58,7 +58,7 @@ def test_what_is_no_request_is_quoted_in_the_answer_and_no_trace_of_ours() -> No
 
 @pytest.mark.parametrize("data", [b"[" * 5000, b'{"snapshot": [], "accuracy": 0.5}', b"null", b"\xff"])
 def test_a_mark_that_is_none_is_told(data: bytes) -> None:
-    with pytest.raises(FfdistError, match="which snapshot is the best"):
+    with pytest.raises(FfdistError, match="mark of the best snapshot"):
         use_mark(data)
 
 

@@ -215,7 +215,7 @@ def test_what_no_memory_holds_is_refused_by_counting() -> None:
     ("make", "why"),
     [
         (lambda: SFF(kernel="3"), r"kernel has a wrong value(.|\n)*SFF(.|\n)*a whole number(.|\n)*'3'"),  # type: ignore[arg-type]
-        (lambda: SFF(kernel=2), "odd side"),
+        (lambda: SFF(kernel=2), "side is not odd"),
         (lambda: SFF(kernel=3.0), "kernel has a wrong value"),  # type: ignore[arg-type]
         (lambda: SFF(kernel=True), "kernel has a wrong value"),
         (lambda: SFF(goodness="cube"), "goodness has a wrong value(.|\n)*square or mean"),  # type: ignore[arg-type]
