@@ -81,12 +81,7 @@ class FileWatch:
                 f"shards are newer than {manifest}, as after a copy: each is read whole first and held against its "
                 f"sha256 (`touch {manifest}` behind `ffdist data check` spares that)"
             )
-        try:
-            with open_regular(self.path) as file:
-                found = digests.sha256(file)
-        except OSError as error:
-            raise self.lost(error) from error
-        if found != self.shard.sha256:
+        if (found := self.digest()) != self.shard.sha256:
             raise DataError(
                 "a shard holds other bytes than its manifest says",
                 where=self.path,
@@ -94,6 +89,14 @@ class FileWatch:
                 got=f"sha256 {found[:12]}..., written after {manifest.name}",
                 remedy=f"restore it, or {AGAIN}",
             )
+
+    def digest(self) -> str:
+        """sha256 of all bytes as they are now. Raises DataError where they cannot be read."""
+        try:
+            with open_regular(self.path) as file:
+                return digests.sha256(file)
+        except OSError as error:
+            raise self.lost(error) from error
 
     def check(self, where: object = None) -> None:
         """where: what was read. Raises DataError where the shard is gone, or holds other bytes than the manifest
@@ -109,11 +112,7 @@ class FileWatch:
         found = Stamp.of(status)
         if found == self.stamp and not truncated:
             return
-        try:
-            with open_regular(self.path) as file:
-                same = found.size == self.shard.bytes and digests.sha256(file) == self.shard.sha256
-        except OSError as error:
-            raise self.lost(error) from error
+        same = found.size == self.shard.bytes and self.digest() == self.shard.sha256
         if not same or truncated:
             raise DataError(
                 "a shard changed while it was read",
