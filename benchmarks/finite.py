@@ -2,7 +2,7 @@
 
     python -m benchmarks.finite --models cnnb mlp --pairs 40 --record benchmarks/records
 
-A serial step of SFF, batch 128, random pictures. The same blocks take both steps, one behind the other in an order that
+A serial step of SFF, batch 128, random pictures. The same blocks take both steps, one after the other in an order that
 is drawn; the figure is the computing time of their thread, so that other work on the machine counts little.
 """
 

@@ -84,12 +84,12 @@ class SegmentTraining:
             tensor.numel() * tensor.element_size() for block in blocks for tensor in block.state()[0].values()
         )
 
-    def segment(self, batches: int, marker: Message | None, behind: Callable[[Stage], object]) -> Seconds:
+    def segment(self, batches: int, marker: Message | None, after: Callable[[Stage], object]) -> Seconds:
         """Seconds of a segment of `batches` batches, with a marker before them or None."""
         began = now()
         if marker:
             self.stage.handle(marker, self.sink)
-            behind(self.stage)
+            after(self.stage)
         for _ in range(batches):
             self.stage.handle(next(self.batches), self.sink)
         self.stage.send_written(self.sink, waiting=True)
@@ -100,13 +100,13 @@ class SegmentTraining:
         count: int,
         batches: int,
         marker: Callable[[int], Message],
-        behind: Callable[[Stage], object] = lambda stage: None,
+        after: Callable[[Stage], object] = lambda stage: None,
     ) -> list[SegmentPair]:
-        """Measure pairs of segments. marker: makes one for a step. behind: called when it has passed the stage."""
+        """Measure pairs of segments. marker: makes one for a step. after: called when it has passed the stage."""
         draws, found = random.Random(0), list[SegmentPair]()
         for _ in range(count + WARM):
             order = draws.choice(((True, False), (False, True)))
-            took = {on: self.segment(batches, marker(self.stage.step) if on else None, behind) for on in order}
+            took = {on: self.segment(batches, marker(self.stage.step) if on else None, after) for on in order}
             found.append(SegmentPair(took[True], took[False]))
         return found[WARM:]
 

@@ -113,9 +113,9 @@ def by_threads(make: SettingsJob, settings: BenchSettings) -> float:
     job = make()
     run_threads(replace(job, settings=job.settings.changed(epochs=1, launcher="threads"), report_every=0.0), note)
     torch.set_num_threads(before)
-    behind = arrivals[len(arrivals) // 3 :]
+    steady = arrivals[len(arrivals) // 3 :]
     return settings.batch_size / (
-        median(b - a for a, b in pairwise(behind)) if len(behind) < 9 else (behind[-1] - behind[0]) / (len(behind) - 1)
+        median(b - a for a, b in pairwise(steady)) if len(steady) < 9 else (steady[-1] - steady[0]) / (len(steady) - 1)
     )
 
 

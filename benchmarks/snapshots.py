@@ -71,7 +71,7 @@ def main(
 def measured(widths: str, way: str, count: int, seconds: float, folder: Path | None) -> dict[str, Value | float]:
     """The cost of a snapshot of one network. way: "at once" waits until it is written."""
     settings = one_stage(data="digits", model_args=[f"widths={widths}"])
-    wait = (lambda stage: stage.behind.wait()) if way == "at once" else nothing
+    wait = (lambda stage: stage.background.wait()) if way == "at once" else nothing
     with tempfile.TemporaryDirectory(prefix="ffdist-", dir=folder) as run:
         training = SegmentTraining(settings, Path(run), nothing)
         training.segment(2, None, nothing)

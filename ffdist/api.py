@@ -61,7 +61,7 @@ class Pipeline:
     """A network whose blocks learn by a local rule, in stages that work at the same time.
 
     network: a `Chain`; or any `nn.Sequential`, each layer with weights a block together with the norms, activations and
-        pools behind it (`blocks=`: how many children in a row make each one, if not so); or a network's name, with
+        pools after it (`blocks=`: how many children in a row make each one, if not so); or a network's name, with
         `model_args=["widths=8,16"]`. Samples reach it as float32; what its outputs' axes mean is known by its layers
         (`nn.Conv1d`: [N, C, L]; `nn.Linear`: tokens [N, T, C]), or by an attribute `axes` of a block, "channels_first"
         or "channels_last".
@@ -179,12 +179,12 @@ class Pipeline:
             must be given as it was, though `epochs` may be more, and stages and launcher others.
         callbacks: each is called with every event of the run (`ffdist.events`), in this process, whatever the launcher
             (of torchrun's, in the last rank); one that fails is reported and left out; one that raises `StopRun` ends
-            the run behind a snapshot. If it has a `close`, that is called at the end.
+            the run after a snapshot. If it has a `close`, that is called at the end.
         metrics: of your own, by name, such as {"f1": torchmetrics.classification.MulticlassF1Score(num_classes=10)}:
             objects with update, compute and reset, or functions of scores [N, K] and labels [N], which give a number or
             several. They get the validation and the test samples; their values are in `result.history()`.
         options: fields of the settings by their own names, for this run: epochs, batch_size, augment, lr, schedule, ...
-        Ctrl-C, SIGTERM and SIGHUP end the training early, behind a snapshot; again, or before it has begun, they raise
+        Ctrl-C, SIGTERM and SIGHUP end the training early, after a snapshot; again, or before it has begun, they raise
         KeyboardInterrupt.
         Raises ConfigError, DataError and NetworkError for what does not go together, or not with the run that is to go
         on, DivergedError for a loss that is not finite, StageError for a stage that fails or does not answer.
@@ -404,7 +404,7 @@ class Pipeline:
         if isinstance(self.network, nn.Sequential):
             trained = nn.Sequential(*self._classifier.blocks)
             own = self.network.state_dict()
-            found = list(trained.state_dict().values())[: len(own)]  # behind them is the twin's own classifier
+            found = list(trained.state_dict().values())[: len(own)]  # after them is the twin's own classifier
             values = dict(zip(own, found, strict=True))
             self.network.load_state_dict(values)
 

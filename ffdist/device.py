@@ -92,13 +92,13 @@ def on_stream(stream: torch.Stream | None) -> AbstractContextManager[Any]:
 
 
 def use_on_current_stream(tensor: Tensor) -> None:
-    """The memory of an accelerator's tensor, of another stream, is used again only behind what the current one does."""
+    """The memory of an accelerator's tensor, of another stream, is used again only after what the current one does."""
     if queues(tensor.device):
         tensor.record_stream(torch.accelerator.current_stream(tensor.device))
 
 
 def recorded(device: torch.device, *, timing: bool = False, blocking: bool = False) -> torch.Event:
-    """An event behind all that the current stream of an accelerator has been given so far.
+    """An event after all that the current stream of an accelerator has been given so far.
 
     timing: for `elapsed_time`. blocking: a thread that waits for it sleeps; where the kind cannot, it spins.
     """
@@ -220,7 +220,7 @@ def set_generator_states(states: list[Tensor], device: torch.device | None) -> N
 
 @contextmanager
 def _current(device: torch.device) -> Iterator[None]:
-    """An accelerator is the current one inside; behind it the one before."""
+    """An accelerator is the current one inside; after it the one before."""
     before = torch.accelerator.current_device_index()
     torch.accelerator.set_device_index(device)
     try:

@@ -109,9 +109,9 @@ def spelled(text: str, spell: Callable[[str, str | None], str] = as_field) -> st
     """A text with its settings as `spell` has them."""
     before, *rest = text.split(BEGIN)
     for part in rest:
-        inside, _, behind = part.partition(END)
+        inside, _, rest = part.partition(END)
         name, equals, value = inside.partition(EQUALS)
-        before += spell(name, value if equals else None) + behind
+        before += spell(name, value if equals else None) + rest
     return before
 
 

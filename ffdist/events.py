@@ -42,7 +42,7 @@ class RunStarted(RunEvent):
     """Batches an epoch."""
     epochs: int
     step: int
-    """Batches that are behind it: 0 but for a run that goes on from a snapshot."""
+    """Batches learned before: 0, except in a run that was resumed from a snapshot."""
     epoch: int
     """The epoch that comes now; counts from 1."""
 
@@ -92,7 +92,7 @@ class SnapshotCommitted(RunEvent):
 
     step: int
     epoch: int
-    """Epochs that are behind it."""
+    """Epochs that were complete at the snapshot."""
 
 
 @dataclass(frozen=True)
@@ -189,7 +189,7 @@ class Observer(Protocol):
 
 
 class StopRun(Exception):  # noqa: N818 - no error: an observer's wish
-    """Raised by an observer: the run ends behind the batch at work, with a snapshot, as a signal would end it."""
+    """Raised by an observer: the run ends after the batch at work, with a snapshot, as a signal would end it."""
 
     def __init__(self, reason: str = "") -> None:
         super().__init__(reason)

@@ -31,7 +31,7 @@ def derive_seed(seed: int, *path: int | str) -> int:
 
 @contextmanager
 def seeded(seed: int, device: torch.device | None = None, *, all_kinds: bool = True) -> Iterator[None]:
-    """Torch's default generators start from `seed` inside, and are as they were behind; so are those of NumPy and of
+    """Torch's default generators start from `seed` inside, and are as they were after; so are those of NumPy and of
     Python's `random`, where `all_kinds`: for code of a user's own, which may draw from any of them.
 
     The generators belong to the whole process, so stages that share one take turns here. Raises PeerTimeoutError where

@@ -13,7 +13,7 @@ from ffdist.errors import NetworkError
 from ffdist.models import Chain
 
 SLOW = 2.0
-"""Seconds a step behind which a sweep goes no further."""
+"""Seconds a step after which a sweep goes no further."""
 BEYOND = re.compile(
     r"out of memory|CU(BLAS|DNN)_STATUS|unable to find an engine|valid cuDNN"
     r"|canUse32BitIndexMath|integer out of range|2147483647|INT_MAX|32.?bit|too (large|big|many)|invalid configuration",

@@ -64,15 +64,15 @@ def line(row: Row, rows: Mapping[str, Row], records: Mapping[str, Record]) -> li
     """The cells of one row of the table."""
     form = f"<br>{row.form}" if row.form else ""
     twin = rows[row.twin] if row.twin else None
-    behind = [linked(twin, records), paper(twin)] if twin else ["-", "-"]
+    of_twin = [linked(twin, records), paper(twin)] if twin else ["-", "-"]
     r = records.get(row.name)
     if r is None:
-        return [f"`{row.name}`{form}", "not yet run", "", "", paper(row), *behind, *[""] * 6]
+        return [f"`{row.name}`{form}", "not yet run", "", "", paper(row), *of_twin, *[""] * 6]
     name = f"[`{row.name}`](benchmarks/records/{r['file']}){form}"
     cost = costs(r)
     ours = [found(r, predictor) for predictor in ("mean", "last", "fusion")]
     counts = [str(len(seeds(r))), str(cost["epochs"]), f"{cost['cpu_seconds']:,}" if "cpu_seconds" in cost else "-"]
-    return [name, *ours, paper(row), *behind, *crossed(r), *counts, r["machine"]["name"]]
+    return [name, *ours, paper(row), *of_twin, *crossed(r), *counts, r["machine"]["name"]]
 
 
 def crossed(r: Record) -> list[str]:

@@ -51,7 +51,7 @@ def kill_and_finish(run: DisturbedRun, faults: list[Fault]) -> list[KillOutcome]
         outcomes.append(KillOutcome(fault, time.time(), begun, step))
         note_kill(run, outcomes[-1])  # at once, as a later error or interrupt ends this process
         who = f"worker {fault.worker}" if fault.victim == "worker" else fault.victim
-        run.progress(f"kill {number + 1} of {len(faults)}: {who}, {fault.moment}, behind batch {step}")
+        run.progress(f"kill {number + 1} of {len(faults)}: {who}, {fault.moment}, after batch {step}")
         if run.nodes and fault.victim == "node":
             run.nodes.replace()
         if fault.victim == "launcher":

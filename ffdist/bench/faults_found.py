@@ -90,7 +90,7 @@ def result_of(launcher: Launcher, kills: Sequence[KillOutcome], costs: Disturbed
         "After it: no process, no shared memory, no temporary file, no part of a file was left; each launcher's death "
         "ended its workers.",
         '"without torch" is without the seconds in which these very starts imported torch and the like, as the run '
-        "has noted them: the longest of all workers, and behind the launcher's death also its own before.",
+        "has noted them: the longest of all workers, and after the launcher's death also its own before.",
         f"Load average (15 minutes) at the end: {costs.load:.1f}, on {available_cores()} cores; where it is more than "
         "the run's own, other work went on beside it, and all seconds are upper bounds.",
         f"Plans, changed at each --resume: {'; '.join(PLANS)}.",

@@ -64,7 +64,7 @@ class CompareSettings(SettingsGroup):
     link: str | None = None
     """accuracy: rate of the link between two hosts (network namespaces), as tc writes it. Default: one host."""
     finished: Path | None = None
-    """accuracy: folder that keeps finished trainings, so that it can be stopped. The same command goes on behind the
+    """accuracy: folder that keeps finished trainings, so that it can be stopped. The same command goes on after the
     last one; with fewer --rounds it ends with what is there."""
     workers: tuple[int, ...] = (1, 2)
     """loader: numbers of loader workers that are compared, for data kept encoded."""

@@ -98,7 +98,7 @@ VERBOSE, SILENT = ("-v", "--verbose"), ("-q", "--quiet")
 
 
 def split_off_flags(flags: Sequence[str], args: Sequence[str]) -> tuple[bool, list[str]]:
-    """True if one of the flags is among the arguments, and the other arguments; behind "--" they are names."""
+    """True if one of the flags is among the arguments, and the other arguments; after "--" they are names."""
     end = list(args).index("--") if "--" in args else len(args)
     rest = [arg for arg in args[:end] if arg not in flags] + list(args[end:])
     return len(rest) < len(args), rest

@@ -92,7 +92,7 @@ def parse(args: Sequence[str]) -> Bench:
 
 def run(suite: SuiteName, settings: BenchSettings, args: Sequence[str]) -> None:
     """Run one suite, or all; print each result, and write its record where one is asked for."""
-    from ffdist.bench.hosts import why_not  # behind the parsing: it imports torch
+    from ffdist.bench.hosts import why_not  # after the parsing: it imports torch
 
     # read when the processes load their libraries, before any of our code can say it
     os.environ["OMP_NUM_THREADS"] = str(settings.train.compute.threads)

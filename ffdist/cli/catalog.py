@@ -138,7 +138,7 @@ def transforms(args: Sequence[str]) -> None:
 SIZES = ("resize", "center-crop")
 """Transforms that draw nothing, and so are for every picture."""
 OF_TRANSFORMS = """\
-In order, options behind a name: --augment crop padding=4 mode=reflect flip randaugment n=2 m=9
+In order, options after a name: --augment crop padding=4 mode=reflect flip randaugment n=2 m=9
 torchvision's are used as they are: --augment torchvision.transforms.v2:GaussianBlur kernel_size=3"""
 
 
@@ -330,7 +330,7 @@ OF_ONE = r"^{}: (.*(?:\n +\S.*)*)\n?"
 
 
 def options_of(made: Any, skip: int) -> Iterable[dict[str, str]]:
-    """Name, type, default and text of each option, of a rule's fields or a function's parameters behind the first
+    """Name, type, default and text of each option, of a rule's fields or a function's parameters after the first
     `skip`."""
     from ffdist.options import kinds_of, text_of
 
@@ -350,7 +350,7 @@ def options_of(made: Any, skip: int) -> Iterable[dict[str, str]]:
 
 def texts_of(made: Any) -> dict[str, str]:
     """The explanations below the fields of a class and of those that it extends; of a function, what its docstring says
-    behind a parameter's name."""
+    after a parameter's name."""
     texts: dict[str, str] = {}
     if not inspect.isclass(made):
         for name in inspect.signature(made).parameters:

@@ -79,7 +79,7 @@ def main(args: Sequence[str]) -> None:
 
 
 def completions(words: list[str]) -> list[str]:
-    """The completions of the last of the words, behind `ffdist`; none where files are wanted."""
+    """The completions of the last of the words, after `ffdist`; none where files are wanted."""
     from ffdist.cli import COMMANDS
 
     *before, last = without_equals(words or [""])
@@ -114,7 +114,7 @@ def begun(word: str, choices: list[str]) -> list[str]:
     return [choice for choice in choices if choice.startswith(word)]
 
 
-def arguments_behind(words: list[str]) -> list[Argument]:
+def arguments_of_command(words: list[str]) -> list[Argument]:
     """All arguments of the command, with those of its groups of settings."""
     kind, made = command_of(words)
     return known_arguments(kind, made) if kind is not None else []
@@ -135,7 +135,7 @@ def options_of(words: list[str]) -> dict[str, list[str]]:
         "--snapshot": ["final", "last", "best"],
         "--data": ["digits", *(str(path.parent) for place in (".", "data") for path in Path(place).glob(PREPARED))],
     }
-    found = [each for each in arguments_behind(words) if not each.positional]
+    found = [each for each in arguments_of_command(words) if not each.positional]
     return {each.flag: names.get(each.flag) or list(map(str, choices_of(each.kind))) for each in found}
 
 
@@ -144,17 +144,17 @@ PREPARED = "*/manifest.json"
 
 def switches_of(words: list[str]) -> set[str]:
     """Options without a value."""
-    return {each.flag for each in arguments_behind(words) if each.kind is bool}
+    return {each.flag for each in arguments_of_command(words) if each.kind is bool}
 
 
 def negatable_switches(words: list[str]) -> list[str]:
     """Switches that have a form that turns them off."""
-    return [each.flag for each in arguments_behind(words) if each.kind is bool and each.both]
+    return [each.flag for each in arguments_of_command(words) if each.kind is bool and each.both]
 
 
 def several_of(words: list[str]) -> set[str]:
     """Options that take several values."""
-    return {each.flag for each in arguments_behind(words) if is_many(each.kind_if_given)}
+    return {each.flag for each in arguments_of_command(words) if is_many(each.kind_if_given)}
 
 
 def command_of(words: list[str]) -> tuple[type | None, object]:

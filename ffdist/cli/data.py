@@ -33,7 +33,7 @@ class List:
     """Print a JSON list."""
 
     def run(self) -> None:
-        from ffdist.data import list_data  # behind the parsing, here and below: they import torch
+        from ffdist.data import list_data  # after the parsing, here and below: they import torch
 
         entries = list_data(self.root)
         if self.json:

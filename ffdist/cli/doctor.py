@@ -82,7 +82,7 @@ def cores() -> str:
 
 
 def devices() -> list[DoctorCheck]:
-    from ffdist import device  # behind the parsing: it imports torch
+    from ffdist import device  # after the parsing: it imports torch
 
     found = [DoctorCheck(f"GPU {each}", True, device.name_of(each)) for each in device.all_seen()]
     return found or [DoctorCheck("GPU", True, "none; stages run on the CPU")]
@@ -97,7 +97,7 @@ def optional() -> list[DoctorCheck]:
 
 def sends(count: int) -> list[DoctorCheck]:
     """A tensor passed down a chain of processes, by every transport that joins them; why the others do not."""
-    from ffdist.transport import registry  # behind the parsing: it imports torch
+    from ffdist.transport import registry  # after the parsing: it imports torch
 
     place = registry.own_location()
     best = registry.fastest(place, place).name

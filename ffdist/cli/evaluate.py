@@ -64,7 +64,7 @@ def main(args: Sequence[str]) -> None:
 
 
 def evaluate(command: Eval) -> None:
-    with loading():  # of torch, behind the parsing
+    with loading():  # of torch, after the parsing
         from ffdist.report.console import accuracy_table, confusion_table
         from ffdist.runtime.data_facts import read_facts
         from ffdist.runtime.evaluation import measure_run

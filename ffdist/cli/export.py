@@ -42,7 +42,7 @@ class Export:
 
 def main(args: Sequence[str]) -> None:
     command = parsed(Export, args, "ffdist export")
-    with loading():  # of torch, behind the parsing
+    with loading():  # of torch, after the parsing
         from ffdist.runtime.data_facts import read_facts
         from ffdist.runtime.export import export
 

@@ -37,7 +37,7 @@ class Faults:
     record: Path | None = None
     """Write a record (JSON, Markdown) into this directory."""
     folder: Path | None = None
-    """Folder of the two runs, which are kept. Default: a temporary folder, which goes behind a run that ended well."""
+    """Folder of the two runs, which are kept. Default: a temporary folder, which goes after a run that ended well."""
 
 
 @dataclass(frozen=True)

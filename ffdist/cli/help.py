@@ -47,7 +47,7 @@ class Argument:
     rare: bool = False
     """Whether help only names it."""
     alone: str | None = None
-    """The value that it stands for where none is behind it."""
+    """The value that it stands for where none is after it."""
 
     @property
     def kind_if_given(self) -> Any:

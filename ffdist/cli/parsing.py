@@ -98,21 +98,21 @@ def parser_of(known: Iterable[Argument], prog: str) -> argparse.ArgumentParser:
 
 
 def split_at_dashes(args: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The words before "--", and those behind it, which are no options."""
+    """The words before "--", and those after it, which are no options."""
     at = list(args).index("--") if "--" in args else len(args)
     return list(args[:at]), list(args[at + 1 :])
 
 
 def normal(args: Sequence[str], options: Mapping[str, Argument]) -> list[str]:
     """Options with dashes for underscores; a negative number joined to its option, since it looks like one itself; the
-    value that an option stands for where none is behind it."""
+    value that an option stands for where none is after it."""
     words: list[str] = []
-    for arg, behind in zip(args, [*args[1:], "--"], strict=False):
+    for arg, following in zip(args, [*args[1:], "--"], strict=False):
         name, equals, value = arg.partition("=")
         before = options.get(words[-1]) if words else None
         if arg.startswith("--"):
             flag = name.replace("_", "-")
-            alone = options[flag].alone if flag in options and not equals and behind.startswith("-") else None
+            alone = options[flag].alone if flag in options and not equals and following.startswith("-") else None
             words.append(f"{flag}={alone}" if alone else flag + equals + value)
         elif arg.startswith("-") and before and is_number(arg) and takes_one(before):
             words[-1] += f"={arg}"
@@ -142,7 +142,7 @@ def wrong_number(error: argparse.ArgumentError, options: Mapping[str, Argument],
         f"{argument.flag} has no value",
         where=prog,
         expected=argument.spelled,
-        remedy=f"one that begins with - stands behind =: {argument.flag}=-1",
+        remedy=f"one that begins with - stands after =: {argument.flag}=-1",
     )
 
 
@@ -233,7 +233,7 @@ def parsed_of(commands: Mapping[str, type[Any]], args: Sequence[str], prog: str)
 
 
 def wants_help(args: Sequence[str]) -> bool:
-    """True if -h or --help is among them; behind "--" they are names."""
+    """True if -h or --help is among them; after "--" they are names."""
     return not {"-h", "--help"}.isdisjoint(split_at_dashes(args)[0])
 
 

@@ -54,7 +54,7 @@ def main(args: Sequence[str]) -> None:
     for name, value in (("--top-k", command.top_k), ("--batch-size", command.batch_size)):
         if value is not None and value < 1:
             raise ConfigError(f"{name} is too small", expected=">= 1", got=value)
-    with loading():  # of torch, behind the parsing
+    with loading():  # of torch, after the parsing
         from ffdist.runtime.prediction import Predictions, pictures_at, unreadable
         from ffdist.runtime.run import load_classifier
 

@@ -47,7 +47,7 @@ def table_of(found: Replay) -> object:
 
 def lines_of(found: Replay) -> list[str]:
     """Lines that say in which block, and with which samples, numbers stop being finite."""
-    snapshot = f"the snapshot behind batch {found.begun}" if found.begun else "the run's beginning"
+    snapshot = f"the snapshot after batch {found.begun}" if found.begun else "the run's beginning"
     lines = [f"learned from {snapshot} on; samples are named by their places in the training split, from 0"]
     if found.bad_inputs:
         lines.append(f"not finite before the first block: {listed(found.bad_inputs)}")

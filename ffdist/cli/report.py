@@ -92,7 +92,7 @@ def check(command: Report, in_terminal: bool) -> None:
 
 def write_page(command: Report) -> None:
     """Write the page and say where it is."""
-    with loading():  # of torch, behind the parsing
+    with loading():  # of torch, after the parsing
         from ffdist.page.write import write_report
 
     path = write_report(

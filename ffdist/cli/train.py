@@ -202,8 +202,8 @@ def normalized(args: Sequence[str]) -> list[str]:
     at = args.index("--resume")
     pairs = zip(args, [*args[1:], ""], strict=True)
     outs = [arg.partition("=")[2] or following for arg, following in pairs if arg.partition("=")[0] == "--out"]
-    behind = args[at + 1] if at + 1 < len(args) else "-"
-    if not behind.startswith("-") and not (outs and behind in PRESETS):  # scripts put `--out RUN --resume` first
+    after = args[at + 1] if at + 1 < len(args) else "-"
+    if not after.startswith("-") and not (outs and after in PRESETS):  # scripts put `--out RUN --resume` first
         return args
     if not outs:
         raise ConfigError("which run is to go on?", where=setting("resume"), remedy="ffdist train --resume RUN")

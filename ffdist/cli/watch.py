@@ -38,7 +38,7 @@ def main(args: Sequence[str]) -> None:
     command = parsed(WatchCommand, args, "ffdist watch")
     if command.port is not None and not 0 <= command.port < 2**16:
         raise ConfigError("--port is no port", expected="0 .. 65535", got=command.port)
-    with loading():  # of torch, behind the parsing
+    with loading():  # of torch, after the parsing
         from ffdist.page.server import PageServer
 
     run = local_folder(command.run)

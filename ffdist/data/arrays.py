@@ -258,8 +258,8 @@ def note_axes(samples: np.ndarray, where: object, channels_last: bool | None) ->
 
 
 def looks_channels_last(shape: tuple[int, ...]) -> bool:
-    """True if (a, b, c), or (a, b, c, d), may be of a picture or volume with its channels behind: few of them, or fewer
-    than it is high and wide, or any number behind a square."""
+    """True if (a, b, c), or (a, b, c, d), may be of a picture or volume with its channels last: few of them, or fewer
+    than it is high and wide, or any number after a square."""
     if len(shape) not in (3, 4) or shape[0] <= 4:
         return False
     *sides, last = shape

@@ -37,7 +37,7 @@ class AugmentDraws:
 
     @classmethod
     def joined(cls, draws: Sequence[AugmentDraws]) -> AugmentDraws:
-        """The draws of several batches, one behind the other."""
+        """The draws of several batches, one after the other."""
         if len(draws) == 1:
             return draws[0]
         columns = zip(*((d.top, d.left, d.flip, d.hole_top, d.hole_left) for d in draws), strict=True)

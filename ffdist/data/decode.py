@@ -27,12 +27,12 @@ from ffdist.data.depth import (
 )
 from ffdist.data.formats import (
     Encoded,
-    channels_behind,
     check_bytes,
     lacking,
     open_picture,
     orientation,
     several_frames,
+    with_channels_last,
 )
 from ffdist.data.png import check_rows
 from ffdist.data.tiff import TiffLayout, check_strips, layout_of, unread
@@ -203,7 +203,7 @@ def read_picture(data: Encoded, where: object, decoding: Decoding = PLAIN) -> Pi
     Raises DataError naming `where` for a picture that cannot be read, whatever is wrong with it.
     """
     try:
-        if isinstance(data, np.ndarray) and is_as_wanted(array := channels_behind(data), decoding):
+        if isinstance(data, np.ndarray) and is_as_wanted(array := with_channels_last(data), decoding):
             return Picture(array)
         held = PixelInfo.of(data) if isinstance(data, Image.Image) else None  # a copy no longer has what its file says
         with open_picture(data) as image, ONE if image.width * image.height > LARGE else nullcontext():

@@ -107,7 +107,7 @@ def open_picture(data: Encoded) -> Image.Image:
     Raises OSError for a path that is no regular file, and whatever Pillow raises for what it cannot read.
     """
     if isinstance(data, np.ndarray):
-        array = channels_behind(data)
+        array = with_channels_last(data)
         return Image.fromarray(array[..., 0] if array.shape[2] == 1 else np.ascontiguousarray(array))
     if isinstance(data, Image.Image):
         return data.copy()
@@ -136,7 +136,7 @@ def regular(path: Path) -> None:
         raise OSError(f"it is {'a folder' if stat.S_ISDIR(mode) else 'a device or a pipe'}, not a file")
 
 
-def channels_behind(array: np.ndarray) -> np.ndarray:
+def with_channels_last(array: np.ndarray) -> np.ndarray:
     """uint8 [H, W, C], C of 1, 3 or 4, of [H, W], [H, W, C] or [C, H, W]; where both ends could be channels, the last
     is. Raises ValueError for what is no picture."""
     channels = (1, 3, 4)

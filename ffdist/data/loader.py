@@ -28,7 +28,7 @@ class Loader:
     """Batches of `split` at `indices`, ready for the first block.
 
     batch_size: samples of a whole batch, of which rank r of `shard=(r, world)` gets the r-th slice, and
-        `shard=(first, behind, world)` the slices from `first` to before `behind`.
+        `shard=(first, end, world)` the slices from `first` to before `end`.
     train: in an order drawn from (seed, epoch), augmented, and without the last incomplete batch unless it is the only
         one. Otherwise: every sample, in the order of `indices`, prepared alone.
     augment: transforms, or texts such as "crop(padding=4)" (`ffdist.data.transforms`). Those that give pictures their
@@ -204,8 +204,8 @@ class Loader:
 
     def part(self, samples: int) -> slice:
         """The samples of a whole batch of that many that are made here."""
-        first, *behind, world = self.shard
-        return slice(samples * first // world, samples * (behind[0] if behind else first + 1) // world)
+        first, *end, world = self.shard
+        return slice(samples * first // world, samples * (end[0] if end else first + 1) // world)
 
     def own(self, order: np.ndarray, start: int, every: int = 1) -> np.ndarray:
         """The rows of batches start, start + every, ... that are read here."""

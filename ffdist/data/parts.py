@@ -68,7 +68,7 @@ class LocalParts(FileParts):
             descriptor = os.open(watch.path, os.O_RDONLY)
             try:
                 data = [os.pread(descriptor, part.length, part.start) for part in parts]
-                status = os.fstat(descriptor)  # behind the reads: what was read is what was opened
+                status = os.fstat(descriptor)  # after the reads: what was read is what was opened
             finally:
                 os.close(descriptor)
         except OSError as error:

@@ -18,7 +18,7 @@ from ffdist.data.shard_files import HEAD, end_of, first_byte, labels_in, shard_s
 from ffdist.data.watch import FileWatch
 
 END = b"\xff\xff\xff\xff\0\0\0\0"
-"""What stands behind the last record batch of an Arrow IPC file."""
+"""What stands after the last record batch of an Arrow IPC file."""
 
 
 class PixelFile:
@@ -62,7 +62,7 @@ class PixelFile:
                     if filled(descriptor, own, self.begin + row * width) < len(own):
                         at, cut = row, True
                         break
-                status = os.fstat(descriptor)  # behind the reads: what was read is what was opened
+                status = os.fstat(descriptor)  # after the reads: what was read is what was opened
             finally:
                 os.close(descriptor)
         except OSError as error:

@@ -122,18 +122,18 @@ def labels_in(source: pa.NativeFile, schema: pa.Schema, rows: int) -> np.ndarray
 
 
 def first_byte(head: bytes, schema: pa.Schema) -> int:
-    """Where the first column's values begin in an Arrow IPC file, which no column has nulls in: behind the messages of
+    """Where the first column's values begin in an Arrow IPC file, which no column has nulls in: after the messages of
     the schema and of the only record batch, each with its length before it. Raises ValueError for another schema."""
     found = pa.ipc.read_schema(pa.py_buffer(head[MAGIC:]))
     if not found.equals(schema, check_metadata=True):
         raise ValueError("columns " + ", ".join(f"{field.name} {field.type}" for field in found))
-    behind = MAGIC
+    end = MAGIC
     for _ in range(2):
-        mark, length = struct.unpack_from("<Ii", head, behind)
+        mark, length = struct.unpack_from("<Ii", head, end)
         if mark != 0xFFFFFFFF:
             raise ValueError("no message")
-        behind += 8 + length
-    return behind
+        end += 8 + length
+    return end
 
 
 def end_of(begin: int, schema: pa.Schema, rows: int) -> list[int]:

@@ -104,7 +104,7 @@ def classes_in(dataset: Any, label: str) -> Any:
 
 
 def joined_names(parts: list[Any], where: str) -> Any:
-    """The names of data sets that are one behind the other: the longest, where all count alike. Raises DataError where
+    """The names of data sets that are one after the other: the longest, where all count alike. Raises DataError where
     a number is one class in one of them, and another class in another."""
     if not all(isinstance(part, (list, tuple)) for part in parts):
         return parts[0] if all(repr(part) == repr(parts[0]) for part in parts) else None

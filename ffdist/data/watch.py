@@ -79,7 +79,7 @@ class FileWatch:
         if bytes_read[manifest] >= LARGE > bytes_read[manifest] - self.shard.bytes:
             note(
                 f"shards are newer than {manifest}, as after a copy: each is read whole first and held against its "
-                f"sha256 (`touch {manifest}` behind `ffdist data check` spares that)"
+                f"sha256 (`touch {manifest}` after `ffdist data check` spares that)"
             )
         if (found := self.digest()) != self.shard.sha256:
             raise DataError(

@@ -52,7 +52,7 @@ class OutputLayout(Enum):
 
 def layout_of(shape: Sequence[int], axis: int | None) -> OutputLayout | None:
     """The layout of an output [N, *shape] whose channels are at `axis`; None where that cannot be told, or is neither
-    behind the batch nor last."""
+    after the batch nor last."""
     last = len(shape)
     if last not in (2, 3):
         return OutputLayout.AS_IS
@@ -86,7 +86,7 @@ def _names(text: str) -> frozenset[str]:
 
 
 FIRST = _names("conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d")
-"""Functions whose result has its channels behind the batch."""
+"""Functions whose result has its channels after the batch."""
 LAST = _names("""embedding multi_head_attention_forward scaled_dot_product_attention lstm gru rnn_tanh rnn_relu""")
 """Functions whose result has its channels last."""
 OVER_LAST = _names("linear bilinear layer_norm rms_norm")
@@ -95,7 +95,7 @@ CHANNELWISE = _names("""max_pool1d max_pool2d avg_pool1d avg_pool2d lp_pool1d lp
                         adaptive_max_pool2d adaptive_avg_pool1d adaptive_avg_pool2d batch_norm instance_norm group_norm
                         interpolate upsample pixel_shuffle pixel_unshuffle local_response_norm channel_shuffle
                         dropout1d dropout2d""")
-"""Functions that take what is behind the batch for channels."""
+"""Functions that take what is after the batch for channels."""
 MOVES = _names("""transpose permute movedim moveaxis swapaxes swapdims t adjoint __get__ squeeze unsqueeze __getitem__
                   select narrow expand expand_as unbind chunk split tensor_split""")
 """Functions whose result is a view, so that a tensor with strides of its own shows where an axis has gone."""
@@ -109,7 +109,7 @@ LOST = _names("einsum baddbmm addbmm tensordot kron cdist as_strided rot90") | {
 }
 """Functions whose result may have its channels anywhere."""
 UNSURE = -1
-"""In place of an axis: turned from what was not known. A linear layer behind may mix channels or positions alike."""
+"""In place of an axis: turned from what was not known. A linear layer after may mix channels or positions alike."""
 STRIDES = (1000003, 1000033, 1000037, 1000039, 1000081, 1000099, 1000117, 1000121)
 """Primes: no axis of a view has the stride of another by chance."""
 
@@ -117,7 +117,7 @@ STRIDES = (1000003, 1000033, 1000037, 1000039, 1000081, 1000099, 1000117, 100012
 class AxisTracer(TorchFunctionMode):
     """Follows the axis of the channels through what is computed inside, function by function.
 
-    Convolutions have their channels behind the batch; linear layers, layer norms, attention and embeddings have them
+    Convolutions have their channels after the batch; linear layers, layer norms, attention and embeddings have them
     last; transposing and reshaping move them, and what acts on single numbers leaves them where they are.
     """
 
@@ -212,7 +212,7 @@ def _axis_of(
 
 
 def _of_product(y: Tensor, left: tuple[Tensor, int | None], right: tuple[Tensor, int | None]) -> int | None:
-    """The channels' axis behind a matrix product; a matrix without a batch is weights, which mix the last axis, or the
+    """The channels' axis after a matrix product; a matrix without a batch is weights, which mix the last axis, or the
     one before it."""
     (a, of_a), (b, of_b) = left, right
     last = y.dim() - 1
@@ -263,7 +263,7 @@ def tensors(values: Iterable[Any]) -> list[Tensor]:
 
 
 def _same_place(x: Tensor, y: Tensor, axis: int | None) -> int | None:
-    """The axis of `y`, a reshaped `x`, that has the size of x's `axis` and as many numbers behind it; or that is made
+    """The axis of `y`, a reshaped `x`, that has the size of x's `axis` and as many numbers after it; or that is made
     of it and its neighbours, as heads and what each gives make tokens' channels."""
     if axis is None:
         return None

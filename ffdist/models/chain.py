@@ -48,7 +48,7 @@ class Chain:
 
     blocks: (name, builder) pairs; a builder returns the block's `nn.Module`, newly initialised.
     input_shape: of one sample, without the batch: (C, H, W) for pictures, (N,) for vectors.
-    classifier: builds what backpropagation puts behind the last block, from that block's output shape to [B, K] logits;
+    classifier: builds what backpropagation puts after the last block, from that block's output shape to [B, K] logits;
         a local rule has no use for it. Default: mean over space, then a linear layer.
     origin: where the blocks' weights come from, in words; empty for random ones.
     axes: where blocks' channels are, "channels_first" [N, C, ...] or "channels_last" [N, ..., C], where neither a
@@ -225,7 +225,7 @@ class Chain:
             if elsewhere
             else f"cannot tell which axis of block '{name}' has its channels",
             where=f"{self._place(index)}, output [N, {sizes}]",
-            expected="channels behind the batch, [N, C, ...], or last, [N, ..., C]",
+            expected="channels after the batch, [N, C, ...], or last, [N, ..., C]",
             remedy="end the block by x.permute(...)"
             if elsewhere
             else "say it in the block's class, or of the whole "
@@ -278,7 +278,7 @@ class Chain:
         return larger
 
     def classifier(self) -> nn.Module:
-        """The classifier that backpropagation puts behind the last block, newly initialised: its output -> [B, K]
+        """The classifier that backpropagation puts after the last block, newly initialised: its output -> [B, K]
         logits."""
         last = self.outputs()[-1]
         if self.build_classifier is not pooled_classifier or last.layout in (None, OutputLayout.AS_IS):
@@ -298,7 +298,7 @@ class Chain:
         """Any `nn.Sequential`. Weights are kept, and so are ties between weights of a block.
 
         layers_per_block: how many children in a row make each block. Default: each child with weights is one, together
-            with the norms, activations, pools and dropouts behind it; `joined` of the result says how.
+            with the norms, activations, pools and dropouts after it; `joined` of the result says how.
 
         Raises NetworkError for what is no nn.Sequential, for a cut that does not fit, and for blocks that share a
         parameter or that `check_sound` refuses.

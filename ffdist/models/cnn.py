@@ -19,7 +19,7 @@ def _conv_block(in_channels: int, out_channels: int, *, norm: bool, pool: bool) 
         layers.append(nn.BatchNorm2d(out_channels))
     if pool:
         layers.append(nn.MaxPool2d(2))
-    return nn.Sequential(*layers, nn.ReLU())  # behind the pool: the same bits, a quarter of the work
+    return nn.Sequential(*layers, nn.ReLU())  # after the pool: the same bits, a quarter of the work
 
 
 def _flat_classifier(shape: Shape, num_classes: int, *, dropout: float) -> nn.Module:
@@ -37,16 +37,16 @@ def cnn(
     *,
     norm: bool = False,
 ) -> Chain:
-    """Three (or `len(widths)`) blocks of convolution and ReLU, with a 2x2 max pool behind the first two.
+    """Three (or `len(widths)`) blocks of convolution and ReLU, with a 2x2 max pool after the first two.
 
     input_shape: (C, H, W), sides of at least 4. With widths 32, 64, 128 the parameters are exactly the paper's. Our own
     choice: a pool belongs to the block before it, so that a local loss reads the pooled map (the paper's CNN, unlike
     its CNNB, is "not grouped into blocks").
 
     widths: output channels of each block.
-    dropout: rate, in the classifier that backpropagation puts behind the last block. The paper has one, of a rate it
+    dropout: rate, in the classifier that backpropagation puts after the last block. The paper has one, of a rate it
         does not give; none here, since a CPU draws its random numbers slowly, and FF has none to draw.
-    norm: batch normalisation behind each convolution.
+    norm: batch normalisation after each convolution.
 
     Raises NetworkError for no such share.
     """
@@ -71,6 +71,6 @@ def cnnb(
     """`cnn` with batch normalisation between each convolution and its ReLU.
 
     widths: output channels of each block.
-    dropout: rate, in the classifier that backpropagation puts behind the last block.
+    dropout: rate, in the classifier that backpropagation puts after the last block.
     """
     return cnn(input_shape, num_classes, widths, dropout, norm=True)

@@ -63,7 +63,7 @@ def _classifier(shape: Shape, num_classes: int) -> nn.Module:
 def mobilenet_v3_small(input_shape: Sequence[int], num_classes: int, stem_stride: Literal[1, 2] = 2) -> Chain:
     """MobileNetV3-small (arXiv 1905.02244): a stem and 11 inverted residual blocks, 12 blocks in all.
 
-    stem_stride: 2 as published; 1 for small pictures, which are halved four times behind the stem.
+    stem_stride: 2 as published; 1 for small pictures, which are halved four times after the stem.
     """
     if stem_stride not in (1, 2):
         raise ConfigError(

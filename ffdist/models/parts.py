@@ -63,7 +63,7 @@ def named_path(*parts: tuple[str, nn.Module]) -> nn.Sequential:
 
 
 class SpatialMean(nn.Module):
-    """[B, C, H, W] -> [B, C], over the channels-last view: its gradient has that layout, nothing behind copies it."""
+    """[B, C, H, W] -> [B, C], over the channels-last view: its gradient has that layout, nothing after copies it."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x.permute(0, 2, 3, 1).flatten(1, 2).mean(1)

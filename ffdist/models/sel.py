@@ -27,7 +27,7 @@ def sel_cnn(
 ) -> Chain:
     """Scodellaro et al. (arXiv 2312.14924): `depth` blocks of layer norm, convolution 7x7 of 128 filters and ReLU.
 
-    The norm opens a block: the goodness is read behind the ReLU, and only the direction of what a block gets counts.
+    The norm opens a block: the goodness is read after the ReLU, and only the direction of what a block gets counts.
     Where the paper has it is not published, nor is its deeper network; ours for CIFAR is depth 6, pool_every 2. Weights
     are drawn by He's rule, with which the goodness starts at its threshold.
 

@@ -88,7 +88,7 @@ class MaxClassifier(nn.Module):
 def speednet(
     input_shape: Sequence[int], num_classes: int, widths: Sequence[int] = (64, 256, 256), depth: int = 2
 ) -> Chain:
-    """Three (or `len(widths)`) groups of convolutions behind a whitened input, after airbench (Jordan, 2024, arXiv
+    """Three (or `len(widths)`) groups of convolutions after a whitened input, after airbench (Jordan, 2024, arXiv
     2404.00498): a block each, the whitening in the first.
 
     input_shape: (C, H, W), sides of at least 2 ** len(widths) + 1.

@@ -17,14 +17,14 @@ VGG8 = (128, -256, 256, -512, -512, -512, 512)
 VGG11 = (128, -256, 256, -512, 512, -512, 512, -512, 512, 512)
 
 
-def _block(in_width: int, width: int, pool_before: str, pool_behind: str, norm: bool, dropout: float) -> nn.Module:
+def _block(in_width: int, width: int, pool_before: str, pool_after: str, norm: bool, dropout: float) -> nn.Module:
     conv = nn.Conv2d(in_width, width, 3, padding=1)
     nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
     assert conv.bias is not None
     nn.init.zeros_(conv.bias)
     layers = [*_pool(pool_before), conv, *([nn.BatchNorm2d(width)] if norm else [])]
-    # ReLU commutes with a max pool, bit for bit, and costs a quarter behind it
-    layers += [*_pool("max"), nn.ReLU()] if pool_behind == "max" else [nn.ReLU(), *_pool(pool_behind)]
+    # ReLU commutes with a max pool, bit for bit, and costs a quarter there
+    layers += [*_pool("max"), nn.ReLU()] if pool_after == "max" else [nn.ReLU(), *_pool(pool_after)]
     return nn.Sequential(*layers, *([nn.Dropout2d(dropout)] if dropout else []))
 
 
@@ -57,15 +57,15 @@ def vgg8(
         raise ConfigError(
             "these are no blocks of a VGG",
             where="model vgg, widths and pool",
-            expected="channels, negative where a pool follows; not behind the last with pool_first",
+            expected="channels, negative where a pool follows; not after the last with pool_first",
             got=f"widths {widths}, pool {pool}, pool_first {pool_first}",
         )
     channels, _, _ = check_picture("vgg", input_shape, 2 ** sum(w < 0 for w in widths))
     blocks, before, pending = [], channels, ""
     for i, width in enumerate(widths):
         marked = pool if width < 0 else ""
-        behind = "" if pool_first else marked
-        blocks.append((f"conv{i + 1}", partial(_block, before, abs(width), pending, behind, norm, dropout)))
+        after = "" if pool_first else marked
+        blocks.append((f"conv{i + 1}", partial(_block, before, abs(width), pending, after, norm, dropout)))
         before, pending = abs(width), marked if pool_first else ""
     return Chain(blocks, input_shape=input_shape, num_classes=num_classes)
 

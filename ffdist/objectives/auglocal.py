@@ -69,7 +69,7 @@ class AugLocal(Competitive):
 
 
 class AugLocalHead(nn.Module):
-    """copies: of blocks that follow; readout: linear layer behind a pool."""
+    """copies: of blocks that follow; readout: linear layer after a pool."""
 
     def __init__(self, spec: BlockSpec, rule: AugLocal) -> None:
         super().__init__()
@@ -99,8 +99,8 @@ class AugLocalHead(nn.Module):
 
 
 def chosen(spec: BlockSpec, depth: int) -> list[Following]:
-    """The blocks behind `spec` that its head copies: `depth` of them, evenly; all for 0."""
-    behind = spec.following
-    count = min(depth or len(behind), len(behind))
+    """The blocks after `spec` that its head copies: `depth` of them, evenly; all for 0."""
+    following = spec.following
+    count = min(depth or len(following), len(following))
     first = spec.index + 1
-    return [behind[round(spec.index + len(behind) * i / count) - first] for i in range(1, count + 1)]
+    return [following[round(spec.index + len(following) * i / count) - first] for i in range(1, count + 1)]

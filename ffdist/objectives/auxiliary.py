@@ -1,4 +1,4 @@
-"""Layers of which rules build auxiliary networks behind a block."""
+"""Layers of which rules build auxiliary networks after a block."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 class PoolTo(nn.Module):
     """Averages maps [N, C, H, W] to at most `side` x `side`.
 
-    Where the side divides the map's, by a plain pool: its gradient keeps the channels-last layout, and nothing behind
+    Where the side divides the map's, by a plain pool: its gradient keeps the channels-last layout, and nothing after
     it copies, unlike that of an adaptive one.
     """
 
@@ -31,7 +31,7 @@ class PoolTo(nn.Module):
 
 
 def pooled_size(size: Sequence[int], side: int) -> tuple[int, int]:
-    """Height and width behind `PoolTo(side)`."""
+    """Height and width after `PoolTo(side)`."""
     return min(size[0], side), min(size[1], side)
 
 

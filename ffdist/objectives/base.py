@@ -31,7 +31,7 @@ def label_shares(labels: Tensor, num_classes: int) -> Tensor:
 
 
 class Following(NamedTuple):
-    """A block behind another."""
+    """A block after another."""
 
     name: str
     build: Callable[[], nn.Module]
@@ -60,7 +60,7 @@ class BlockSpec:
     sample_shape: tuple[int, ...] = ()
     """Shape of one sample as the network gets it."""
     following: tuple[Following, ...] = field(default=(), repr=False, compare=False)
-    """The blocks behind this one, in order."""
+    """The blocks after this one, in order."""
     to_next_input: Callable[[Tensor], Tensor] = field(default=as_it_is, repr=False, compare=False)
     """From this block's output as a rule sees it to what the next block takes."""
 
@@ -185,7 +185,7 @@ class Objective(RenamedMembers, ABC):
         return self.local(head, out, None).next_input
 
     def features(self, head: nn.Module, out: Tensor, samples: int) -> Tensor | None:
-        """The features of this block that a fusion head behind the last one may read: float32 [B, F] without a graph,
+        """The features of this block that a fusion head after the last one may read: float32 [B, F] without a graph,
         or None.
 
         out: as in `local`, of B = `samples`. Default: the mean over space or tokens, for a rule of one pass.

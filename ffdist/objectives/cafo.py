@@ -17,7 +17,7 @@ from ffdist.objectives.form import FlatFeatures
 
 @dataclass(frozen=True)
 class CaFo(Competitive):
-    """Cascaded Forward (Zhao et al., arXiv 2303.09728): a linear predictor p = W y behind each block, on all of its
+    """Cascaded Forward (Zhao et al., arXiv 2303.09728): a linear predictor p = W y after each block, on all of its
     activities; their mean predicts. The output goes on as it is.
 
     loss = CE(p); or mean((p - q)^2); or sparsemax's, -q p + 1/2 sum_S (p_j^2 - tau^2) + 1/2 |q|^2, where q are the

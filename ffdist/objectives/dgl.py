@@ -20,7 +20,7 @@ from ffdist.objectives.predsim import similarity
 class DGL(Competitive):
     """Decoupled greedy learning (Belilovsky, Eickenberg and Oyallon, ICML 2020, arXiv 1901.08164).
 
-    loss = CE(h(y)), where h is an auxiliary network behind the block. A gradient crosses the layers of h (seven by
+    loss = CE(h(y)), where h is an auxiliary network after the block. A gradient crosses the layers of h (seven by
     default) and those of the block, and nothing before: local learning, but not of single layers.
 
     "mlp-sr" [code]: average pool to `side`; `depth` times [1x1 convolution, batch norm, ReLU]; average pool to 2x2;
@@ -98,8 +98,8 @@ def map_layers(spec: BlockSpec, rule: DGL) -> tuple[list[nn.Module], int]:
         if conv:
             return [*layers, PoolTo(1), FlatPixels()], channels
     height, width = pooled_size(size, 2)
-    behind, features = vector_layers(channels * height * width, spec, rule)
-    return [*layers, PoolTo(2), FlatPixels(), *behind], features
+    linear, features = vector_layers(channels * height * width, spec, rule)
+    return [*layers, PoolTo(2), FlatPixels(), *linear], features
 
 
 def token_layers(spec: BlockSpec, rule: DGL) -> tuple[list[nn.Module], int]:
@@ -107,13 +107,13 @@ def token_layers(spec: BlockSpec, rule: DGL) -> tuple[list[nn.Module], int]:
     channels = spec.output_shape[-1]
     width = rule.width or channels
     if spec.is_last:
-        behind, features = vector_layers(channels, spec, rule)
-        return [TokenMean(), *behind], features
+        linear, features = vector_layers(channels, spec, rule)
+        return [TokenMean(), *linear], features
     layers = [*linears([channels, *[width] * rule.depth], nn.LayerNorm), TokenMean()]
     if rule.auxiliary == "conv":
         return layers, width
-    behind, features = vector_layers(width, spec, rule)
-    return [*layers, *behind], features
+    linear, features = vector_layers(width, spec, rule)
+    return [*layers, *linear], features
 
 
 def vector_layers(size: int, spec: BlockSpec, rule: DGL) -> tuple[list[nn.Module], int]:

@@ -26,7 +26,7 @@ class OutputForm(NamedTuple):
 
     def position_mean(self, y: Tensor) -> Tensor:
         """Mean over the positions, [N, *shape] -> float32 [N, C]; over the channels-last view of maps, so that the
-        gradient has their layout too and nothing behind copies."""
+        gradient has their layout too and nothing after copies."""
         if len(self.position_dims) == 2:
             y = y.permute(0, 2, 3, 1).flatten(1, 2)
         # summed in float32: bf16 has 8 bits, and a sum of some hundred squares would lose the small ones
@@ -93,7 +93,7 @@ def pointwise(form: OutputForm, out_channels: int, kernel: int = 1, *, bias: boo
 def rms_normalised(y: Tensor, eps: float = 1e-8) -> Tensor:
     """Each sample divided by the root of its mean square: only the direction is left. [N, ...] -> [N, ...]."""
     axes = tuple(range(1, y.dim()))
-    # the mean square in float32; eps keeps a sample of zeros, as behind a dead ReLU, from 0 / 0
+    # the mean square in float32; eps keeps a sample of zeros, as after a dead ReLU, from 0 / 0
     return y / (y.square().mean(axes, keepdim=True, dtype=torch.float32).sqrt() + eps).to(y.dtype)
 
 

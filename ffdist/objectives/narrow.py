@@ -1,4 +1,4 @@
-"""Narrow copies of blocks: the same layers with fewer channels, behind an input of any number."""
+"""Narrow copies of blocks: the same layers with fewer channels, after an input of any number."""
 
 from __future__ import annotations
 

@@ -66,7 +66,7 @@ def similarity(x: Tensor) -> Tensor:
 
 
 class PredSimHead(nn.Module):
-    """decoder: the classifier W; conv: what the similarity is taken behind."""
+    """decoder: the classifier W; conv: what the similarity is taken after."""
 
     def __init__(self, spec: BlockSpec, limit: int) -> None:
         super().__init__()

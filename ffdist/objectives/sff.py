@@ -25,7 +25,7 @@ class SFF(Competitive):
     A gradient crosses the auxiliary convolution, that norm and the block's own layers, and nothing before.
 
     Our own choices: the norm is over all of a sample's features with a per-channel scale and shift
-    (`GroupNorm(1, C)`, which has exactly the parameters the paper counts), and the goodness is read behind it, so that
+    (`GroupNorm(1, C)`, which has exactly the parameters the paper counts), and the goodness is read after it, so that
     the block's own loss trains that scale and shift. For tokens, which the paper has not, norm and auxiliary layer are
     those of each token, and the mean is over tokens.
     """

@@ -199,7 +199,7 @@ def is_own_name(host: str, listens: str) -> bool:
 
 
 def page_at(watch: PageServer, path: str) -> str | None:
-    """`/`, `/run/NAME/`, and `part` behind each: what is inside the page, to be put in its place."""
+    """`/`, `/run/NAME/`, and `part` after each: what is inside the page, to be put in its place."""
     *places, last = path.removeprefix("/").split("/")
     if last not in ("", "part") or not path.startswith("/"):
         return None

@@ -70,7 +70,7 @@ def moment(seconds: float | None) -> str:
 
 
 def visible(text: object) -> str:
-    """A user's name, with what no page may hold, or what turns the text behind it around, as escapes."""
+    """A user's name, with what no page may hold, or what turns the text after it around, as escapes."""
     return "".join(c if is_visible(c) else f"\\u{ord(c):04x}" for c in str(text))
 
 

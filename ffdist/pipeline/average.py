@@ -29,7 +29,7 @@ class WeightAverage:
 
     @torch.no_grad()
     def update(self, parts: nn.Module) -> None:
-        """Take the block's weights in, as they are behind an update."""
+        """Take the block's weights in, as they are after an update."""
         keep = min(self.decay, self.updates / (RAMP + self.updates))
         self.updates += 1
         for average, value in zip(each_once(self.parts), each_once(parts), strict=True):

@@ -59,7 +59,7 @@ class Bucket:
     def advance(self) -> None:
         """Take what the others have posted, and add it up.
 
-        Only behind the batch, when all that is computed here of it is on its way: another worker may wait until what
+        Only after the batch, when all that is computed here of it is on its way: another worker may wait until what
         follows has taken it.
         """
         if not self.posted:

@@ -89,11 +89,11 @@ class ByBatch:
         # the newest state goes round from the worker that learned last: its next one has it on the way already, the
         # others pass it on, and the one before it gets it last
         if newest > self.settled:
-            behind = (group.place - newest) % len(group.shares)
-            for numbers in self.together if behind else ():
+            distance = (group.place - newest) % len(group.shares)
+            for numbers in self.together if distance else ():
                 if numbers[0] not in early:
                     self._take(numbers)
-                if behind < len(group.shares) - 1:
+                if distance < len(group.shares) - 1:
                     self._post(numbers, step)
         self.settled = max(frame.fields["seen"] for frame in frames.values())
 
@@ -123,7 +123,7 @@ class ByBatch:
                 block.totals += frames[worker].tensors[block.spec.name][place].to(block.totals.device)
 
     def blocks_to_save(self, reductions: Sequence[Reduction], step: int) -> Iterator[list[LearningBlock]]:
-        """All, on the first worker: behind `settle` each has the whole of them."""
+        """All, on the first worker: after `settle` each has the whole of them."""
         check_replicas(self.group, self.blocks, step)
         yield self.blocks if self.group.leads else []
 

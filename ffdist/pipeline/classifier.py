@@ -87,9 +87,9 @@ class Classifier(nn.Module):
         self.blocks = nn.ModuleList(chain.build(spec.index, seed=0) for spec in places)
         with seeded(0):
             self.heads = nn.ModuleList(objective.head(spec) for spec in places)
-        behind = [fusion_spec(places, objective)] if fusion else []
-        self.fusion = fusion_layer(behind[0], seed=0) if behind else None
-        self.specs = [replace(spec, following=()) for spec in (*places, *behind)]  # whose heads are made
+        fused = [fusion_spec(places, objective)] if fusion else []
+        self.fusion = fusion_layer(fused[0], seed=0) if fused else None
+        self.specs = [replace(spec, following=()) for spec in (*places, *fused)]  # whose heads are made
         self.names = [*chain.names, FUSION] if fusion else list(chain.names)
         """The names of the blocks, and of the fusion head."""
         per_channel = (1, -1) + (1,) * (len(chain.input_shape) - 1) if len(mean) > 1 else (1,)

@@ -78,7 +78,7 @@ class HostLead:
         self.under_way: deque[torch.Event] = deque()
 
     def limit(self) -> None:
-        """Called behind each message: wait until the GPU has done what came before it. A CPU has."""
+        """Called after each message: wait until the GPU has done what came before it. A CPU has."""
         if not queues(self.device):
             return
         self.under_way.append(recorded(self.device, blocking=True))

@@ -66,7 +66,7 @@ def is_compilers(error: BaseException) -> bool:
 
 
 def reason(error: BaseException) -> str:
-    """The first line of what it says, and of what was behind it."""
+    """The first line of what it says, and of what caused it."""
     inner = getattr(error, "inner_exception", None) or error
     lines = [line.strip() for line in str(inner).splitlines() if line.strip()]
     return f"{type(inner).__name__}: {lines[0] if lines else ''}"

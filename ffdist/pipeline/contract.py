@@ -100,7 +100,7 @@ def check_features(features: object, where: str, samples: int) -> Tensor | None:
 
 
 def check_next_input(next_input: Tensor | None, where: str, spec: BlockSpec) -> Tensor | None:
-    """Return the next block's input, if it can take it; behind the last there is none."""
+    """Return the next block's input, if it can take it; after the last there is none."""
     if spec.is_last:
         return None
     takes = f"[N, {', '.join(map(str, spec.output_shape))}], which block {spec.index + 1} takes"

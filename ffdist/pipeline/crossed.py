@@ -53,7 +53,7 @@ def longest_path(loss: Tensor) -> int:
 
 
 def leaves_first(root: Any) -> Iterator[Any]:
-    """Each node of a graph once, behind all that it was made of."""
+    """Each node of a graph once, after all that it was made of."""
     done, stack = set(), [(root, False)] if root is not None else []
     while stack:
         node, ready = stack.pop()

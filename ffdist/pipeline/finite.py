@@ -1,7 +1,7 @@
 """NaN and infinity, where a batch brings a block to them: the run stops, or the block takes no step in that batch.
 
 Looked at is what a block makes of a batch: its loss, what it passes on, its gradients. Each block decides by itself, by
-its own numbers alone, so that no plan changes a bit; what it passes on goes on as it is, and blocks behind it that meet
+its own numbers alone, so that no plan changes a bit; what it passes on goes on as it is, and blocks after it that meet
 NaN there decide so too.
 """
 
@@ -79,7 +79,7 @@ class FiniteCheck:
         """The first value that is not finite in the batch at work."""
         self.in_row = 0
         self.in_epoch = 0
-        """Batches in which the block took no step: one behind the other; since the last split."""
+        """Batches in which the block took no step: one after the other; since the last split."""
         self.before: list[tuple[Tensor, Tensor]] = []
         """Buffers, and what they were before the batch."""
         self.losses = torch.zeros(RECENT, device=device) if not self.at_once else None
@@ -143,7 +143,7 @@ class FiniteCheck:
 
     @torch.no_grad()
     def end(self, trouble: NonfiniteValue | None) -> None:
-        """Called behind a batch. trouble: for which the block takes no step; its buffers are again what they were.
+        """Called after a batch. trouble: for which the block takes no step; its buffers are again what they were.
 
         Raises DivergedError where that goes on and on.
         """

@@ -23,7 +23,7 @@ class ParameterPiece(NamedTuple):
     """The number of the parameter."""
     first: int
     """The first of its numbers as they lie in memory, ..."""
-    behind: int
+    end: int
     """... and the first one that is not the slice's."""
 
 
@@ -68,15 +68,15 @@ class FlatParameters:
         """The vector in so many parts, as equal as its alignment allows."""
         units = self.size // ALIGNMENT
         ends = [units * n // many * ALIGNMENT for n in range(many + 1)]
-        return [slice(first, behind) for first, behind in pairwise(ends)]
+        return [slice(first, end) for first, end in pairwise(ends)]
 
     def pieces(self, part: slice) -> list[ParameterPiece]:
         """The pieces of parameters in a part of the vector."""
         found = []
         for index, (parameter, place) in enumerate(zip(self.parameters, self.places, strict=True)):
-            first, behind = max(0, part.start - place), min(parameter.numel(), part.stop - place)
-            if first < behind:
-                found.append(ParameterPiece(index, first, behind))
+            first, end = max(0, part.start - place), min(parameter.numel(), part.stop - place)
+            if first < end:
+                found.append(ParameterPiece(index, first, end))
         return found
 
     def views(self, flat: Tensor) -> list[Tensor]:

@@ -22,7 +22,7 @@ FUSION = "fusion"
 class Fusion(Objective):
     """Softmax over a linear layer that reads all blocks' detached features [B, F], concatenated.
 
-    It learns like a block behind the last one, by its own cross-entropy; no gradient leaves it. With the features that
+    It learns like a block after the last one, by its own cross-entropy; no gradient leaves it. With the features that
     `hinton` and the rules like it offer, it is Hinton's linear classifier on the normalised activities of layers 2 .. L
     for a picture with a neutral label (arXiv 2212.13345, section 3.3); with those of `asge`, the sum of linear layers
     on the pooled features of layers 2 .. L that its paper calls fusion, learned as one. For other rules of one pass the
@@ -44,7 +44,7 @@ class Fusion(Objective):
 
 
 def fusion_spec(specs: Sequence[BlockSpec], objective: Objective) -> BlockSpec:
-    """The head's place behind the blocks of `specs`. Raises NetworkError where the blocks have no features for it."""
+    """The head's place after the blocks of `specs`. Raises NetworkError where the blocks have no features for it."""
     first = specs[0]
     samples = 2
     rows = len(objective.prepare_eval(torch.zeros(samples, *first.input_shape), first.num_classes))  # its passes' rows
@@ -76,7 +76,7 @@ def fusion_layer(spec: BlockSpec, seed: int) -> nn.Module:
 
 
 def next_tensors(local: Local, features: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
-    """The next block's input, and the features so far with this block's. Behind the last block of the chain nothing
+    """The next block's input, and the features so far with this block's. After the last block of the chain nothing
     else goes on, and the features themselves are what the fusion head gets."""
     if local.features is not None:
         before = [] if features is None else [features.to(local.features.device)]

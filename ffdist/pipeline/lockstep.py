@@ -172,7 +172,7 @@ class Lockstep:
         return found
 
     def _end(self, lanes: Sequence[Lane[Any]]) -> None:
-        """Behind an error: those that wait are woken to raise EndedError, so that the pool's threads are free again."""
+        """After an error: those that wait are woken to raise EndedError, so that the pool's threads are free again."""
         for lane in lanes:
             if not lane.ended.is_set():
                 lane.broken = True

@@ -71,7 +71,7 @@ def rise_of(config: SchedulerSettings, total_steps: int, epochs: int) -> int:
 
 
 def check_rise(config: SchedulerSettings, total_steps: int, epochs: int) -> None:
-    """Raises ConfigError for a warm-up that ends with the run, or behind it."""
+    """Raises ConfigError for a warm-up that ends with the run, or after it."""
     rise = rise_of(config, total_steps, epochs)
     if config.warmups and rise >= total_steps:
         (name,) = config.warmups

@@ -19,7 +19,7 @@ class TrainBatch:
     step: int
     """The batch's number in the run, from 1."""
     x: Tensor | None
-    """Activations [N, *shape]; behind the last block the features for a fusion head, or None."""
+    """Activations [N, *shape]; after the last block the features for a fusion head, or None."""
     y: Tensor
     """Labels, int64 [B]; or the shares of the classes, float32 [B, K], where transforms mix samples."""
     epoch: int = 0
@@ -41,7 +41,7 @@ class TrainBatch:
     scored: int = 0
     """How many blocks `scores` sums."""
     companion: Tensor | None = None
-    """What the rule wants beside the activations, [B, ...]; None behind the last block, and where it wants nothing."""
+    """What the rule wants beside the activations, [B, ...]; None after the last block, and where it wants nothing."""
     order: int = 0
     """Its place among all batches that the source has sent, those of evaluation too, from 0: where workers take whole
     batches in turn, it says whose it is."""
@@ -104,7 +104,7 @@ class Pulse:
 
 @dataclass(slots=True)
 class Snapshot:
-    """Hold what is to be written; behind the last stage it is the commit, once all that it awaits is on disk."""
+    """Hold what is to be written; after the last stage it is the commit, once all that it awaits is on disk."""
 
     step: int
     epoch: int

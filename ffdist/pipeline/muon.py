@@ -14,7 +14,7 @@ class FilterMuon(torch.optim.Optimizer):
     """`torch.optim.Muon` (Jordan et al., 2024) on matrices, and on filters [O, I, H, W] as matrices [O, I * H * W].
 
     unit: first scale each to the norm sqrt(O), as the fast CIFAR-10 recipes do [airbench]; for layers with a norm
-        behind them, whose outputs do not depend on the scale.
+        after them, whose outputs do not depend on the scale.
     """
 
     def __init__(

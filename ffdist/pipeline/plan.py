@@ -33,7 +33,7 @@ def block_specs(chain: Chain, fused: Objective | None = None) -> list[BlockSpec]
     """
     inputs = [chain.input_shape, *chain.shapes()]
     layouts = chain.layouts()
-    behind = [
+    following = [
         Following(name, build, layout.to_images)
         for name, build, layout in zip(chain.names, chain.builders, layouts, strict=True)
     ]
@@ -46,7 +46,7 @@ def block_specs(chain: Chain, fused: Objective | None = None) -> list[BlockSpec]
             inputs[i],
             layout.shape(inputs[i + 1]),
             chain.input_shape,
-            tuple(behind[i + 1 :]),
+            tuple(following[i + 1 :]),
             layout.to_next_input,
         )
         for i, layout in enumerate(layouts)

@@ -48,7 +48,7 @@ class LossScale:
 
     @torch.no_grad()
     def mend(self) -> None:
-        """Called behind the backward pass, which may read them: what is not finite is again what it was."""
+        """Called after the backward pass, which may read them: what is not finite is again what it was."""
         for buffer, before in self.before:
             buffer.copy_(torch.where(buffer.isfinite(), buffer, before))
         self.before = []

@@ -9,7 +9,7 @@ from ffdist.pipeline.stage_group import StageGroup
 
 
 class Pulses(Protocol):
-    """Says behind which batches a source sends a pulse."""
+    """Says after which batches a source sends a pulse."""
 
     def is_due(self, step: int) -> bool:
         """True if a pulse follows batch `step`; asked once of each batch."""
@@ -55,7 +55,7 @@ class EverySeconds:
 
 class EverySecondsTogether:
     """For sources that share each batch: they go by the clock of the one that leads, and hear of it with a batch's
-    exchange, so that their pulses stand behind the same batch."""
+    exchange, so that their pulses follow the same batch."""
 
     def __init__(self, seconds: float, group: StageGroup, *, leads: bool) -> None:
         self.group = group

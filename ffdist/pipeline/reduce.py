@@ -5,7 +5,7 @@ computes the next block. What then happens of a block's vector of gradients, or 
 
     whole     each worker has sent all of its sums, takes all of the others', before the block is needed again, and
               updates the block as the others do
-    slices    each has sent each of the others that one's slice of its sums. Behind the batch it adds up its own slice,
+    slices    each has sent each of the others that one's slice of its sums. After the batch it adds up its own slice,
               updates it (`slices.py`), and hands the new weights on; before the block is needed again, it takes theirs.
               Where an update is not element by element, the summed gradients are handed on, and all update alike.
 
@@ -93,11 +93,11 @@ class Reduction:
         self.running.begin()
 
     def end_part(self, part: int) -> None:
-        """Called behind a microbatch."""
+        """Called after a microbatch."""
         self.running.take(part)
 
     def end_lane(self, lane: int) -> None:
-        """Called behind the last microbatch of a lane."""
+        """Called after the last microbatch of a lane."""
         found = self.flat.gradients()
         if watch := self.block.watch:
             if found:
@@ -107,10 +107,10 @@ class Reduction:
         self.present |= set(found[1]) if found else set()
 
     def collect(self) -> tuple[dict[str, Any], list[dict[str, Tensor]]]:
-        """Collect what the others need, called behind the last lane that is computed here; tensors for each slice."""
+        """Collect what the others need, called after the last lane that is computed here; tensors for each slice."""
         values = self.partial.take()
         self.values = {node: value[self.slices[self.place]] for node, value in values.items()}
-        travelling = {f"{first}-{behind}": self._short(value) for (first, behind), value in values.items()}
+        travelling = {f"{first}-{end}": self._short(value) for (first, end), value in values.items()}
         taken = self.running.taken
         keys = sorted(taken, key=lambda key: (-taken[key].itemsize, key))  # so each begins where its type may
         running = {RUNNING: torch.cat([as_bytes(taken[key]) for key in keys])} if keys else {}
@@ -140,7 +140,7 @@ class Reduction:
         self.others = []
 
     def update_own(self) -> dict[str, Tensor]:
-        """Update this worker's slice, and return what the others need of it; called behind `add_up`."""
+        """Update this worker's slice, and return what the others need of it; called after `add_up`."""
         if self.summed is None:
             return {}
         if self.own is None:
@@ -194,8 +194,8 @@ class Reduction:
         found: dict[Node, Tensor] = {}
         for name, tensor in tensors.items():
             if name != RUNNING:
-                first, behind = map(int, name.split("-"))
-                found[first, behind] = self._long(tensor)
+                first, end = map(int, name.split("-"))
+                found[first, end] = self._long(tensor)
         return found
 
     def _running(self, keys: Sequence[Any], tensors: Mapping[str, Tensor]) -> dict[BufferKey, Tensor]:

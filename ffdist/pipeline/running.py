@@ -1,6 +1,6 @@
 """Running statistics of a block over the lanes of a batch.
 
-Each microbatch finds the buffers as they were when the batch began, wherever it is computed; behind the batch they take
+Each microbatch finds the buffers as they were when the batch began, wherever it is computed; after the batch they take
 in what all microbatches made of them, in order. So a running mean is the same under every plan.
 """
 
@@ -15,7 +15,7 @@ from torch.nn.modules.batchnorm import _NormBase as NormBase
 
 
 class BufferKey(NamedTuple):
-    """A buffer behind a microbatch."""
+    """A buffer after a microbatch."""
 
     part: int
     name: str
@@ -63,7 +63,7 @@ class RunningStatistics:
             self.seen[name] = (buffer, buffer._version)
 
     def take(self, part: int) -> None:
-        """Called behind a microbatch: keep what it made of the buffers, and put them back."""
+        """Called after a microbatch: keep what it made of the buffers, and put them back."""
         with torch.no_grad():
             for name, buffer in self.buffers().items():
                 before, version = self.seen.get(name, (None, -1))
@@ -82,12 +82,12 @@ class RunningStatistics:
                 buffer.copy_(value)
 
     def drop(self) -> None:
-        """Called behind a batch that is not learned from: the buffers are as they were when it began."""
+        """Called after a batch that is not learned from: the buffers are as they were when it began."""
         self.begun, self.seen, self.taken, self.held = {}, {}, {}, None
 
     @torch.no_grad()
     def end(self, others: Iterable[Mapping[BufferKey, Tensor]] = ()) -> None:
-        """Called behind the batch: take in what all microbatches made; others: of those that were computed
+        """Called after the batch: take in what all microbatches made; others: of those that were computed
         elsewhere."""
         made = dict(self.taken)
         for other in others:
@@ -118,7 +118,7 @@ def owners(parts: nn.Module) -> list[tuple[str, dict[str, Tensor | None]]]:
 
 
 def with_momentum(starts: list[Tensor], values: list[list[Tensor]], momentum: float) -> list[Tensor]:
-    """The values of several buffers behind microbatches that each made of them one row of `values`.
+    """The values of several buffers after microbatches that each made of them one row of `values`.
 
     Each microbatch is (1 - m) * start + m * s, and s is taken in one after the other.
     """
@@ -132,7 +132,7 @@ def with_momentum(starts: list[Tensor], values: list[list[Tensor]], momentum: fl
 
 
 def in_order(start: Tensor, values: list[Tensor], momentum: float | None) -> Tensor:
-    """The value of a buffer behind microbatches that each made one of `values` of `start`.
+    """The value of a buffer after microbatches that each made one of `values` of `start`.
 
     With a momentum see `with_momentum`. Counts grow by all their growth. Of other floats it is the mean, of anything
     else the last.

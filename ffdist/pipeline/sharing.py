@@ -27,11 +27,11 @@ class Sharing(Protocol):
         ...
 
     def give(self, number: int, step: int, order: int) -> None:
-        """Called behind the block's update."""
+        """Called after the block's update."""
         ...
 
     def count(self, order: int) -> None:
-        """Called behind a message of evaluation, which has added to the blocks' totals."""
+        """Called after a message of evaluation, which has added to the blocks' totals."""
         ...
 
     def settle(self, step: int) -> None:

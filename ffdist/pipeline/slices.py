@@ -30,7 +30,7 @@ class OwnSlice:
         self.begins = parts[own].start
         self.pieces = [flat.pieces(part) for part in parts]
         self.own = self.pieces[own]
-        ranges = {piece.number: (piece.first, piece.behind) for piece in self.own}
+        ranges = {piece.number: (piece.first, piece.end) for piece in self.own}
         self.views = [
             nn.Parameter(in_memory(p)[slice(*ranges.get(i, (0, 0)))], requires_grad=False)
             for i, p in enumerate(flat.parameters)
@@ -43,7 +43,7 @@ class OwnSlice:
             parameter = self.flat.parameters[piece.number]
             slots = self.optimizer.state.get(parameter, {})
             self.optimizer.state[self.views[piece.number]] = {
-                name: value if name == COUNT else in_memory(value)[piece.first : piece.behind].clone()
+                name: value if name == COUNT else in_memory(value)[piece.first : piece.end].clone()
                 for name, value in slots.items()
                 if isinstance(value, Tensor)
             }
@@ -53,10 +53,10 @@ class OwnSlice:
 
     def put(self, flat: Tensor, present: Sequence[int]) -> None:
         """flat: the slice's gradients. Of those parameters they are what the optimiser's next step goes by."""
-        for index, first, behind in self.own:
+        for index, first, end in self.own:
             if index in present:
                 place = self.flat.places[index] - self.begins
-                self.views[index].grad = flat[place + first : place + behind]
+                self.views[index].grad = flat[place + first : place + end]
 
     def weights(self) -> Tensor:
         """A copy of the slice's weights [N], as `take` has them."""
@@ -67,9 +67,9 @@ class OwnSlice:
     def take(self, place: int, weights: Tensor) -> None:
         """Take what another worker's `weights` gave; place: of its slice among them."""
         pieces = self.pieces[place]
-        parts = weights.split([behind - first for _, first, behind in pieces])
-        for (index, first, behind), part in zip(pieces, parts, strict=True):
-            in_memory(self.flat.parameters[index])[first:behind].copy_(part)
+        parts = weights.split([end - first for _, first, end in pieces])
+        for (index, first, end), part in zip(pieces, parts, strict=True):
+            in_memory(self.flat.parameters[index])[first:end].copy_(part)
 
     def moments(self) -> dict[str, Tensor]:
         """All that the optimiser keeps of the slice, by parameter and name."""
@@ -84,7 +84,7 @@ class OwnSlice:
     def whole(self, moments: Sequence[Mapping[str, Tensor]]) -> Iterator[None]:
         """A context in which the optimiser has the whole block. moments: of each slice, as `moments` gives them."""
         for pieces, slice_moments in zip(self.pieces, moments, strict=True):
-            for index, first, behind in pieces:
+            for index, first, end in pieces:
                 parameter = self.flat.parameters[index]
                 slots = self.optimizer.state.setdefault(parameter, {})
                 for key, value in slice_moments.items():
@@ -96,7 +96,7 @@ class OwnSlice:
                         continue
                     if name not in slots:
                         slots[name] = torch.empty_like(parameter, dtype=value.dtype, requires_grad=False)
-                    in_memory(slots[name])[first:behind].copy_(value)
+                    in_memory(slots[name])[first:end].copy_(value)
         own = {view: self.optimizer.state.pop(view) for view in self.views if view in self.optimizer.state}
         self._take_as_parameters(self.flat.parameters)
         try:

@@ -59,7 +59,7 @@ class Stopping(Protocol):
     """Says whether the run is to end early: the same for all who make a part of the batches."""
 
     def is_stopping(self, step: int, *, waiting: bool = True) -> bool:
-        """True if the run ends behind batch `step`; waiting: there is still something under way."""
+        """True if the run ends after batch `step`; waiting: there is still something under way."""
         ...
 
 
@@ -76,7 +76,7 @@ class StopAtOnce:
 class Source:
     """Iterates over the messages of a whole run, from `start` on; setting `stop` ends it early, with a snapshot.
 
-    A stop within an epoch comes after the batch at work; behind the epoch's last batch, after what ends the epoch.
+    A stop within an epoch comes after the batch at work; after the epoch's last batch, after what ends the epoch.
     """
 
     def __init__(

@@ -105,7 +105,7 @@ class Stage:
         none."""
         self.clock = HostClock()
         self.lead = HostLead(self.device)
-        self.behind = BackgroundSnapshot()
+        self.background = BackgroundSnapshot()
         """This stage's files of a snapshot, while they are written in the background."""
         self.trace = Trace()
         self.profile = TorchProfile()
@@ -135,7 +135,7 @@ class Stage:
                 del message  # the memory it lies in goes back before the next is asked for
         finally:
             self.profile.end()
-            self.behind.end()
+            self.background.end()
 
     def handle(self, message: Message, outbox: Outbox) -> None:
         """Handle one message of the stream, and send on what comes of it."""
@@ -182,12 +182,12 @@ class Stage:
 
     def send_written(self, outbox: Outbox, *, waiting: bool = False) -> None:
         """Where files of a snapshot have come to the disk: say so. waiting: until they have."""
-        if not self.behind.files:
+        if not self.background.files:
             return
         if waiting:
             with self.trace.span("wait for the disk", "snapshot"), self.turn.lent() if self.turn else nullcontext():
-                self.behind.wait()
-        if word := self.behind.word():
+                self.background.wait()
+        if word := self.background.word():
             outbox.send(word)
 
     def train(self, batch: TrainBatch, outbox: Outbox) -> None:
@@ -256,7 +256,7 @@ class Stage:
         return batch.last and batch.lane == self.lanes[-1]
 
     def end_part(self, number: int, batch: TrainBatch) -> None:
-        """Called behind a block's microbatch: what it adds to its lane, and the lane to the batch."""
+        """Called after a block's microbatch: what it adds to its lane, and the lane to the batch."""
         reduction = self.reductions[number]
         if len(batch.y):
             reduction.end_part(batch.part)
@@ -267,7 +267,7 @@ class Stage:
             self.post(number, batch)
 
     def post(self, number: int, batch: TrainBatch) -> None:
-        """Called behind a block's batch: send its gradients to the others, with those of the blocks that travel with
+        """Called after a block's batch: send its gradients to the others, with those of the blocks that travel with
         it."""
         bucket = self.bucket_of[number]
         if self.reductions[number] is bucket.reductions[-1]:
@@ -384,7 +384,7 @@ class Stage:
             block.check_weights(self.step)
         self.sharing.share_totals(self.step)
         for blocks in self.sharing.blocks_to_save(self.reductions, self.step):
-            self.behind.begin(marker, self.write(blocks, marker) if blocks else {})
+            self.background.begin(marker, self.write(blocks, marker) if blocks else {})
         return marker
 
 

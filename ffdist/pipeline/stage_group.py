@@ -47,7 +47,7 @@ class StageGroup:
         self.shares = list(shares)
         self.by_batch = by_batch
         self.lag = max(1, len(self.shares) - 1) if by_batch else 1
-        """Batches behind the one with which a worker announces something, until all have heard of it."""
+        """Batches after the one with which a worker announces something, until all have heard of it."""
         self.senders = senders
         self.receivers = receivers
         self.stop = stop or Event()
@@ -192,6 +192,6 @@ class StageGroup:
         return True
 
     def is_stopping(self, step: int, *, waiting: bool = True) -> bool:
-        """True if the run is to end behind batch `step`, the same on every worker: what came with an exchange is known
+        """True if the run is to end after batch `step`, the same on every worker: what came with an exchange is known
         to all when the next batch's first block has been computed; and at once where nothing is under way."""
         return self.stop_step is not None and self.stop_step <= step - (self.lag if waiting else 0)

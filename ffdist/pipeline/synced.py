@@ -37,7 +37,7 @@ class LaneBatch:
     local: Local | None = None
 
     def take(self, local: Local, *, last: bool) -> None:
-        """Take what a block has made of it. last: whether there is none behind it."""
+        """Take what a block has made of it. last: whether there is none after it."""
         now = self.message
         x, features = next_tensors(local, now.features)
         scores, scored = now.scores, now.scored

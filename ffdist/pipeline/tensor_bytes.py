@@ -43,7 +43,7 @@ class TensorBytes(TorchDispatchMode):
     """Counts the storages that this thread's operations have made or used, as long as anything holds them.
 
     A storage counts once however many views it has, and for as long as the autograd graph saves it. The peak is looked
-    for behind every operation. What a kernel needs within itself is not seen, nor what other threads hold alone (the
+    for after every operation. What a kernel needs within itself is not seen, nor what other threads hold alone (the
     loader's batches ahead). `uint8` storages are an edge's. Only storages on `kind` of device count: beside a GPU's
     weights, the host's batch takes none of its memory.
     """

@@ -35,7 +35,7 @@ class TraceSpan:
 
 class Trace:
     """The spans of one stage on one worker, from batch `window.start` to before `window.stop`, and of what lies
-    between them. `save` gets them with the first marker behind the window, before that is passed on: so whoever hears
+    between them. `save` gets them with the first marker after the window, before that is passed on: so whoever hears
     of the marker finds them all. Without a window it costs nothing."""
 
     def __init__(

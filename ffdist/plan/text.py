@@ -96,7 +96,7 @@ def shares_in(text: str, lanes: int, whole_text: str) -> tuple[Share, ...]:
 
 
 def refused(text: str, what: str, expected: object, got: object) -> ConfigError:
-    """The error for a plan; what: is wrong with it, behind "the plan ..."."""
+    """The error for a plan; what: is wrong with it, after "the plan ..."."""
     return ConfigError(
         f"the plan {what}",
         where=setting("plan.plan", repr(text.strip())),

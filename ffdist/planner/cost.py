@@ -67,7 +67,7 @@ class PlanCosts:
         self.after_lanes = [block.lanes if lanes > 1 else 0.0 for block in blocks]
         self.gradients = [float(block.gradient_bytes) for block in blocks]
         self.message = [0.0, *(samples * block.sent for block in blocks[:-1]), 0.0]
-        """Bytes of a message before each block, and behind the last one."""
+        """Bytes of a message before each block, and after the last one."""
         self.crossing = [parts * size for size in self.message]
         """Bytes of a lane there."""
         link = cluster.link

@@ -41,7 +41,7 @@ SMALLEST = 2
 """Samples, as batch norm wants them."""
 
 Message = tuple[Tensor | None, Tensor, Tensor | None, Tensor | None]
-"""What comes to a block (None behind the last one), the labels, the features on the way to a fusion head, and what the
+"""What comes to a block (None after the last one), the labels, the features on the way to a fusion head, and what the
 rule wants beside."""
 R = TypeVar("R")
 Encoded = tuple[bytes, bytes, list[Tensor]]

@@ -1,7 +1,7 @@
 """The fastest plan of a network on a cluster.
 
 The plans searched: stages of consecutive blocks, and workers in order along them. Lay the parts of all stages (a part:
-one lane of one stage) in a row, stage behind stage; each worker takes the next run of parts. So a worker has some lanes
+one lane of one stage) in a row, stage after stage; each worker takes the next run of parts. So a worker has some lanes
 at the end of one stage, whole stages, and some lanes at the beginning of the next. Pipelines are among these plans
 (every stage one run), data parallelism (one stage), replicas of any part of the network, and a heavy block shared by
 those who have lighter ones beside it.
@@ -58,7 +58,7 @@ class PartialPlan(NamedTuple):
     before: PartialPlan | None = None
     """The one that this extends."""
     stage: tuple[int, int] = (0, 0)
-    """The last stage: its first block, and the first one behind it."""
+    """The last stage: its first block, and the first one after it."""
     counts: tuple[int, ...] = ()
     """Lanes of the stage's workers in order; the last is `worker`."""
     spent: float = 0.0
@@ -101,7 +101,7 @@ class PlanSearch:
         self.all_shares = lanes <= FEW and (
             len(set(cluster.speeds)) > 1 or isfinite(self.limit) or isfinite(self.cores)
         )
-        """Whether fewer lanes or more workers than a stage needs may serve those behind it: the next device is a faster
+        """Whether fewer lanes or more workers than a stage needs may serve those after it: the next device is a faster
         one, or has the memory that this one lacks."""
 
     def least(self, below: float = inf) -> Price | None:
@@ -221,7 +221,7 @@ class PlanSearch:
     def extended(
         self, run: PartialPlan, gone: Sequence[PartialPlan | None], i: int, j: int, seconds: float
     ) -> Iterator[PartialPlan]:
-        """Blocks i..j as one stage behind `run`: by new workers, and with some lanes by the last one.
+        """Blocks i..j as one stage after `run`: by new workers, and with some lanes by the last one.
 
         gone: the run when so many of its lanes have gone to other workers, by their number.
         """
@@ -265,7 +265,7 @@ class PlanSearch:
     ) -> PartialPlan | None:
         """The last worker with so many lanes of the next stage; None: with as many as it can take.
 
-        Where others have the rest, it must be able to send its output: who takes that on comes behind them.
+        Where others have the rest, it must be able to send its output: who takes that on comes after them.
         """
         most = self.lanes - (workers - 1)
         own = min(most, lanes or most)

@@ -88,14 +88,14 @@ def price(profile: Profile, cluster: Cluster, plan: Plan) -> Price:
     costs, edges = PlanCosts(profile, cluster, plan.lanes), bounds(plan)
     sums = [_Sum() for _ in range(plan.workers)]
     for index, (stage, (i, j)) in enumerate(zip(plan.stages, edges, strict=True)):
-        behind = plan.stages[index + 1] if index + 1 < len(plan.stages) else None
+        following = plan.stages[index + 1] if index + 1 < len(plan.stages) else None
         for share in stage.shares:
             speed = cluster.speed(share.worker)
             if stage.by_batch:
                 sums[share.worker].compute_by_batch(costs, i, j, len(stage.shares), speed)
             else:
                 sums[share.worker].compute(costs, i, j, len(share.lanes), len(stage.shares), speed)
-        for (here, there), share_of_batch in crossings(plan, stage, behind):
+        for (here, there), share_of_batch in crossings(plan, stage, following):
             sums[here].send(costs, j, share_of_batch)
             sums[there].receive(costs, j, share_of_batch)
     workers = tuple(each.price(costs) for each in sums)
@@ -107,19 +107,19 @@ def price(profile: Profile, cluster: Cluster, plan: Plan) -> Price:
 
 
 def bounds(plan: Plan) -> list[tuple[int, int]]:
-    """Each stage's first block, and the first one behind it."""
+    """Each stage's first block, and the first one after it."""
     ends = [sum(plan.blocks_per_stage[: n + 1]) for n in range(len(plan.blocks_per_stage))]
     return [(end - size, end) for size, end in zip(plan.blocks_per_stage, ends, strict=True)]
 
 
-def crossings(plan: Plan, stage: PlanStage, behind: PlanStage | None) -> Iterator[tuple[tuple[int, int], float]]:
+def crossings(plan: Plan, stage: PlanStage, following: PlanStage | None) -> Iterator[tuple[tuple[int, int], float]]:
     """Who sends a lane to whom, where that is another worker; and in which share of the batches."""
-    if behind is None:
+    if following is None:
         return
-    orders = lcm(stage.batch_stride, behind.batch_stride)
+    orders = lcm(stage.batch_stride, following.batch_stride)
     for order in range(orders):
         for lane in range(plan.lanes):
-            here, there = stage.worker_of(lane, order), behind.worker_of(lane, order)
+            here, there = stage.worker_of(lane, order), following.worker_of(lane, order)
             if here != there:
                 yield (here, there), 1 / orders
 
@@ -127,11 +127,11 @@ def crossings(plan: Plan, stage: PlanStage, behind: PlanStage | None) -> Iterato
 def stage_price(
     costs: PlanCosts, plan: Plan, index: int, i: int, j: int, workers: tuple[WorkerPrice, ...], seconds: float
 ) -> StagePrice:
-    """One stage's part of a plan's price. i, j: its first block, and the first one behind it. workers: the prices of
+    """One stage's part of a plan's price. i, j: its first block, and the first one after it. workers: the prices of
     all; seconds: of a batch."""
     stage, many = plan.stages[index], len(plan.stages[index].shares)
-    behind = plan.stages[index + 1] if index + 1 < len(plan.stages) else None
-    moved = sum(share_of_batch for _, share_of_batch in crossings(plan, stage, behind))
+    following = plan.stages[index + 1] if index + 1 < len(plan.stages) else None
+    moved = sum(share_of_batch for _, share_of_batch in crossings(plan, stage, following))
     speeds = [costs.cluster.speed(share.worker) for share in stage.shares]
     if stage.by_batch:
         busy = [costs.by_batch_busy(i, j, many, speed) for speed in speeds]

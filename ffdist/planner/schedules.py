@@ -29,7 +29,7 @@ class BackpropTime:
 
 
 def ddp(profile: Profile, cluster: Cluster, *, batches: int = BATCHES, seed: int | None = None) -> BackpropTime:
-    """DistributedDataParallel on all devices: buckets of gradients are reduced around a ring, one behind the other,
+    """DistributedDataParallel on all devices: buckets of gradients are reduced around a ring, one after the other,
     from when backward has made them on every rank; the optimiser waits for the last."""
     blocks, draw = backprop_of(profile).blocks, TimeDraw(seed)
     ranks, link = cluster.devices, cluster.collective or cluster.link
@@ -65,9 +65,9 @@ def reduced(blocks: Sequence[BlockProfile], ready: Sequence[float], ranks: int, 
 
 
 def one_f_one_b(profile: Profile, cluster: Cluster, *, batches: int = BATCHES, seed: int | None = None) -> BackpropTime:
-    """A pipeline by 1F1B with a flush behind each batch (PipeDream-Flush, Narayanan et al., ICML 2021), of a few
+    """A pipeline by 1F1B with a flush after each batch (PipeDream-Flush, Narayanan et al., ICML 2021), of a few
     numbers of microbatches the best. Stages by measured time, one a device; where there are more devices than blocks,
-    replicas of the pipeline, whose gradients are reduced around a ring behind the last microbatch."""
+    replicas of the pipeline, whose gradients are reduced around a ring after the last microbatch."""
     counts = [count for count in (1, 4, 8, 16, 32) if count <= profile.batch]
     found = [pipeline_time(profile, cluster, count, min(batches, 8), seed) for count in counts]
     return min(found, key=lambda each: each.seconds)

@@ -154,7 +154,7 @@ class SimulatedRun:
         return not shared or message.batch == 0 or (before is not None and before.begun)
 
     def target(self, stage: int, worker: int, message: SimulatedMicrobatch) -> int | None:
-        """Who gets what comes of it; None behind the last stage."""
+        """Who gets what comes of it; None after the last stage."""
         return None if stage + 1 == len(self.plan.stages) else self.sharer(stage + 1, message)
 
     def sharer(self, stage: int, message: SimulatedMicrobatch) -> int:

@@ -77,7 +77,7 @@ def evidence_in(read: Callable[[Tensor], Tensor | None], out: Tensor, labels: Te
     HiResCAM (Draelos and Carin, arXiv 2011.08891, equation 4) within the block: the gradient of the block's own score
     of the label, times the block's own output, summed over channels; what speaks against the label is left out. Of a
     score that is the mean over space of a linear map this is that map, the class activation map of Zhou et al. (arXiv
-    1512.04150); of one that is a mean of squares, twice its terms. Nothing behind the block plays a part, so the maps
+    1512.04150); of one that is a mean of squares, twice its terms. No later block plays a part, so the maps
     are the same for every cut. Where the rule makes several passes over a picture, their maps are added.
     """
     leaf = out.detach().requires_grad_()

@@ -20,7 +20,7 @@ SHARES = {
     "no_data": "waits for\ninput",
     "no_credit": "waits for\nnext",
 }
-"""What a stage's time is spent on, as the tables behind a run have it."""
+"""What a stage's time is spent on, as the tables after a run have it."""
 ROOM = 8
 """Lines of a terminal that the bar and the epochs' lines need beside the stages."""
 

@@ -23,7 +23,7 @@ def keep_freed_memory() -> bool:
 
 @contextmanager
 def freed_memory_kept() -> Iterator[None]:
-    """`keep_freed_memory` within, and glibc's defaults behind: what is measured is measured as a worker will do it, and
+    """`keep_freed_memory` within, and glibc's defaults after: what is measured is measured as a worker will do it, and
     a process of a user's has its memory back."""
     kept = keep_freed_memory()
     try:

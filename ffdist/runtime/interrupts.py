@@ -35,7 +35,7 @@ def handle_signals(handle: Callable[[int, FrameType | None], Any]) -> None:
 
 @contextmanager
 def signals_restored() -> Iterator[None]:
-    """A context behind which signals are handled as before: a program, too, may run a command."""
+    """A context after which signals are handled as before: a program, too, may run a command."""
     before = {number: signal.getsignal(number) for number in SIGNALS}
     try:
         yield
@@ -85,7 +85,7 @@ def say_stopping(number: int, *, again: bool = True) -> None:
         return
     name = signal.Signals(number).name
     more = "; a second signal ends it at once" if again else ""
-    text = f"ffdist: {name}: the run ends at its next batch, behind a snapshot{more}\n"
+    text = f"ffdist: {name}: the run ends at its next batch, after a snapshot{more}\n"
     with suppress(OSError):  # nobody reads it
         os.write(2, text.encode())
 

@@ -36,7 +36,7 @@ MODULE_KEYS = count()
 
 @dataclass(frozen=True)
 class ModuleSeconds:
-    """Seconds of a batch, forward and backward: of each block alone, and of the head that the rule puts behind it."""
+    """Seconds of a batch, forward and backward: of each block alone, and of the head that the rule puts after it."""
 
     blocks: tuple[float, ...]
     heads: tuple[float, ...]

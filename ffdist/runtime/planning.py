@@ -119,7 +119,7 @@ def check_backprop(settings: Settings, stages: int, where: str) -> None:
     """Raises ConfigError for several stages of the twin, whose one loss cannot be cut."""
     if stages > 1 and settings.rule.objective == "backprop":
         raise ConfigError(
-            "backpropagation's twin is one block: its one loss is behind the last layer",
+            "backpropagation's twin is one block: its one loss is after the last layer",
             where=where,
             expected="1 stage",
             got=stages,

@@ -134,7 +134,7 @@ class ProcessMonitor:
                 observer(from_json(event))
 
     def interrupt(self, number: int) -> None:
-        """Ask the source to stop behind a snapshot. Raises Interrupted where it has not begun."""
+        """Ask the source to stop after a snapshot. Raises Interrupted where it has not begun."""
         if self.ready:
             self.stages[0].order_stop()
         elif self.started:

@@ -50,7 +50,7 @@ class Edges(Protocol):
         ...
 
     def close(self) -> None:
-        """Called behind the last message of the run."""
+        """Called after the last message of the run."""
         ...
 
 
@@ -103,7 +103,7 @@ class Rank:
             job = replace(job, settings=settings.changed(lanes=start.plan.lanes))
         forget_plan(device)
         routes = routes_of(start.plan, settings.plan.queue, job.objective.score_lag)
-        with ExitStack() as behind, ExitStack() as ends:
+        with ExitStack() as after_edges, ExitStack() as ends:
             ways = local_edges(routes, world.rank, job.timeout, ends)
             outside = [route for route in routes if not route.within]
             self.activity.set("opening its edges")
@@ -113,7 +113,7 @@ class Rank:
             kinds = [self.edges.kind(route) for route in outside if route.purpose != "back"]
             self.opened(kinds)
             worker = Worker(replace(self, job=job), start, routes, ways, device, held, kinds)
-            behind.callback(worker.join)  # when the edges are closed
+            after_edges.callback(worker.join)  # when the edges are closed
             worker.run()
         self.edges.close()
 

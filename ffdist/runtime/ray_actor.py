@@ -103,7 +103,7 @@ class StageActor:
         )
 
     def _handle_signals(self) -> None:
-        """One that tells this process to stop tells the run: it ends behind a snapshot."""
+        """One that tells this process to stop tells the run: it ends after a snapshot."""
         if threading.current_thread() is not threading.main_thread():
             return
         handle_in_thread(self._heard)

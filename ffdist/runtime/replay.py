@@ -67,7 +67,7 @@ class Replay:
     epoch: int
     """From 1."""
     begun: int
-    """The batch behind which the snapshot is that it was begun from; what lies between was learned again."""
+    """The batch after which the snapshot is that it was begun from; what lies between was learned again."""
     samples: list[int]
     """All of the batch's, by their places in the training split, from 0, in their order."""
     bad_inputs: list[int]
@@ -137,7 +137,7 @@ def greatest(before: float, values: Tensor) -> float:
 
 
 class LastOutbox:
-    """The outbox behind the last block; scores that the source wants to hear of go back to it."""
+    """The outbox after the last block; scores that the source wants to hear of go back to it."""
 
     def __init__(self, score_sender: ScoreSender | None) -> None:
         self.score_sender = score_sender

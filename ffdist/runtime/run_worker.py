@@ -34,8 +34,8 @@ def run_worker(
 
     make_job: opens the data and makes the network, in this process; a later attempt goes on from the last snapshot.
     store: where the workers of this attempt meet. observer: called in the last worker. stop: set in the first worker
-    to end the run early, behind a snapshot. activity: told what this worker is at; whoever reads it is who notices that
-    the worker is silent, so that its neighbours may take it for slow. ready: called behind the start, with all edges
+    to end the run early, after a snapshot. activity: told what this worker is at; whoever reads it is who notices that
+    the worker is silent, so that its neighbours may take it for slow. ready: called after the start, with all edges
     open; opened: what the edges of the run travel by.
     """
     keep_freed_memory()

@@ -109,7 +109,7 @@ class StageProcess:
         self.process.wait()
 
     def close(self) -> None:
-        """Behind its end."""
+        """After its end."""
         self.line.close()
         assert self.process.stderr
         self.process.stderr.close()

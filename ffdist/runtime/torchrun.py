@@ -65,7 +65,7 @@ def meet(world: World, timeout: timedelta) -> Rendezvous:
 
 class RankSignals:
     """The handling of SIGINT, SIGTERM and SIGHUP in this rank: before the stages are ready it ends, later all end
-    behind a snapshot. How often they come does not matter: torchrun, and who stops torchrun, may both send one."""
+    after a snapshot. How often they come does not matter: torchrun, and who stops torchrun, may both send one."""
 
     def __init__(self, first: bool) -> None:
         self.first = first
@@ -81,7 +81,7 @@ class RankSignals:
 
     @contextmanager
     def handling(self) -> Iterator[None]:
-        """A context that handles signals: behind it signals do what they did before. Of no effect outside the main
+        """A context that handles signals: after it signals do what they did before. Of no effect outside the main
         thread."""
         if current_thread() is not main_thread():
             yield

@@ -1,6 +1,6 @@
 """The trace of a run: what each stage did when, of all workers on one clock, in one file for Perfetto.
 
-Each stage writes a part of its own into the run's folder before it passes on the first marker behind the window; where
+Each stage writes a part of its own into the run's folder before it passes on the first marker after the window; where
 that marker has reached the end, all parts are there, and become RUN/trace.json.
 """
 
@@ -182,13 +182,13 @@ def write_trace(path: Path, events: Sequence[dict[str, Any]], about: Mapping[str
 
 
 def tracing(run: Path, window: range, parts: Sequence[Path], observer: Observer) -> Callable[[RunEvent], object]:
-    """`observer`; and the trace put together behind the first marker past the window, or at the run's end."""
+    """`observer`; and the trace put together after the first marker past the window, or at the run's end."""
     about = {"made by": "ffdist", "batches": f"{window.start} to {window.stop - 1}"}
     done = False
 
     def observe(event: RunEvent) -> None:
         nonlocal done
-        if not done and window and is_behind(event, window.stop - 1):
+        if not done and window and has_passed(event, window.stop - 1):
             done = True
             merge_parts(run, parts, about)
         observer(event)
@@ -196,7 +196,7 @@ def tracing(run: Path, window: range, parts: Sequence[Path], observer: Observer)
     return observe
 
 
-def is_behind(event: RunEvent, step: int) -> bool:
+def has_passed(event: RunEvent, step: int) -> bool:
     """True if all that belongs to batch `step` had passed the end before."""
     match event:
         case RunStopped():

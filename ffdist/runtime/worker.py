@@ -137,7 +137,7 @@ class Worker:
         return ", ".join([*places, *self.edges.waits()])
 
     def join(self) -> None:
-        """Its parts have ended; behind an error they do so when its edges are closed, unless one hangs."""
+        """Its parts have ended; after an error they do so when its edges are closed, unless one hangs."""
         for thread in self.threads:
             thread.join(GRACE)
 

@@ -48,10 +48,10 @@ class WorkerEdges:
 
     def outbox(self, stage: int, lanes: range) -> FanOut:
         """To the workers of the next stage."""
-        behind = self.plan.stages[stage + 1]
+        following = self.plan.stages[stage + 1]
         out = {route.target: self._to(route) for route in self._from_here("stages", stage)}
-        orders = range(behind.batch_stride)
-        return FanOut([{lane: to for lane in lanes if (to := out.get(behind.worker_of(lane, n)))} for n in orders])
+        orders = range(following.batch_stride)
+        return FanOut([{lane: to for lane in lanes if (to := out.get(following.worker_of(lane, n)))} for n in orders])
 
     def to_sink(self) -> ToEdge:
         """To the worker that has the sink, where it takes what several workers send."""

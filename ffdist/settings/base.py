@@ -59,7 +59,7 @@ def option(
 
     least, most, above, below: its range. free: whether it decides nothing that a run learns, so that it may differ when
     a run is resumed. rare: whether help only names it, where it is at its default. alone: the value
-    that its option stands for where the command line has none behind it, and True in Python.
+    that its option stands for where the command line has none after it, and True in Python.
     """
     bounds = Range(least, most, above, below)
     return dataclasses.field(default=default, metadata={"range": bounds, "free": free, "rare": rare, "alone": alone})

@@ -43,7 +43,7 @@ class DatasetSettings(SettingsGroup):
     own split, else 0.2. The own is the data's validation split."""
     augment: tuple[str, ...] = ()
     """Random changes; see `ffdist transforms`. They change training pictures, in order, drawn anew each time a
-    picture is used. Options stand behind a name: crop padding=4 mode=reflect flip, or as "crop(padding=4,mode=reflect)"
+    picture is used. Options stand after a name: crop padding=4 mode=reflect flip, or as "crop(padding=4,mode=reflect)"
     flip; a user's own are file.py:Class or module:Class, as torchvision.transforms.v2:GaussianBlur kernel_size=3 is."""
     preprocess: tuple[str, ...] = option((), rare=True)
     """Steps that give every picture its size, e.g. resize side=40 center-crop. Done in training, evaluation and

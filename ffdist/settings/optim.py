@@ -51,7 +51,7 @@ class OptimSettings(SettingsGroup):
     muon_momentum: float = option(0.95, least=0, below=1, rare=True)
     """Momentum of muon."""
     unit_filters: bool = option(False, rare=True)
-    """muon: scale filters to norm sqrt(outputs). Before each step; matrices, too; for layers with a norm behind."""
+    """muon: scale filters to norm sqrt(outputs). Before each step; matrices, too; for layers with a norm after."""
     ns_steps: int = option(5, least=1, most=99, rare=True)
     """muon: steps of the Newton-Schulz iteration."""
     clip: float | None = option(None, above=0, rare=True)
@@ -112,7 +112,7 @@ class OptimSettings(SettingsGroup):
             )
 
     def of_block(self, index: int) -> OptimSettings:
-        """Those of block `index`; what stands behind all of them learns by the rates as they are."""
+        """Those of block `index`; what follows all of them learns by the rates as they are."""
         if index >= len(self.block_rates):
             return self
         factor = self.block_rates[index]

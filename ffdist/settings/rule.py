@@ -22,5 +22,5 @@ class RuleSettings(SettingsGroup):
     label_smoothing: float = option(0.0, least=0, below=1)
     """Share of the target spread over all classes. For rules with a cross-entropy over their scores."""
     fusion: bool = False
-    """A linear classifier on all blocks' features, too. It learns as one more block behind the last; --cut counts
+    """A linear classifier on all blocks' features, too. It learns as one more block after the last; --cut counts
     it."""

@@ -92,7 +92,7 @@ class SchedulerSettings(SettingsGroup):
             raise ConfigError(
                 "there are no milestones",
                 where=setting("scheduler.schedule", "milestones"),
-                expected="the epochs behind which the rate falls",
+                expected="the epochs after which the rate falls",
                 remedy=setting("scheduler.milestones", "30 60"),
             )
 
@@ -113,7 +113,7 @@ class SchedulerSettings(SettingsGroup):
             ) from error
 
     def learns(self, index: int, epoch: int) -> bool:
-        """True if block `index` learns in this epoch (from 0); what stands behind all the windows' blocks does."""
+        """True if block `index` learns in this epoch (from 0); what follows all the windows' blocks does."""
         if index >= len(self.windows):
             return True
         start, end = self.pairs[index]

@@ -41,10 +41,10 @@ def unused_settings(settings: Settings) -> Iterator[str]:
     for names, is_read, reader, why, value in readers:
         if not is_read and (spelled := changed(settings, *names)):
             yield f"nothing reads {spelled}, which is for {reader}: here it is {setting(why, value)}"
-    behind = [f"{step:g}" for step in settings.scheduler.milestones if step >= settings.training.epochs]
-    if behind and schedule == "milestones":
+    late = [f"{step:g}" for step in settings.scheduler.milestones if step >= settings.training.epochs]
+    if late and schedule == "milestones":
         yield (
-            f"the rate does not fall at {setting('scheduler.milestones')} {' '.join(behind)}, which lie behind the "
+            f"the rate does not fall at {setting('scheduler.milestones')} {' '.join(late)}, which lie after the "
             f"run's end: {setting('training.epochs', settings.training.epochs)}"
         )
 

@@ -50,7 +50,7 @@ class WatchSettings(SettingsGroup):
 
     log_every: int | str = option(50, least=0, free=True, rare=True)
     """Batches (50) or seconds (10s) between pulses, 0: none. Pulses are reports within an epoch of each stage's times,
-    loss, accuracy and memory; a pulse by time stands behind the next whole batch."""
+    loss, accuracy and memory; a pulse by time follows the next whole batch."""
     track: tuple[str, ...] | None = option(None, free=True)
     """Trackers that get the metrics: tensorboard, wandb, mlflow, comet. none: no tracker. Default: tensorboard, if
     installed. Each keeps its run when this one is resumed."""

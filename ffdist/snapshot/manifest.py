@@ -178,7 +178,7 @@ def _is_count(value: Any) -> TypeGuard[int]:
 
 
 def passed_over(run: Path, than: str = "") -> list[str]:
-    """The entries of `snapshots` behind the snapshot of that name that are none, and why."""
+    """The entries of `snapshots` after the snapshot of that name that are none, and why."""
     places = sorted(path for path in (run / "snapshots").glob("step-*") if path.name > than)
     return [f"{path.name} {why}" for path in places if (why := _why_none(path))]
 

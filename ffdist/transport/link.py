@@ -40,7 +40,7 @@ class Link:
     Facts of gloo that this rests on: messages of one direction arrive in order; a send completes when the other side
     has posted its receive, and reads the tensor until then; a wait that times out closes the connection for good; when
     the peer dies, what waits fails at once, but for a message of which a part has come. Hence the fence, an empty
-    message behind each transfer: it is waited for first, and never comes in part.
+    message after each transfer: it is waited for first, and never comes in part.
     """
 
     def __init__(self, edge: Edge, group: dist.ProcessGroup, peer: str) -> None:

@@ -167,7 +167,7 @@ class ProcessGroupSender(Sender):
             self.waited += time.perf_counter() - started
         for transfer in oldest.transfers:
             self._link.wait(transfer, "acknowledgement", sequence)  # done already, as the receiver has the frame
-            self._link.join(transfer, sequence)  # so that the tensors' memory is used again only behind the send
+            self._link.join(transfer, sequence)  # so that the tensors' memory is used again only after the send
         self._in_flight.popleft()
 
 

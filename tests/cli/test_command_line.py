@@ -102,7 +102,7 @@ def test_help_has_the_values_of_a_preset_and_no_value_is_taken_for_one(capsys: p
         ("train --learning_rate 3", "did you mean --lr?"),
         ("train --stag 2", "write it out: --stages"),
         ("train --lr", "--lr has no value"),
-        ("train --out -x", "stands behind =: --out="),
+        ("train --out -x", "stands after =: --out="),
         ("train --lr x", "--lr has a wrong value\n  where: ffdist train\n  expected: a number\n  got: x"),
         ("train --schedule cosin", "did you mean 'cosine'?"),
         ("train --cut 1,2", "told apart by spaces: 1 2"),

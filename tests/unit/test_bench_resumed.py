@@ -85,7 +85,7 @@ def test_what_is_left_out_when_the_time_is_over_is_said_and_measured_next_time(t
 
     late.fill(part)
     record = read(file)
-    assert record["left_out"] == "b, and what comes behind it"
+    assert record["left_out"] == "b, and what comes after it"
     assert rows(file) == {"a": 1}
     assert not record["done"]
     opened(file).fill(part)

@@ -170,7 +170,7 @@ def test_vgg_pools_at_a_blocks_end_or_at_the_next_ones_beginning(pool: str) -> N
     ends, opens = (vgg8((3, 16, 16), 10, pool=pool, pool_first=first) for first in (False, True))  # type: ignore[arg-type]
     assert [s[1] for s in ends.shapes()] == [16, 8, 8, 4, 2, 1, 1]
     assert [s[1] for s in opens.shapes()] == [16, 16, 8, 8, 4, 2, 1]
-    with pytest.raises(ConfigError, match="not behind the last"):
+    with pytest.raises(ConfigError, match="not after the last"):
         vgg8((3, 16, 16), 10, (8, -8), pool_first=True)
 
 

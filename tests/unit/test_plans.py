@@ -220,7 +220,7 @@ def of_moments(tensors: dict[str, torch.Tensor], own: OwnSlice) -> dict[str, tor
         if name.startswith("optimizer."):
             _, number, slot = name.split(".")
             for piece in (piece for piece in own.own if piece.number == int(number)):
-                part = value if slot == "step" else in_memory(value)[piece.first : piece.behind]
+                part = value if slot == "step" else in_memory(value)[piece.first : piece.end]
                 found[f"{number} {slot}"] = part
     return found
 

@@ -29,7 +29,7 @@ class Resumed:
     """A part's measurements so far, in `file`: those made, or failed, are not made again.
 
     facts: what else the record says; its settings are what the lines of one file have in common. deadline: by
-    `time.monotonic`, behind which nothing begins. recover: frees what failed work held; raises where the device is lost
+    `time.monotonic`, after which nothing begins. recover: frees what failed work held; raises where the device is lost
     with it.
     """
 
@@ -50,7 +50,7 @@ class Resumed:
     def measure(self, work: Callable[[], Sequence[dict[str, Any]]], **keys: str | int) -> list[Line] | None:
         """The lines of these keys: those measured before, or those that `work` gives now; None where it has failed.
 
-        Raises OutOfTimeError behind the deadline.
+        Raises OutOfTimeError after the deadline.
         """
         name = ", ".join(map(str, keys.values()))
         if (before := self.lines(**keys)) or name in self.record["failed"]:
@@ -83,7 +83,7 @@ class Resumed:
 
     @property
     def late(self) -> bool:
-        """True behind the deadline."""
+        """True after the deadline."""
         return time.monotonic() > self.deadline
 
     def fill(self, part: Callable[[Resumed], object]) -> None:
@@ -92,8 +92,8 @@ class Resumed:
         try:
             part(self)
         except OutOfTimeError as first:
-            self.record["left_out"] = f"{first}, and what comes behind it"
-        except Exception:  # recorded before this process ends by it, so that the next one goes on behind it
+            self.record["left_out"] = f"{first}, and what comes after it"
+        except Exception:  # recorded before this process ends by it, so that the next one goes on after it
             self.record["failed"].setdefault(self.record["running"] or WHOLE, traceback.format_exc()[-4000:])
             self._write()
             raise
@@ -121,7 +121,7 @@ def complete(file: Path, main: Callable[[Path, float], None], deadline: float) -
     """Run `main(file, deadline)`, which fills the file, in a process of its own; return the record.
 
     What has failed or was left out before is tried again. Work that kills the process has failed, and another process
-    goes on with the next. All ends `LAST_LINE` seconds behind the deadline, at the latest.
+    goes on with the next. All ends `LAST_LINE` seconds after the deadline, at the latest.
     """
     record = read(file)
     if record["done"]:
@@ -130,7 +130,7 @@ def complete(file: Path, main: Callable[[Path, float], None], deadline: float) -
     while (left := deadline - time.monotonic()) > 0:
         process = multiprocessing.get_context("spawn").Process(target=_bounded, args=(main, file, deadline))
         process.start()
-        # a process that hangs ends itself `LAST_LINE` seconds behind the deadline (`_bounded`); 5 s later it is killed
+        # a process that hangs ends itself `LAST_LINE` seconds after the deadline (`_bounded`); 5 s later it is killed
         process.join(left + LAST_LINE + 5)
         if process.is_alive():
             process.kill()

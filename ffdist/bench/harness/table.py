@@ -19,7 +19,7 @@ MEASURED = ("metric", "value", "n", "spread", "unit")
 
 
 def spread_of(metric: str) -> dict[str, str]:
-    """The columns behind a figure's own: its least and most, and how many there are."""
+    """The columns after a figure's own: its least and most, and how many there are."""
     return {"least": f"{metric}.least", "most": f"{metric}.most", "n": f"{metric}.n"}
 
 
@@ -64,7 +64,7 @@ class ResultTable:
     title: str
     columns: Mapping[str, str]
     """The columns of the drawn table: heading -> what is shown below it. That is what a line is of ("side"), a metric
-    ("ratio"), or a part of one ("ratio.least", "ratio.most", "ratio.n"); behind a colon a format for numbers
+    ("ratio"), or a part of one ("ratio.least", "ratio.most", "ratio.n"); after a colon a format for numbers
     ("hidden:.0%"). Where sides stand side by side in a line, each goes before its own ("ours/throughput", "ddp/side"):
     a baseline by what it was `against`, and not by its variant."""
     units: Mapping[str, str] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""The timed window: batches in the middle of a stream that flows before it and behind it."""
+"""The timed window: batches in the middle of a stream that flows before it and after it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Window(NamedTuple):
     batches: int
     """Batches that are timed."""
     tail: int = 0
-    """Batches behind the window: while the last stage ends the window, the first ones still work as ever."""
+    """Batches after the window: while the last stage ends the window, the first ones still work as ever."""
 
     @property
     def total(self) -> int:

@@ -72,7 +72,7 @@ def accuracy(settings: BenchSettings, progress: Progress) -> BenchResult:
 
     ffdist's accuracy is that of its last block; the mean of blocks is in the record. Start-up does not count on either
     side, validation does on both. Each side goes by the recipe that was fastest for it on other seeds. With a folder
-    for finished trainings the comparison may be stopped at any time: the same command goes on behind the last of them.
+    for finished trainings the comparison may be stopped at any time: the same command goes on after the last of them.
     """
     check(settings)
     with ExitStack() as ends:

@@ -90,7 +90,7 @@ class Idx(DataSource):
 
 
 def read_exactly(stream: IO[bytes] | gzip.GzipFile, shape: Sequence[int], where: Path) -> bytes:
-    """The bytes behind a header that tells of so many, a few MiB at a time: what it says may be false.
+    """The bytes after a header that tells of so many, a few MiB at a time: what it says may be false.
 
     Raises DataError for fewer, and for more."""
     wanted, parts, left = prod(shape), [], prod(shape)

@@ -48,7 +48,7 @@ class Stl10(DataSource):
                 yield Item(split, label, picture_cwh.transpose(2, 1, 0), f"{self.folder / file}, row {row}")
 
     def read(self, file: str, shape: tuple[int, ...]) -> np.ndarray:
-        """uint8 [N, *shape]: a file of whole samples, one behind the other."""
+        """uint8 [N, *shape]: a file of whole samples, one after the other."""
         path = self.folder / file
         try:
             return np.fromfile(path, np.uint8).reshape(-1, *shape)

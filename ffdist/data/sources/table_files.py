@@ -170,7 +170,7 @@ PLACE = re.compile(r"CSV parse error: Row #(\d+):")
 def unreadable(path: Path, rows: int, error: Exception) -> DataError:
     """The error for a file that Arrow cannot read on. rows: how many were read before."""
     message, suffix = str(error), path.suffix.lower()
-    where = f"{path}, row {rows} or behind it" if rows else str(path)
+    where = f"{path}, row {rows} or after it" if rows else str(path)
     if place := PLACE.search(message):
         where = f"{path}, line {place[1]}"
     elif suffix in LINES and (row := unlike_row(path)) is not None:
@@ -277,7 +277,7 @@ def of_numbers(path: Path) -> str | None:
 
 
 def is_label(cells: Sequence[str]) -> bool:
-    """True if the last cell of a row is a label rather than the first: a name, or a whole number behind a fraction."""
+    """True if the last cell of a row is a label rather than the first: a name, or a whole number after a fraction."""
     first, last = cells[0].strip(), cells[-1].strip()
     return not last.replace(".", "", 1).isdigit() or ("." in first and last.isdigit())
 

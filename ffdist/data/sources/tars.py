@@ -256,7 +256,7 @@ def members_of(archive: tarfile.TarFile, file: Path) -> Iterator[tarfile.TarInfo
     """Plain files, without what systems leave. Raises DataError where the end is missing."""
     last = "its beginning"
     while True:
-        with readable(file, f"{file}, behind {last}"):
+        with readable(file, f"{file}, after {last}"):
             member = archive.next()
             if member is None:
                 break
@@ -271,7 +271,7 @@ def members_of(archive: tarfile.TarFile, file: Path) -> Iterator[tarfile.TarInfo
                     got=f"{member.size:,} bytes",
                 )
             yield member
-    with readable(file, f"{file}, behind {last}"):
+    with readable(file, f"{file}, after {last}"):
         assert archive.fileobj
         archive.fileobj.seek(archive.offset)
         if archive.fileobj.read(512).count(0) != 512:

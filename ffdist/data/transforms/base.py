@@ -103,7 +103,7 @@ class BatchTransform(Transform, ABC):
     """Changes all samples of a batch at once, which have one size."""
 
     normalised: ClassVar[bool] = False
-    """Whether it comes behind the normalisation; its samples are float32 then."""
+    """Whether it comes after the normalisation; its samples are float32 then."""
     of_bytes: ClassVar[bool] = False
     """Whether it takes pictures of uint8 alone, and no floats."""
 
@@ -116,7 +116,7 @@ class BatchTransform(Transform, ABC):
 
 
 class MixTransform(Transform, ABC):
-    """Mixes each sample with the one before it in the batch, behind all other transforms; its label is mixed, too."""
+    """Mixes each sample with the one before it in the batch, after all other transforms; its label is mixed, too."""
 
     @abstractmethod
     def mix(self, x: np.ndarray, others: np.ndarray, drawn: np.ndarray) -> np.ndarray:

@@ -28,7 +28,7 @@ CHECKED_EVERY = 256
 
 
 class FirstCall:
-    """The first picture that a transform was given, and what it made of it; asked for again behind 1, 2, 4, ...
+    """The first picture that a transform was given, and what it made of it; asked for again after 1, 2, 4, ...
     pictures, so that one that changes later is noticed, too."""
 
     def __init__(self) -> None:
@@ -37,7 +37,7 @@ class FirstCall:
         self.seed = 0
 
     def is_due(self) -> bool:
-        """True if it is to be asked for again, behind one more picture."""
+        """True if it is to be asked for again, after one more picture."""
         self.calls += 1
         return self.calls & (self.calls - 1) == 0 or self.calls % CHECKED_EVERY == 0
 

@@ -17,7 +17,7 @@ Value = Literal["mean", "colour", "noise"]
 
 @dataclass(frozen=True)
 class Erasing(BatchTransform):
-    """Erases a rectangle of random area and shape in a picture, behind the normalisation (Zhong et al., arXiv
+    """Erases a rectangle of random area and shape in a picture, after the normalisation (Zhong et al., arXiv
     1708.04896). As torchvision's RandomErasing."""
 
     normalised = True

@@ -48,7 +48,7 @@ class TransformSteps:
     drawn = steps.draw(epoch, batch, rows)                  # once a batch
     pictures = [steps.picture(p, drawn, i) for i, p in enumerate(decoded)]   # by any worker, in any order
     x = steps.batch(np.stack(pictures), drawn)              # [B, H, W, C] of one size
-    x = steps.behind(normalised(x), drawn)                  # float32
+    x = steps.after_normalisation(normalised(x), drawn)     # float32
     """
 
     def __init__(self, transforms: Sequence[Transform], *, seed: int, wanted: Size, workers: int = 1) -> None:
@@ -77,7 +77,7 @@ class TransformSteps:
     def draw_all(
         self, epoch: int, first: int, rows: Sequence[np.ndarray], parts: Sequence[slice | np.ndarray]
     ) -> StepDraws:
-        """Likewise for the batches `first`, `first` + 1, ..., one behind the other."""
+        """Likewise for the batches `first`, `first` + 1, ..., one after the other."""
         own = [batch_rows[part] for batch_rows, part in zip(rows, parts, strict=True)]
         numbers = self.draws.uniform(epoch, own[0] if len(own) == 1 else np.concatenate(own))
         usual = chosen = None
@@ -127,7 +127,7 @@ class TransformSteps:
         return x
 
     def after_normalisation(self, x: np.ndarray, drawn: StepDraws) -> np.ndarray:
-        """float32 [B, H, W, C] behind the normalisation; its memory may be used again."""
+        """float32 [B, H, W, C] after the normalisation; its memory may be used again."""
         for transform in self.normalised:
             x = transform.batch(x, drawn.numbers.get(id(transform), NONE))
         return x

@@ -13,7 +13,7 @@
             return ProcessPair(MyTransport(), crew)
 
 Every law is then a test of the class: frames of any dtype and layout, order, the bound on what is under way, memory,
-closing, silence, killed peers, peers of another attempt; and behind each, that no descriptor or thread is left.
+closing, silence, killed peers, peers of another attempt; and after each, that no descriptor or thread is left.
 """
 
 from __future__ import annotations

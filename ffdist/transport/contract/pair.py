@@ -61,7 +61,7 @@ class ThreadPair(EdgePair):
 class ProcessPair(EdgePair):
     """A pair in two processes of a crew.
 
-    Behind every law, whatever an end had opened must be closed: descriptors and threads are counted.
+    After every law, whatever an end had opened must be closed: descriptors and threads are counted.
 
     enter: called in each process before (picklable, and fit to be called again). held: returns what counts, where a
         process opens more than the edge; default: `open_here`.

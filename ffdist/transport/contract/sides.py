@@ -161,7 +161,7 @@ def fill_then_one_more(place: ContractRank, sender: Sender, depth: int, rounds: 
 
 
 def watch_then_empty(place: ContractRank, receiver: Receiver, depth: int, rounds: int) -> list[tuple[bool, bool, bool]]:
-    """Each round, whether `depth` sends returned, whether one more did before a recv, and whether it did behind one."""
+    """Each round, whether `depth` sends returned, whether one more did before a recv, and whether it did after one."""
     seen = []
     for i in range(rounds):
         place.post(f"empty {i}")
@@ -337,7 +337,7 @@ def send_and_die(place: ContractRank, sender: Sender) -> None:
 
 
 def recv_what_is_left(place: ContractRank, receiver: Receiver) -> tuple[list[Any], str]:
-    """The frames that come from a sender that is killed, and the error behind them."""
+    """The frames that come from a sender that is killed, and the error after them."""
     got: list[Any] = []
 
     def act() -> None:
