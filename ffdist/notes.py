@@ -39,7 +39,7 @@ def failure(text: str) -> None:
         print(f"ffdist: {spelled(text)}", file=sys.stderr, flush=True)
 
 
-def listed(values: list, most: int = 8) -> str:
+def listed(values: list, limit: int = 8) -> str:
     """Values for a line of text, the middle left out of many."""
     shown = [str(value) for value in values]
-    return ", ".join(shown if len(shown) <= most else [*shown[: most - 2], "...", shown[-1]])
+    return ", ".join(shown if len(shown) <= limit else [*shown[: limit - 2], "...", shown[-1]])

@@ -9,7 +9,7 @@ import stat
 from pathlib import Path
 from typing import BinaryIO
 
-MOST = 1 << 30
+MAX_BYTES = 1 << 30
 """Bytes that are read as a whole; what is read so is a text, and far smaller."""
 
 
@@ -23,10 +23,10 @@ def open_regular(path: Path) -> BinaryIO:
 
 
 def read_bytes(path: Path) -> bytes:
-    """Raises OSError as `open_regular` does, and for a file of more than `MOST` bytes."""
+    """Raises OSError as `open_regular` does, and for a file of more than `MAX_BYTES` bytes."""
     with open_regular(path) as file:
-        if (size := os.fstat(file.fileno()).st_size) > MOST:
-            raise OSError(errno.EFBIG, f"it has {size:,} bytes, and may have {MOST:,}", str(path))
+        if (size := os.fstat(file.fileno()).st_size) > MAX_BYTES:
+            raise OSError(errno.EFBIG, f"it has {size:,} bytes, and may have {MAX_BYTES:,}", str(path))
         return file.read()
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from ffdist.cores import available_cores
 
-MOST_WORKERS = 4
+MAX_WORKERS = 4
 TOGETHER = re.compile(r"\bmark\.(ray|measures)\b")
 
 
@@ -30,7 +30,7 @@ class Scheduling:
 
     @pytest.hookimpl
     def pytest_xdist_auto_num_workers(self) -> int:
-        return min(available_cores(), MOST_WORKERS)
+        return min(available_cores(), MAX_WORKERS)
 
     @pytest.hookimpl
     def pytest_xdist_make_scheduler(self, config: pytest.Config, log: Callable[..., None]) -> object:

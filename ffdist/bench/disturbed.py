@@ -40,7 +40,7 @@ TAIL = 1 << 16
 """Bytes that hold the last pulse."""
 PROGRESS_TIMEOUT = 240.0
 """Seconds without a new snapshot, at most."""
-MOST = 8
+MAX_FAILED = 8
 """Starts in a row that end with an error before the stages are ready."""
 AWAITED = 0.3
 """Seconds for which a worker is stopped, so that the one that shares its blocks waits for its gradients."""
@@ -159,13 +159,13 @@ class DisturbedRun:
     def go_on(self) -> None:
         """Start the command again at once; while workers of the last start still write, it is refused.
 
-        Raises StageError where it ends by itself `MOST` times in a row before the stages are ready.
+        Raises StageError where it ends by itself `MAX_FAILED` times in a row before the stages are ready.
         """
         assert self.process
         ended, begun = self.process.wait(), self.begun()
         self.failed = self.failed + 1 if ended > 0 and begun == self.seen_begun else 0
         self.seen_begun = begun
-        if self.failed == MOST:
+        if self.failed == MAX_FAILED:
             output = (self.temporary.parent / "said.log").read_text(errors="replace")
             raise StageError("the run does not begin again", where=self.run, got=output[-1000:])
         self.start()

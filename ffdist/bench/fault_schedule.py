@@ -33,8 +33,8 @@ def schedule(kills: int, seed: int, *, nodes: bool = False) -> list[Fault]:
     faults = list[Fault]()
     for number in range(kills):
         moment = draw.choice(MOMENTS[:-1]) if number < kills - min(LAST, kills // 2) else "last commit"
-        most = {"start": 4.0, "learning": 0.6, "exchange": 0.6}.get(moment, 0.0)
-        wait = draw.uniform(0, most)
+        longest = {"start": 4.0, "learning": 0.6, "exchange": 0.6}.get(moment, 0.0)
+        wait = draw.uniform(0, longest)
         victim: Victim = "launcher" if draw.random() < 0.3 else "worker"
         worker = draw.randrange(2)
         if nodes and victim == "worker" and draw.random() < NODES_SHARE:

@@ -32,19 +32,19 @@ class CompareSettings(SettingsGroup):
     against: tuple[str, ...] = ("ddp",)
     """Baselines, e.g. ddp pipeline bp fsdp. Of ddp and pipeline variants are tried, and the fastest is taken; a variant
     goes by its own name; ff is ffdist itself in one process."""
-    devices: int = option(2, least=1)
+    devices: int = option(2, ge=1)
     """Devices each side has. Stages here, ranks there; on a CPU processes of so many threads each."""
     split: str | None = None
     """Short for the network's option split, e.g. block for resnet18."""
     compiled: bool = False
     """Try torch.compile too, on both sides. It is taken where it helps a side."""
-    rounds: int = option(7, least=1)
+    rounds: int = option(7, ge=1)
     """Rounds that must pass the probe. Every side works once in each."""
-    seconds: float | None = option(None, above=0)
+    seconds: float | None = option(None, gt=0)
     """Length of one side's window in a round, about. Default: 5; loader: 1."""
-    warmup_batches: int = option(5, least=1)
+    warmup_batches: int = option(5, ge=1)
     """Batches before each window."""
-    qualifying: int = option(3, least=1)
+    qualifying: int = option(3, ge=1)
     """Short rounds in which a baseline's variants compete. accuracy: runs with each of the recipes, a side."""
     lrs: tuple[float, ...] = ()
     """accuracy: learning rates each side tries beforehand. It goes on with its best. Default: the one of both."""
@@ -52,7 +52,7 @@ class CompareSettings(SettingsGroup):
     """accuracy: numbers of epochs each side tries beforehand. With each of the rates; it goes on with its best."""
     recipes: Path | None = None
     """accuracy: TOML file of settings each side tries beforehand, a table each: [[ours]] and [[baseline]]."""
-    target: float = option(0.75, above=0, most=1)
+    target: float = option(0.75, gt=0, le=1)
     """accuracy: validation accuracy to reach, as a fraction."""
     memory_limit: str | None = None
     """throughput, memory, bandwidth: memory of a worker, for which --plan auto searches. A size, 60MiB, or a share of

@@ -20,7 +20,7 @@ Flag = Annotated[bool, "flag"]
 """A switch that cannot be turned off again: what a command does."""
 LEFT = 26
 """Columns of a flag and its value, where there are 80 at least in all."""
-LEAST, MOST = 32, 110
+MIN_WIDTH, MAX_WIDTH = 32, 110
 """Columns of the whole help page: at least, at most."""
 SHORT = 44
 """Characters of what is said of a default."""
@@ -112,7 +112,7 @@ def heading(group: SettingsGroup) -> str:
 
 
 def width() -> int:
-    return min(MOST, max(LEAST, shutil.get_terminal_size().columns))
+    return min(MAX_WIDTH, max(MIN_WIDTH, shutil.get_terminal_size().columns))
 
 
 def wrapped(text: str, indent: str = "") -> str:

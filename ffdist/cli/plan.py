@@ -91,7 +91,7 @@ def lanes_of(command: PlanCommand) -> int | None:
     """None for as many as are best. Raises ConfigError for what is no number of lanes."""
     if command.lanes == "auto":
         return None
-    (count,) = whole_numbers(command.lanes, "lanes", "a number, or auto", most=1)
+    (count,) = whole_numbers(command.lanes, "lanes", "a number, or auto", limit=1)
     return count
 
 
@@ -100,13 +100,13 @@ def counts_of(command: PlanCommand) -> list[int]:
     return whole_numbers(command.simulate, "simulate", "8,32,128,512") if command.simulate is not None else []
 
 
-def whole_numbers(text: str, name: str, expected: str, most: int = 32) -> list[int]:
-    """Whole numbers >= 1, separated by commas or blanks, `most` of them at most. Raises ConfigError for other texts."""
+def whole_numbers(text: str, name: str, expected: str, limit: int = 32) -> list[int]:
+    """Whole numbers >= 1, separated by commas or blanks, at most `limit`. Raises ConfigError for other texts."""
     try:
         numbers = [convert(word, int) for word in text.replace(",", " ").split()]
     except ValueError:
         numbers = []
-    if not numbers or len(numbers) > most or min(numbers) < 1:
+    if not numbers or len(numbers) > limit or min(numbers) < 1:
         raise ConfigError(f"{setting(name)} has a wrong value", where=PROG, expected=expected, got=text or "nothing")
     return numbers
 

@@ -19,7 +19,7 @@ from ffdist.seeds import restarting
 Kind = random.Random | np.random.Generator | np.random.RandomState | torch.Generator
 KINDS = (random.Random, np.random.Generator, np.random.RandomState, torch.Generator)
 CODE = (type, FunctionType, MethodType, classmethod, staticmethod, property)
-MOST = 10_000
+MAX_OBJECTS = 10_000
 """Objects that are searched for generators, at most."""
 FEW = 64
 """Members of a container that are looked at: lists of transforms are short, those of samples long."""
@@ -33,7 +33,7 @@ def held_by(thing: Any) -> list[Kind]:
     found: list[Kind] = []
     seen: dict[int, Any] = {id(one): one for one in SHARED}
     things, code = deque([thing]), deque[Any]()
-    while (things or code) and len(seen) < MOST:
+    while (things or code) and len(seen) < MAX_OBJECTS:
         one = things.popleft() if things else code.popleft()
         if id(one) in seen or isinstance(one, OPAQUE):
             continue

@@ -168,7 +168,7 @@ class Loader:
         size = self.batch_size * numbers * 4
         if size % ALIGNED:
             return 1
-        return max(1, min(MOST_AT_ONCE, SMALL // size))
+        return max(1, min(MAX_AT_ONCE, SMALL // size))
 
     def together(self, order: np.ndarray, epoch: int, batches: range) -> list[tuple[Tensor, Tensor]]:
         """Several batches made in one go, each bit for bit as `batch` makes it."""
@@ -318,7 +318,7 @@ class Loader:
 NOTHING = StepDraws({})
 SMALL = 2**20
 """Bytes of batches that are made at a time, at most."""
-MOST_AT_ONCE = 32
+MAX_AT_ONCE = 32
 SIZED = 2**26
 """Bytes of pictures in memory that are scaled once, and not in each epoch anew, at most."""
 ALIGNED = 64

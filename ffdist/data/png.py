@@ -39,11 +39,11 @@ def check_rows(image: Image.Image, data: Encoded) -> None:
         raise ValueError(f"it holds {held:,} bytes of the {claimed:,} for the {wide} x {high} pixels in its header")
 
 
-def inflated(content: bytes, most: int) -> int:
-    """Bytes that the picture's data are decompressed to, counted up to `most`, in little memory."""
+def inflated(content: bytes, limit: int) -> int:
+    """Bytes that the picture's data are decompressed to, counted up to `limit`, in little memory."""
     stream, count = zlib.decompressobj(), 0
     for part in parts(content):
-        while part and count < most:
+        while part and count < limit:
             count += len(stream.decompress(part, CHUNK))
             part = stream.unconsumed_tail
     return count

@@ -92,8 +92,8 @@ class RemoteSplit(Split):
 
     def fetch(self, shard: int, held: CachedRows, rows: np.ndarray) -> None:
         """rows: sorted, none of them here."""
-        file, most = self.shards[shard], max(1, GAP // self.width)
-        runs = np.split(rows, np.flatnonzero(np.diff(rows) > most) + 1)
+        file, max_gap = self.shards[shard], max(1, GAP // self.width)
+        runs = np.split(rows, np.flatnonzero(np.diff(rows) > max_gap) + 1)
         spans = [(int(run[0]), int(run[-1]) + 1) for run in runs]
         if 2 * sum(end - start for start, end in spans) > file.rows:
             held.add(np.flatnonzero(held.place < 0), self.whole(shard)[held.place < 0])

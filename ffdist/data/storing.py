@@ -121,11 +121,11 @@ def sizes_note(shapes: Iterable[tuple[int, ...]]) -> list[str]:
     sides = [shape[:2] for shape in shapes]
     if len({*sides}) < 2:
         return []
-    least, most = (
+    heights, widths = (
         (extreme(h for h, _ in sides) for extreme in (min, max)),
         (extreme(w for _, w in sides) for extreme in (min, max)),
     )
-    sizes = " x ".join(f"{low} to {high}" for low, high in (tuple(least), tuple(most)))
+    sizes = " x ".join(f"{low} to {high}" for low, high in (tuple(heights), tuple(widths)))
     return [
         f"pictures differ in size, {sizes} (height x width): a network gets them at {USUAL} x {USUAL}, or as "
         f"{setting('dataset.image_size')} says"

@@ -36,7 +36,7 @@ Progress = Callable[[int, int], None]
 """Called with the samples done and the samples in all."""
 CHUNK_BYTES = 2**21
 """Decoded pixels of a chunk, about: what bounds the memory of large pictures."""
-MOST = 256
+MAX_IN_CHUNK = 256
 """Pictures of a chunk, at most."""
 
 
@@ -74,7 +74,7 @@ def write(source: DataSource, folder: Path, making: WriteOptions, report: Progre
 def decoded(items: Iterator[Item], making: WriteOptions, like: ReferencePicture, plan: StoragePlan) -> Iterator[Chunk]:
     """The items in their order; a few chunks are in memory."""
     work = partial(decode_chunk, like=like, decoding=making.decoding, encoded=plan.encoded)
-    jobs, threads = chunks(items, max(1, min(MOST, CHUNK_BYTES // like.bytes))), making.workers
+    jobs, threads = chunks(items, max(1, min(MAX_IN_CHUNK, CHUNK_BYTES // like.bytes))), making.workers
     with closing(in_order(work, jobs, threads=threads, ahead=2 * threads, name="ffdist-decode")) as made:
         yield from made
 

@@ -31,7 +31,7 @@ def _check(weight: float, rule: str) -> None:
         )
 
 
-def _check_picture(spec: BlockSpec, rule: str, most: int) -> None:
+def _check_picture(spec: BlockSpec, rule: str, max_classes: int) -> None:
     """The labels are pictures: the network must take some, and there must be one for each class."""
     if spec.index:
         return
@@ -43,11 +43,11 @@ def _check_picture(spec: BlockSpec, rule: str, most: int) -> None:
             got=list(spec.input_shape),
             remedy="take hinton for vectors",
         )
-    if spec.num_classes > most:
+    if spec.num_classes > max_classes:
         raise NetworkError(
             f"{rule} has not as many distinct labels for pictures of this size",
             where=spec,
-            expected=f"at most {most} classes",
+            expected=f"at most {max_classes} classes",
             got=spec.num_classes,
             remedy=f"enlarge the pictures: {setting('dataset.image_size')}",
         )

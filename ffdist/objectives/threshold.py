@@ -14,7 +14,7 @@ from ffdist.errors import ConfigError, setting
 from ffdist.objectives.base import BlockSpec, Local, Objective
 from ffdist.objectives.form import FlatFeatures, OutputForm, form, readout_input, rms_normalised
 
-MOST_LAG = 64
+MAX_LAG = 64
 """Batches: the scores come back by an edge as deep, and one of shared memory can be no deeper (`MAX_DEPTH` there)."""
 
 
@@ -101,11 +101,11 @@ class LabelledInput(Objective):
                 got=f"predict={self.predict}",
                 remedy=setting("rule.objective_args", "predict=linear hard=yes"),
             )
-        if not 1 <= self.lag <= MOST_LAG:
+        if not 1 <= self.lag <= MAX_LAG:
             raise ConfigError(
                 "the lag of predictions is out of range",
                 where="objective, lag",
-                expected=f"1 to {MOST_LAG} batches",
+                expected=f"1 to {MAX_LAG} batches",
                 got=self.lag,
             )
         if self.peer < 0 or self.predict not in ("goodness", "linear", "both"):

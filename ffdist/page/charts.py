@@ -17,8 +17,8 @@ from ffdist.pipeline.fusion import FUSION
 from ffdist.pipeline.predictors import PREDICTORS
 
 Record = Mapping[str, Any]
-MOST_CURVES = 16
-MOST_ROWS = 40
+MAX_CURVES = 16
+MAX_ROWS = 40
 BATCHES = Axis("batch", "{:,.0f}".format, whole=True)
 EPOCHS, SECONDS = Axis("epoch", "{:g}".format, whole=True), Axis("time of training", lambda x: brief(x))
 SHARE = Axis("accuracy", lambda y: f"{y * 100:.4g}%")
@@ -63,10 +63,10 @@ def chart(
     key: begins the ids of its parts, which must differ on the page. write: a value of y as text.
     """
     known = [curve for curve in curves if curve.known]
-    drawn = evenly(known, MOST_CURVES)
+    drawn = evenly(known, MAX_CURVES)
     if not drawn:
         return None
-    places = evenly(sorted({px for curve in drawn for px, _ in curve.points}), MOST_ROWS)
+    places = evenly(sorted({px for curve in drawn for px, _ in curve.points}), MAX_ROWS)
     values = [dict(curve.points) for curve in drawn]
     rows = [[x.write(px), *(write(each.get(px)) for each in values)] for px in places]
     left_out = len(known) - len(drawn)
@@ -183,7 +183,7 @@ def charts_of(view: RunView, key: str) -> dict[str, list[Chart]]:
     ]
     speed = [chart(f"{key}-sp", "Samples a second by epoch", [speeds(records)], EPOCHS, SPEED, count)]
     return {
-        "accuracy": [each for each in (*accuracy, *evenly(own, MOST_CURVES)) if each],
+        "accuracy": [each for each in (*accuracy, *evenly(own, MAX_CURVES)) if each],
         "loss": [each for each in losses if each],
         "speed": [each for each in speed if each],
     }

@@ -12,7 +12,7 @@ from ffdist.page.run import RunView, Watched, is_run
 from ffdist.page.tables import best_epoch
 from ffdist.page.text import NONE, count, moment, percent
 
-DEPTH, MOST = 3, 200
+DEPTH, MAX_RUNS = 3, 200
 """How far below the folder a run may be, and how many are shown, the newest."""
 
 
@@ -73,7 +73,7 @@ class WatchedFolder:
     def lines(self) -> tuple[list[tuple[str, list[str]]], int]:
         """Name and cells of each run, the newest first, and how many older ones are left out."""
         names = sorted(self.run_names(), key=lambda name: -newest_in(self.folder / name))
-        return [(name, cells(self._known(name).view())) for name in names[:MOST]], max(0, len(names) - MOST)
+        return [(name, cells(self._known(name).view())) for name in names[:MAX_RUNS]], max(0, len(names) - MAX_RUNS)
 
 
 def folders_in(folder: Path) -> list[Path]:

@@ -27,7 +27,7 @@ from ffdist.runtime.run import load_classifier, no_data_to_measure
 from ffdist.settings import Settings
 
 PREDICTOR = "mean"
-MOST_BLOCKS = 6
+MAX_BLOCKS = 6
 """Blocks whose maps are drawn, at most: of more, so many evenly from the first to the last."""
 
 
@@ -77,8 +77,8 @@ class SnapshotMeasurement:
 class ConfidentMistakes:
     """Collects the wrong answers with the highest confidence, batch by batch."""
 
-    def __init__(self, most: int) -> None:
-        self.most = most
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
         self.seen = 0
         self.wrong = 0
         self.kept: list[tuple[float, int, int, int]] = []
@@ -90,7 +90,7 @@ class ConfidentMistakes:
         wrong = (guesses != y.to(guesses.device)).nonzero().flatten().tolist()
         self.wrong += len(wrong)
         found = [(float(shares[i]), self.seen + i, int(y[i]), int(guesses[i])) for i in wrong]
-        self.kept = sorted(self.kept + found, key=lambda each: (-each[0], each[1]))[: self.most]
+        self.kept = sorted(self.kept + found, key=lambda each: (-each[0], each[1]))[: self.limit]
         self.seen += len(y)
 
 
@@ -159,7 +159,7 @@ def maps_of(
         chosen = of_each_class(images, pictures)
         assert images.test is not None
         x, y = samples(images, images.test, chosen, settings)
-        blocks = evenly(activation_maps(classifier, x, y), MOST_BLOCKS)
+        blocks = evenly(activation_maps(classifier, x, y), MAX_BLOCKS)
     except (DataError, NetworkError) as error:
         return [], error.what
     shown, made = x * classifier.std + classifier.mean, list[PictureMaps]()
@@ -196,7 +196,7 @@ def of_each_class(images: Images, count: int) -> np.ndarray:
     return np.lexsort((labels.numpy(), rank.numpy()))[: max(1, count)]
 
 
-def largest_mistakes(counts: Sequence[Sequence[int]], most: int = 20) -> list[tuple[int, int, int]]:
+def largest_mistakes(counts: Sequence[Sequence[int]], limit: int = 20) -> list[tuple[int, int, int]]:
     """The mistakes as (count, true class, guessed class), the most frequent first."""
     found = [
         (count, true, guess)
@@ -204,7 +204,7 @@ def largest_mistakes(counts: Sequence[Sequence[int]], most: int = 20) -> list[tu
         for guess, count in enumerate(row)
         if count and guess != true
     ]
-    return sorted(found, key=lambda each: (-each[0], each[1:]))[:most]
+    return sorted(found, key=lambda each: (-each[0], each[1:]))[:limit]
 
 
 def why_not(error: FfdistError) -> str:

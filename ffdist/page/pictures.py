@@ -11,8 +11,8 @@ from torch import Tensor
 
 from ffdist.report.figure import as_shown
 
-SMALL, MOST = 64, 112
-"""Pixels a side: up to SMALL a picture stays as it is, more than MOST are scaled down."""
+SMALL, MAX_SIDE = 64, 112
+"""Pixels a side: up to SMALL a picture stays as it is, more than MAX_SIDE are scaled down."""
 HEAT = np.array([(0, 0, 4), (87, 16, 110), (188, 55, 84), (249, 142, 9), (252, 255, 164)], np.float64)
 """Colours from no evidence to most; each is lighter than the one before."""
 
@@ -46,7 +46,7 @@ def encoded(pixels: np.ndarray) -> str:
     image = Image.fromarray(pixels.round().clip(0, 255).astype(np.uint8))
     kind, options = "PNG", dict[str, int | bool](optimize=True)
     if max(image.size) > SMALL:
-        image.thumbnail((MOST, MOST))
+        image.thumbnail((MAX_SIDE, MAX_SIDE))
         kind, options = "JPEG", {"quality": 82}
     file = io.BytesIO()
     image.save(file, kind, **options)

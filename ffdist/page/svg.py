@@ -15,7 +15,7 @@ WIDTH, HEIGHT = 380, 240
 LEFT, RIGHT, TOP, BOTTOM = 46, 10, 10, 34
 COLOURS, DASHES = 8, 5
 """Numbers of colours and of dashes, whose combinations tell 40 curves apart."""
-MOST_POINTS = 120
+MAX_POINTS = 120
 DOTS = 24
 """Curves of at most so many points have each point marked."""
 
@@ -121,7 +121,7 @@ def grid(frame: ChartFrame, x: Axis, y: Axis) -> Iterable[str]:
 
 def path(frame: ChartFrame, curve: ChartCurve, index: int, x: Axis, y: Axis) -> str:
     """A curve, broken where it has no number; of few points each is marked, and says what it is."""
-    points = evenly(curve.points, MOST_POINTS)
+    points = evenly(curve.points, MAX_POINTS)
     steps, pen = [], "M"
     for px, py in points:
         if py is None:

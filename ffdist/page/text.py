@@ -91,11 +91,11 @@ def setting_text(value: Any) -> str:
     return "none" if value is None else text_of(value)
 
 
-def evenly(values: Sequence[Any], most: int) -> list[Any]:
+def evenly(values: Sequence[Any], limit: int) -> list[Any]:
     """At most so many of them, the first and the last among them."""
-    if len(values) <= most:
+    if len(values) <= limit:
         return list(values)
-    return [values[round(i * (len(values) - 1) / (most - 1))] for i in range(most)]
+    return [values[round(i * (len(values) - 1) / (limit - 1))] for i in range(limit)]
 
 
 def escaped(text: object) -> str:

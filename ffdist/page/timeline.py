@@ -11,7 +11,7 @@ from ffdist.page.svg import WIDTH, figure, hatching, part_swatch
 from ffdist.page.text import escaped, visible
 from ffdist.runtime.tracing import TRACE
 
-MOST_SPANS = 900
+MAX_SPANS = 900
 WINDOW = 0.25
 """Seconds of the trace that are shown."""
 WORDS = PARTS | {"rest": "receiving, sending, snapshots"}
@@ -24,7 +24,7 @@ def timeline_chart(spans: Sequence[PageSpan], key: str) -> Chart | None:
     first, last = min(s.begin for s in spans), max(s.end for s in spans)
     middle, half = (first + last) / 2, min(WINDOW * 1e6, last - first) / 2
     inside = [s for s in spans if s.end > middle - half and s.begin < middle + half]
-    while len(inside) > MOST_SPANS and half > 1:
+    while len(inside) > MAX_SPANS and half > 1:
         half /= 1.5
         inside = [s for s in inside if s.end > middle - half and s.begin < middle + half]
     rows = rows_of(inside, middle - half, middle + half)

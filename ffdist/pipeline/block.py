@@ -25,7 +25,7 @@ from ffdist.pipeline.finite import FiniteCheck, NonfiniteValue, is_finite
 from ffdist.pipeline.group_norm import ask_for_gradients
 from ffdist.pipeline.lr_schedule import build_lr_scheduler
 from ffdist.pipeline.optim import build_optimizer
-from ffdist.pipeline.precision import LEAST, LossScale, autocast, dtype_of
+from ffdist.pipeline.precision import MIN_SCALE, LossScale, autocast, dtype_of
 from ffdist.pipeline.tree import added_up
 from ffdist.settings import Settings
 
@@ -264,12 +264,12 @@ class LearningBlock:
 
     def check_finite(self, step: int) -> None:
         """Raises DivergedError for a sum of losses that is not finite; in float16, where single batches may overflow,
-        for a loss scale below `LEAST`."""
-        if self.scale and self.scale.value < LEAST:
+        for a loss scale below `MIN_SCALE`."""
+        if self.scale and self.scale.value < MIN_SCALE:
             raise DivergedError(
                 "gradients are not finite, batch after batch",
                 where=f"{self.spec}, batch {step}",
-                expected=f"a loss scale of float16 that stays above {LEAST:g}",
+                expected=f"a loss scale of float16 that stays above {MIN_SCALE:g}",
                 got=self.scale.value,
                 remedy=f"lower {setting('optim.lr')}, use {setting('compute.precision', 'bf16')} or fp32, or look for "
                 "broken pictures in the data",

@@ -12,7 +12,7 @@ from ffdist.pipeline.reduce import Reduction
 from ffdist.pipeline.stage_group import GRADIENTS, SLICES, StageGroup
 from ffdist.transport.base import Frame
 
-MOST_BUCKETS = 4
+MAX_BUCKETS = 4
 """The most buckets of a stage: an edge holds the frames of a whole batch, so that nobody waits for room in the middle
 of one."""
 SMALL = 128 * 2**10
@@ -139,17 +139,17 @@ def bucket_sizes(sizes: Sequence[int]) -> list[int]:
         else:
             groups.append([size])
     groups += [[size] for size in sizes[-1:]]
-    return [len(group) for group in groups] if len(groups) <= MOST_BUCKETS else equal_bucket_sizes(sizes)
+    return [len(group) for group in groups] if len(groups) <= MAX_BUCKETS else equal_bucket_sizes(sizes)
 
 
 def equal_bucket_sizes(sizes: Sequence[int]) -> list[int]:
-    """As `bucket_sizes`, for too many of those: at most MOST_BUCKETS, each begun when the ones before have their equal
+    """As `bucket_sizes`, for too many of those: at most MAX_BUCKETS, each begun when the ones before have their equal
     part of all bytes."""
     whole = sum(sizes) or 1
     counts = [0]
     so_far = 0
     for size in sizes:
-        if counts[-1] and so_far * MOST_BUCKETS >= whole * len(counts) and len(counts) < MOST_BUCKETS:
+        if counts[-1] and so_far * MAX_BUCKETS >= whole * len(counts) and len(counts) < MAX_BUCKETS:
             counts.append(0)
         counts[-1] += 1
         so_far += size

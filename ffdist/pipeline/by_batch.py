@@ -26,10 +26,10 @@ from ffdist.pipeline.sharing import check_replicas
 from ffdist.pipeline.stage_group import STATES, StageGroup
 from ffdist.transport.base import Frame
 
-MOST_STATES = 60
+MAX_STATE_FRAMES = 60
 """The most frames of a batch's states: an edge holds them all, so that nobody waits for room in the middle of one, and
 no edge is deeper than shared memory has slots."""
-BESIDE_STATES = 3
+OTHER_FRAMES = 3
 """What else may wait on such an edge: of the batch before, and at a marker."""
 
 
@@ -151,5 +151,5 @@ class ByBatch:
 
 def frames_of(blocks: int) -> list[range]:
     """The numbers of consecutive blocks that travel in one frame: one alone, but for very many blocks."""
-    each = -(-blocks // MOST_STATES)
+    each = -(-blocks // MAX_STATE_FRAMES)
     return [range(first, min(first + each, blocks)) for first in range(0, blocks, each)]

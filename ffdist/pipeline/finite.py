@@ -20,7 +20,7 @@ from ffdist.errors import DivergedError, setting
 from ffdist.objectives import BlockSpec, Local
 
 OnNan = Literal["stop", "skip"]
-MOST_SKIPPED = 20
+MAX_SKIPPED = 20
 """Batches in a row in which a block may take no step: more is no matter of single batches."""
 RECENT = 50
 """Losses that are kept on a GPU, where a look waits for the device, until they are looked at."""
@@ -155,7 +155,7 @@ class FiniteCheck:
             buffer.copy_(value)
         self.in_row += 1
         self.in_epoch += 1
-        if self.in_row > MOST_SKIPPED:
+        if self.in_row > MAX_SKIPPED:
             raise self.diverged(trouble, f", batch after batch ({self.in_row} in a row)")
         self.keep(Nonfinite(self.spec, self.step, self.epoch, trouble, skipped=True))
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 Precision = Literal["fp32", "bf16", "fp16"]
 SHORT: dict[str, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16}
-LEAST = 2.0**-10
+MIN_SCALE = 2.0**-10
 """A scale to which only a block comes that overflows batch after batch, some 26 of them: it learns no more."""
 
 

@@ -108,13 +108,13 @@ class ScoreSender:
         return self.write(marker, RECENT, {"scores": torch.stack(list(self.recent))} if self.recent else {}, {})
 
 
-def check_lag(lag: int, most: int, where: str) -> None:
+def check_lag(lag: int, in_flight: int, where: str) -> None:
     """Raises ConfigError where more batches can be on their way than the rule's lag: the source would wait for them."""
-    if lag and lag < most:
+    if lag and lag < in_flight:
         raise ConfigError(
             "predictions would come back too late for hard negatives",
             where=where,
-            expected=f"a lag of at least {most} batches, which is what the pipeline can hold",
+            expected=f"a lag of at least {in_flight} batches, which is what the pipeline can hold",
             got=lag,
-            remedy=f"{setting('rule.objective_args', f'lag={most}')}, or fewer stages, or a shorter queue",
+            remedy=f"{setting('rule.objective_args', f'lag={in_flight}')}, or fewer stages, or a shorter queue",
         )

@@ -19,7 +19,7 @@ from ffdist.pipeline.block import LearningBlock
 from ffdist.pipeline.contract import at, check_local, rule_code, shape_and_dtype
 from ffdist.pipeline.fusion import Fusion, next_tensors
 
-MOST_ROWS = 32
+MAX_ROWS = 32
 """A rule of more passes over the samples is not tried in evaluation, where each class may be a pass."""
 Build = Callable[[BlockSpec], LearningBlock]
 
@@ -115,7 +115,7 @@ def prepared(chain: Chain, rule: Objective, x: Tensor, y: Tensor) -> tuple[Tenso
                 got=shape_and_dtype(given),
                 remedy="see `prepare` and `prepare_eval` in ffdist.objectives.Objective",
             )
-    return learned, evaluated if len(evaluated) <= MOST_ROWS else None
+    return learned, evaluated if len(evaluated) <= MAX_ROWS else None
 
 
 def companion_of(rule: Objective, x: Tensor) -> Tensor | None:

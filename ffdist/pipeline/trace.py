@@ -16,7 +16,7 @@ from ffdist.pipeline.turn import Outbox
 
 Category = Literal["compute", "receive", "send", "exchange", "no_data", "no_credit", "no_gradients", "snapshot"]
 """The category of a span. The waits have the names that the times of a run log have."""
-MOST = 200_000
+MAX_SPANS = 200_000
 """Spans that are kept of a stage; what comes later is left out, and said."""
 
 
@@ -82,13 +82,13 @@ class Trace:
             yield
         finally:
             self.add(name, category, begin, time.perf_counter_ns())
-            if began is not None and len(self.queued) < MOST:
+            if began is not None and len(self.queued) < MAX_SPANS:
                 self.queued.append((name, began, recorded(self.device, timing=True), self.step))
 
     def add(self, name: str, category: Category, begin: int, end: int) -> None:
         """Keep a span from `begin` to `end`, nanoseconds of `time.perf_counter_ns`; nothing outside of the window."""
         if self.active and end > begin:
-            self.left_out = len(self.spans) >= MOST
+            self.left_out = len(self.spans) >= MAX_SPANS
             if not self.left_out:
                 self.spans.append(TraceSpan(name, category, begin, end, self.step))
 

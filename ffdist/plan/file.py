@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ffdist.plan.stage import PlanStage, Share
-from ffdist.plan.text import MOST
+from ffdist.plan.text import MAX_NUMBER
 
 FORMAT = 1
 
@@ -50,7 +50,7 @@ def share_from(value: Any) -> Share:
 
 def whole(value: Any) -> int:
     """The number of a worker or lane. Raises ValueError for what is none."""
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MOST:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MAX_NUMBER:
         raise ValueError(f"{value!r} is no number of a worker or lane")
     return value
 

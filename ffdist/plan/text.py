@@ -12,7 +12,7 @@ WORKERS = re.compile(r"(\d+)(?:-(\d+))?")
 SHARE = re.compile(r"(\d+)\s*:\s*(\d+)(?:-(\d+))?")
 BY_BATCH = re.compile(r"\s+by\s+batch$", re.IGNORECASE)
 SPELLED = "0, or 0,1 or 0-3; with lanes 0:0,1:1-3; of whole batches '0,1 by batch', which has no lanes"
-MOST = 4096
+MAX_NUMBER = 4096
 """Workers or lanes, at most: more is a slip of the pen."""
 
 
@@ -66,7 +66,7 @@ def workers_in(text: str, whole_text: str) -> list[int]:
     workers: list[int] = []
     for word in filter(None, (word.strip() for word in text.split(","))):
         match = WORKERS.fullmatch(word)
-        if not match or not int(match[1]) <= int(match[2] or match[1]) <= MOST:
+        if not match or not int(match[1]) <= int(match[2] or match[1]) <= MAX_NUMBER:
             raise refused(whole_text, "names no workers", SPELLED, word)
         workers += range(int(match[1]), int(match[2] or match[1]) + 1)
     return workers
@@ -89,7 +89,7 @@ def shares_in(text: str, lanes: int, whole_text: str) -> tuple[Share, ...]:
     shares: list[Share] = []
     for word in filter(None, (word.strip() for word in text.split(","))):
         match = SHARE.fullmatch(word)
-        if not match or not int(match[2]) <= int(match[3] or match[2]) <= MOST or int(match[1]) > MOST:
+        if not match or not int(match[2]) <= int(match[3] or match[2]) <= MAX_NUMBER or int(match[1]) > MAX_NUMBER:
             raise refused(whole_text, "names no worker with its lanes", SPELLED, word)
         shares.append(Share(int(match[1]), range(int(match[2]), int(match[3] or match[2]) + 1)))
     return tuple(sorted(shares, key=lambda share: share.lanes[0]))

@@ -14,7 +14,7 @@ from torch import Tensor
 from ffdist.baselines.base import BaselineConfig, WholeNetwork, optimised
 from ffdist.models import Chain
 from ffdist.pipeline.block import to_device
-from ffdist.planner.measure import EXTRA_SECONDS, LEAST, MOST, bytes_of, timed
+from ffdist.planner.measure import EXTRA_SECONDS, MAX_REPEATS, MIN_REPEATS, bytes_of, timed
 from ffdist.planner.profile import BackpropProfile, BlockProfile, SampleCurve
 
 
@@ -35,7 +35,7 @@ def measure_backprop(
         sent = messages[-1].nbytes // sizes[-1]
         found.append((SampleCurve(tuple(sizes), forward), SampleCurve(tuple(sizes), backward), sent))
     optimizer.step()
-    step = median(timed(optimizer.step, config.device)[1] for _ in range(LEAST))
+    step = median(timed(optimizer.step, config.device)[1] for _ in range(MIN_REPEATS))
     parameters = [sum(p.numel() for p in block.parameters()) for block in whole.blocks]
     names = [*chain.names, "classifier"]
     return BackpropProfile(
@@ -67,7 +67,7 @@ def measure_one(
     backward: list[list[float]] = [[] for _ in messages]
     outs = list(messages)
     begun = time.perf_counter()
-    for turn in range(1 + MOST):
+    for turn in range(1 + MAX_REPEATS):
         for place, (x, y) in enumerate(zip(messages, labels, strict=True)):
             x = x.detach().requires_grad_(index > 0)  # pictures need no gradient
 
@@ -83,7 +83,7 @@ def measure_one(
                 forward[place].append(seconds)
                 backward[place].append(back)
             for parameter in block.parameters():
-                parameter.grad = None if turn < LEAST else parameter.grad
-        if turn >= LEAST and time.perf_counter() - begun > EXTRA_SECONDS:
+                parameter.grad = None if turn < MIN_REPEATS else parameter.grad
+        if turn >= MIN_REPEATS and time.perf_counter() - begun > EXTRA_SECONDS:
             break
     return tuple(map(tuple, forward)), tuple(map(tuple, backward)), outs

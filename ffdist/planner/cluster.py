@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from ffdist.errors import ConfigError, setting
 from ffdist.pipeline.reduce import slices_pay
 
-MOST_DEVICES = 4096
+MAX_DEVICES = 4096
 
 
 @dataclass(frozen=True)
@@ -116,9 +116,9 @@ class Cluster:
     """How many of the workers compute at once, where they share a host's cores; None: all of them."""
 
     def __post_init__(self) -> None:
-        if not 1 <= self.devices <= MOST_DEVICES:
+        if not 1 <= self.devices <= MAX_DEVICES:
             raise ConfigError(
-                "a plan needs devices", where=setting("devices"), expected=f"1 to {MOST_DEVICES}", got=self.devices
+                "a plan needs devices", where=setting("devices"), expected=f"1 to {MAX_DEVICES}", got=self.devices
             )
         if self.speeds and len(self.speeds) != self.devices:
             raise ConfigError(

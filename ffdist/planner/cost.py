@@ -29,7 +29,7 @@ from math import ceil, log2
 from typing import NamedTuple
 
 from ffdist.pipeline.bucket import bucket_sizes
-from ffdist.pipeline.by_batch import BESIDE_STATES, frames_of
+from ffdist.pipeline.by_batch import OTHER_FRAMES, frames_of
 from ffdist.planner.cluster import Cluster
 from ffdist.planner.profile import Profile
 
@@ -206,7 +206,7 @@ class PlanCosts:
         there, and one in use, each with room for the largest frame of states."""
         frames = frames_of(j - i)
         largest = max(self.state(i + frame[0], i + frame[-1] + 1) for frame in frames)
-        return self.memory(i, j, self.lanes, 1) + 2 * (len(frames) + BESIDE_STATES + 1) * largest
+        return self.memory(i, j, self.lanes, 1) + 2 * (len(frames) + OTHER_FRAMES + 1) * largest
 
     def memory(self, i: int, j: int, lanes: int, workers: int) -> float:
         """Bytes of weights, gradients with a buffer a level of the lanes' tree, moments, and on both sides full queues

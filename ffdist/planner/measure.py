@@ -28,7 +28,7 @@ from ffdist.planner.profile import BlockProfile, SampleCurve
 from ffdist.transport import wire
 from ffdist.transport.base import Edge, Frame
 
-LEAST, MOST = 5, 25
+MIN_REPEATS, MAX_REPEATS = 5, 25
 """How often each size is measured."""
 EXTRA_SECONDS = 0.3
 """Seconds that a block may take beyond the least."""
@@ -87,7 +87,7 @@ def measure_block(
     steps: list[float] = []
     begun = time.perf_counter()
     passed = list(messages)
-    for turn in range(1 + MOST):
+    for turn in range(1 + MAX_REPEATS):
         for place, (x, y, features, companion) in enumerate(messages):
             assert x is not None
             local, seconds = timed(partial(block.forward, x, y, turn, companion=companion), device)
@@ -100,7 +100,11 @@ def measure_block(
                 backward[place].append(back)
                 steps.append(step)
         waited = time.perf_counter() - begun
-        if turn >= LEAST and waited > EXTRA_SECONDS and (waited > LONGEST or (steady(forward) and steady(backward))):
+        if (
+            turn >= MIN_REPEATS
+            and waited > EXTRA_SECONDS
+            and (waited > LONGEST or (steady(forward) and steady(backward)))
+        ):
             break
     forward, backward = ([without_outliers(values) for values in repeats] for repeats in (forward, backward))
     ends = {size: x_y for size, x_y in zip(sizes, messages, strict=True) if size in (sizes[0], sizes[-1])}
@@ -148,7 +152,7 @@ def lanes_of(block: LearningBlock) -> LaneTimes:
         reduction.end_part(lane)
         reduction.end_lane(lane)
 
-    for _ in range(1 + LEAST):
+    for _ in range(1 + MIN_REPEATS):
         lane = timed(lambda: end_lane_of(mine, 0), device)[1]
         zeros = timed(lambda: [torch.zeros_like(parameter) for parameter in block.learned], device)[1]
         end_lane_of(others, 1)
@@ -182,7 +186,7 @@ def handover_seconds(block: LearningBlock) -> float:
         wire.decode_header(header, wire.decode_prelude(prelude, edge, 0), edge)
         handover.take(fields, tensors)
 
-    return median([timed(hand_over, block.config.device)[1] for _ in range(1 + LEAST)][1:])
+    return median([timed(hand_over, block.config.device)[1] for _ in range(1 + MIN_REPEATS)][1:])
 
 
 def fit_one_vector(parameters: Sequence[Tensor]) -> bool:
@@ -194,7 +198,7 @@ def steady(repeats: Sequence[Sequence[float]]) -> bool:
     """True if enough of what was measured of each size counts, and half of it is of like size."""
     kept = [sorted(without_outliers(values)) for values in repeats]
     return all(
-        len(values) >= LEAST and values[len(values) // 2] <= STEADY * values[len(values) // 4] for values in kept
+        len(values) >= MIN_REPEATS and values[len(values) // 2] <= STEADY * values[len(values) // 4] for values in kept
     )
 
 
@@ -254,7 +258,7 @@ def adding_seconds(block: LearningBlock) -> float:
     if not block.learned:
         return 0.0
     sums, more = ([torch.zeros_like(p) for p in block.learned] for _ in range(2))
-    times = [timed(lambda: torch._foreach_add_(sums, more), block.config.device)[1] for _ in range(LEAST)]
+    times = [timed(lambda: torch._foreach_add_(sums, more), block.config.device)[1] for _ in range(MIN_REPEATS)]
     return median(times)
 
 
@@ -295,5 +299,5 @@ def measure_source(
             objective.prepare(*reader.batch(order, 0, 0), num_classes, generator)
 
         with seeded(0):
-            repeats.append(tuple(seconds_of(read) for _ in range(1 + LEAST))[1:])
+            repeats.append(tuple(seconds_of(read) for _ in range(1 + MIN_REPEATS))[1:])
     return SampleCurve(tuple(sizes), tuple(repeats)), x, y

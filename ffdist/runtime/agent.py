@@ -135,7 +135,7 @@ def agent_of(base: type[Any], file: Path) -> type[Any]:
                 self._count(worker_group.spec.max_restarts)
             return result
 
-        def _count(self, most: int) -> None:
+        def _count(self, max_restarts: int) -> None:
             """Set torchrun's own count of restarts that are left, `_remaining_restarts`, by snapshots made since."""
             messages = [json.loads(line) for line in file.read_text().splitlines()]
             if any(said.get("final") for said in messages):
@@ -145,11 +145,11 @@ def agent_of(base: type[Any], file: Path) -> type[Any]:
             if run is None:
                 return
             if self.budget is None:
-                self.budget = Budget(run, most)
+                self.budget = Budget(run, max_restarts)
                 self.budget.seen = next((said["newest"] for said in messages if "newest" in said), None)
-                self.budget.spent = most - self._remaining_restarts
+                self.budget.spent = max_restarts - self._remaining_restarts
             self.budget.spend()
-            self._remaining_restarts = max(0, min(most, most + 1 - self.budget.spent))
+            self._remaining_restarts = max(0, min(max_restarts, max_restarts + 1 - self.budget.spent))
 
     return Agent
 

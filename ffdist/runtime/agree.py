@@ -28,8 +28,8 @@ from ffdist.runtime.folder import check_epochs
 from ffdist.runtime.job import Job
 from ffdist.runtime.meeting import await_key, set_key
 from ffdist.runtime.memory import memory
-from ffdist.runtime.planning import check_cut, is_searched, most_stages, plan_of
-from ffdist.runtime.routes import most_under_way
+from ffdist.runtime.planning import check_cut, is_searched, max_stages, plan_of
+from ffdist.runtime.routes import max_in_flight
 from ffdist.runtime.world import World
 from ffdist.settings import OptimSettings
 from ffdist.settings.optim import OPTIMIZERS
@@ -75,9 +75,11 @@ def make_plan(
         check_epochs(manifest, job.settings.training.epochs)
         set_aside(job.run, manifest)
     plan = plan_of(job, world.size, device, loaders.train, speeds)
-    most = most_under_way(plan, job.settings.plan.queue)
+    in_flight = max_in_flight(plan, job.settings.plan.queue)
     check_lag(
-        job.objective.score_lag, most, f"{len(plan.stages)} stages, {setting('plan.queue', job.settings.plan.queue)}"
+        job.objective.score_lag,
+        in_flight,
+        f"{len(plan.stages)} stages, {setting('plan.queue', job.settings.plan.queue)}",
     )
     return {
         "plan": plan.as_json(),
@@ -94,9 +96,9 @@ def check_job(job: Job) -> None:
     """
     check_cut(job, job.workers)
     if not is_searched(job.settings):  # else the plan that is found has to do
-        queue, stages = job.settings.plan.queue, most_stages(job.settings, job.workers)
-        most = stages + (stages - 1) * queue
-        check_lag(job.objective.score_lag, most, f"{stages} stages, {setting('plan.queue', queue)}")
+        queue, stages = job.settings.plan.queue, max_stages(job.settings, job.workers)
+        in_flight = stages + (stages - 1) * queue
+        check_lag(job.objective.score_lag, in_flight, f"{stages} stages, {setting('plan.queue', queue)}")
     job.settings.scheduler.check_windows(len(job.chain))
     job.settings.optim.check_blocks(len(job.chain))
     check_optimizer(job.settings.optim)
@@ -195,11 +197,11 @@ def check_scale(job: Job) -> None:
 def smallest_part(batch: int, microbatches: int, lanes: int = 1) -> SmallestBatch:
     """The smallest part of a batch of so many samples that a block learns from at once; others may exceed it."""
 
-    def least(samples: int, microbatches: int, lanes: int) -> int:
+    def smallest(samples: int, microbatches: int, lanes: int) -> int:
         return min(part.samples for part in parts(samples, lanes, microbatches) if part.samples)
 
-    fewer = next((m for m in range(microbatches - 1, 0, -1) if least(batch, m, lanes) > 1), None)
-    fewer_lanes = next((n for n in range(lanes - 1, 0, -1) if least(batch, microbatches, n) > 1), None)
+    fewer = next((m for m in range(microbatches - 1, 0, -1) if smallest(batch, m, lanes) > 1), None)
+    fewer_lanes = next((n for n in range(lanes - 1, 0, -1) if smallest(batch, microbatches, n) > 1), None)
     if batch == 1:
         remedy = f"train on two samples or more, with {setting('training.batch_size', '2')} or more"
     else:
@@ -210,7 +212,7 @@ def smallest_part(batch: int, microbatches: int, lanes: int = 1) -> SmallestBatc
             if value
         ]
         remedy = ", or ".join([*remedies, setting("training.batch_size", whole)])
-    return SmallestBatch(least(batch, microbatches, lanes), remedy)
+    return SmallestBatch(smallest(batch, microbatches, lanes), remedy)
 
 
 def check_size(job: Job, batch: int) -> None:

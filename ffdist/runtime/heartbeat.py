@@ -17,7 +17,7 @@ from typing import IO, Any
 
 EVERY = 0.5
 """Seconds between two beats."""
-LEAST, SLACK = 3.0, 2.0
+MIN_SILENCE, SLACK = 3.0, 2.0
 """Seconds: no silence is shorter than the first, and the second is added to any, for a machine with much to do."""
 WORK_TIMEOUTS = 10
 """So many times the timeout may work take of which only its slowness is known."""
@@ -52,7 +52,7 @@ class Activity:
 
 def silence_of(timeout: float) -> float:
     """Seconds without a beat after which a worker hangs, by the seconds that the user has told."""
-    return max(timeout, LEAST) + SLACK
+    return max(timeout, MIN_SILENCE) + SLACK
 
 
 def beating(beat: Callable[[str], None], activity: Activity) -> threading.Event:

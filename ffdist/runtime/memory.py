@@ -14,12 +14,12 @@ LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_by
 def memory(wanted: str = "cpu") -> int:
     """Bytes that this process may use at most, of this machine or its container; or of its largest GPU, where `wanted`
     ("auto", "cuda") allows one and that is more."""
-    most = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    limit = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     for path in LIMITS:
         try:
-            most = min(most, int(Path(path).read_text()))
+            limit = min(limit, int(Path(path).read_text()))
         except (OSError, ValueError):
             continue
     if wanted != "cpu":
-        most = max([most, *(device.total_bytes(each) for each in device.all_seen())])
-    return most
+        limit = max([limit, *(device.total_bytes(each) for each in device.all_seen())])
+    return limit

@@ -299,7 +299,7 @@ def check_cut(job: Job, stages: int) -> None:
         )
 
 
-def most_stages(settings: Settings, workers: int) -> int:
+def max_stages(settings: Settings, workers: int) -> int:
     """The most stages of any plan that is given."""
     given = settings.plan
     if given.replicas:

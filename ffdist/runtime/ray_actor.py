@@ -31,7 +31,7 @@ with loading():  # in the actor's process it is here that torch is imported
     from ffdist.runtime.ray_store import Address, join_store
     from ffdist.runtime.run import SETTINGS
     from ffdist.runtime.run_worker import run_worker
-    from ffdist.runtime.stage_process import MOST
+    from ffdist.runtime.stage_process import MAX_WAIT
     from ffdist.runtime.world import World
     from ffdist.transport import transport_of
     from ffdist.transport.stores import serve_store
@@ -97,7 +97,7 @@ class StageActor:
                 dist.destroy_process_group()
 
     def _run(self, make_job: Callable[[], Job], meeting: Address | Any) -> None:
-        store = join_store(meeting, MOST)
+        store = join_store(meeting, MAX_WAIT)
         run_worker(
             make_job, self._world, store, self._report, stop=self._stop, activity=self._activity, opened=self._opened
         )

@@ -37,7 +37,7 @@ from ffdist.snapshot.newest import whole
 from ffdist.transport import Edge, open_local
 from ffdist.trust import trusting
 
-MOST_SAMPLES = 1000
+MAX_SAMPLES = 1000
 """Named one by one, at most."""
 
 
@@ -244,7 +244,7 @@ class Replayer:
                     break
         found.blocks = [recorder.record for recorder in recorders]
         for seen in found.blocks:
-            seen.samples = list(dict.fromkeys(seen.samples))[:MOST_SAMPLES]
+            seen.samples = list(dict.fromkeys(seen.samples))[:MAX_SAMPLES]
         return found
 
     def recorded(self, block: LearningBlock) -> Recorder:

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
 
-from ffdist.pipeline.bucket import MOST_BUCKETS
-from ffdist.pipeline.by_batch import BESIDE_STATES, MOST_STATES
+from ffdist.pipeline.bucket import MAX_BUCKETS
+from ffdist.pipeline.by_batch import MAX_STATE_FRAMES, OTHER_FRAMES
 from ffdist.plan import Plan
 
 Purpose = Literal["stages", "gradients", "sink", "back"]
@@ -60,9 +60,9 @@ def routes_of_stage(plan: Plan, stage: int, queue: int) -> list[Route]:
             name = f"{what} of stage {stage}, {one} to {other}"
             many = len(plan.stages[stage].blocks)
             if plan.stages[stage].by_batch:
-                depth = min(MOST_STATES, many) + BESIDE_STATES
+                depth = min(MAX_STATE_FRAMES, many) + OTHER_FRAMES
             else:  # a batch's sums, and the slices of the one before that are handed on beside them
-                depth = min(MOST_BUCKETS, many) + 3
+                depth = min(MAX_BUCKETS, many) + 3
             routes.append(Route(name, one, other, depth, "gradients", stage))
     if stage + 1 < len(plan.stages):
         alone = len(workers) == len(plan.stages[stage + 1].workers) == 1
@@ -77,7 +77,7 @@ def sink_is_on_last_stage(plan: Plan) -> bool:
     return plan.stages[-1].workers == [plan.workers - 1]
 
 
-def most_under_way(plan: Plan, queue: int) -> int:
+def max_in_flight(plan: Plan, queue: int) -> int:
     """Batches, at most, that have left the source and have not come back from the sink."""
     last = len(plan.stages) - 1
     held = sum(stage.batch_stride for stage in plan.stages)

@@ -25,7 +25,7 @@ MakeJob = Callable[[], Job]
 """Picklable; called in each process, so that no data travels to it."""
 ProcessMain = Callable[[ProcessStart, LauncherPipe, Activity], None]
 """What a stage's process does; picklable."""
-MOST = timedelta(hours=1)
+MAX_WAIT = timedelta(hours=1)
 """How long torch may wait in a store; who waits for a worker looks at the clock itself, and at the worker."""
 DETAILS = ("what", "where", "expected", "got", "remedy")
 """The details of an error, from one process to another."""
@@ -64,7 +64,7 @@ class StageMain:
 
     def __call__(self, start: ProcessStart, line: LauncherPipe, activity: Activity) -> None:
         store = dist.FileStore(start.store, start.world.size)
-        store.set_timeout(MOST)
+        store.set_timeout(MAX_WAIT)
         tell = lambda event: line.report(event.to_json())  # noqa: E731
         ready = lambda: line.report({"event": "ready"})  # noqa: E731
         run_worker(self.make_job, start.world, store, tell, stop=line.stop, activity=activity, ready=ready)

@@ -38,7 +38,7 @@ class Budget:
     """The budget of attempts in a row that may fail without a new snapshot."""
 
     run: Path | None
-    most: int
+    max_restarts: int
     """The most of them, before the run ends; 0: it does not begin again at all."""
     spent: int = 0
     """Attempts in a row that made none."""
@@ -58,7 +58,7 @@ class Budget:
         newest = self.newest()
         self.spent = 0 if newest != self.seen else self.spent + 1
         self.seen = newest
-        return 0 < self.most >= self.spent
+        return 0 < self.max_restarts >= self.spent
 
 
 def supervise(

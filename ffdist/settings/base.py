@@ -21,47 +21,45 @@ from ffdist.options import describe, given_as
 class Range:
     """Bounds of a number, each of which may be missing."""
 
-    least: float | None = None
-    most: float | None = None
-    above: float | None = None
-    below: float | None = None
+    ge: float | None = None
+    le: float | None = None
+    gt: float | None = None
+    lt: float | None = None
 
     def __str__(self) -> str:
-        low = (
-            f"{self.least:g} <= " if self.least is not None else f"{self.above:g} < " if self.above is not None else ""
-        )
-        high = f" <= {self.most:g}" if self.most is not None else f" < {self.below:g}" if self.below is not None else ""
+        low = f"{self.ge:g} <= " if self.ge is not None else f"{self.gt:g} < " if self.gt is not None else ""
+        high = f" <= {self.le:g}" if self.le is not None else f" < {self.lt:g}" if self.lt is not None else ""
         if low and high:
             return f"{low}x{high}"
-        return f">= {self.least:g}" if self.least is not None else f"> {self.above:g}" if low else high.strip()
+        return f">= {self.ge:g}" if self.ge is not None else f"> {self.gt:g}" if low else high.strip()
 
     def too_small(self, value: float) -> bool:
         """True if a number is below its lower bound."""
-        return (self.least is not None and value < self.least) or (self.above is not None and value <= self.above)
+        return (self.ge is not None and value < self.ge) or (self.gt is not None and value <= self.gt)
 
     def too_large(self, value: float) -> bool:
         """True if a number is above its upper bound."""
-        return (self.most is not None and value > self.most) or (self.below is not None and value >= self.below)
+        return (self.le is not None and value > self.le) or (self.lt is not None and value >= self.lt)
 
 
 def option(
     default: Any,
     *,
-    least: float | None = None,
-    most: float | None = None,
-    above: float | None = None,
-    below: float | None = None,
+    ge: float | None = None,
+    le: float | None = None,
+    gt: float | None = None,
+    lt: float | None = None,
     free: bool = False,
     rare: bool = False,
     alone: str | None = None,
 ) -> Any:
     """A field of a group; its explanation is the text below it, which `--help` shows, too.
 
-    least, most, above, below: its range. free: whether it decides nothing that a run learns, so that it may differ when
-    a run is resumed. rare: whether help only names it, where it is at its default. alone: the value
+    ge, le, gt, lt: the bounds of its range (>=, <=, >, <). free: whether it decides nothing that a run learns, so that
+    it may differ when a run is resumed. rare: whether help only names it, where it is at its default. alone: the value
     that its option stands for where the command line has none after it, and True in Python.
     """
-    bounds = Range(least, most, above, below)
+    bounds = Range(ge, le, gt, lt)
     return dataclasses.field(default=default, metadata={"range": bounds, "free": free, "rare": rare, "alone": alone})
 
 

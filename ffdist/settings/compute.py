@@ -21,7 +21,7 @@ class ComputeSettings(SettingsGroup):
     device: str = option("auto", free=True)
     """Device to compute on: cpu, cuda, mps, cuda:1. Or xpu, or another kind that torch knows. auto: one GPU a stage
     where there are enough, else the CPU."""
-    threads: int | None = option(None, least=1, most=1024, free=True)
+    threads: int | None = option(None, ge=1, le=1024, free=True)
     """CPU threads that each stage computes with. Default: OMP_NUM_THREADS, else the cores divided by the stages."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Arithmetic. fp32, or autocast to bf16 or fp16, in which activations then travel, too. fp16: each block scales its

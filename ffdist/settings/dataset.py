@@ -33,12 +33,12 @@ class DatasetSettings(SettingsGroup):
     cache."""
     download: bool = option(True, free=True, rare=True)
     """Download a known data set that is not there."""
-    samples: int | None = option(None, least=1, rare=True)
+    samples: int | None = option(None, ge=1, rare=True)
     """Train on this many samples only. They are drawn by class and by the seed; the share held out for validation
     is part of them."""
-    image_size: int | None = option(None, least=1, most=4096)
+    image_size: int | None = option(None, ge=1, le=4096)
     """Resize pictures to this height and width."""
-    validation: float | None = option(None, least=0, below=1)
+    validation: float | None = option(None, ge=0, lt=1)
     """Share of samples held out for validation, 0: none. Training samples are, drawn by class and by the seed. Default:
     own split, else 0.2. The own is the data's validation split."""
     augment: tuple[str, ...] = ()
@@ -55,11 +55,11 @@ class DatasetSettings(SettingsGroup):
     """Standard deviation that pixels are then divided by. One number, or one a channel; with mean. Default: the data's
     own."""
 
-    loader_workers: int = option(0, least=0, most=1024, free=True)
+    loader_workers: int = option(0, ge=0, le=1024, free=True)
     """Threads that read, decode and change pictures. The first stage has them; their number changes no result. 0: one,
     as 1 is; more pay for encoded data. A torch Dataset that draws at random itself, and transforms that are classes of
     callables, as torchvision's, have as many processes."""
-    shuffle_shards: int | None = option(None, least=0, rare=True)
+    shuffle_shards: int | None = option(None, ge=0, rare=True)
     """Shards whose samples are mixed at a time. Shards come in an order drawn from seed and epoch, so that only so many
     are read at once. 0: all. Default: all, but 8 of encoded data of more than 4 GiB."""
 

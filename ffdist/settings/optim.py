@@ -26,40 +26,40 @@ class OptimSettings(SettingsGroup):
     torch.optim.Optimizer, and gets lr and, where it takes one, weight_decay."""
     optimizer_args: tuple[str, ...] = option((), rare=True)
     """Options of an optimiser class, e.g. betas=0.9,0.99. Several are separated by spaces."""
-    lr: float = option(2e-3, above=0)
+    lr: float = option(2e-3, gt=0)
     """Learning rate of every block."""
-    weight_decay: float = option(1e-5, least=0)
+    weight_decay: float = option(1e-5, ge=0)
     """Weight decay of every block."""
     block_rates: tuple[float, ...] = option((), rare=True)
     """Factor on each block's learning rates, e.g. 1 1 0.5. One for every block; it multiplies lr, bias_lr and
     head_lr."""
     betas: tuple[float, ...] = option((0.9, 0.999), rare=True)
     """adam, adamw: decay of the moving averages of gradients and of their squares."""
-    eps: float = option(1e-8, above=0, rare=True)
+    eps: float = option(1e-8, gt=0, rare=True)
     """adam, adamw: number that is added to the denominator."""
-    momentum: float = option(0.9, least=0, below=1)
+    momentum: float = option(0.9, ge=0, lt=1)
     """Momentum of sgd, and of the sgd beside muon."""
     nesterov: bool = False
     """Nesterov momentum, for sgd and muon."""
-    bias_lr: float | None = option(None, above=0, rare=True)
+    bias_lr: float | None = option(None, gt=0, rare=True)
     """Learning rate of biases and of norms' parameters. Default: lr."""
-    head_lr: float | None = option(None, above=0, rare=True)
+    head_lr: float | None = option(None, gt=0, rare=True)
     """Learning rate of heads, which the rule adds to blocks. Under backprop, of the classifier; with muon, of their
     linear layers. Default: lr."""
     muon_rest: Literal["sgd", "adamw"] = option("sgd", rare=True)
     """muon: the optimiser of all but filters and matrices. Its rates are head_lr and bias_lr, lr for what is left."""
-    muon_momentum: float = option(0.95, least=0, below=1, rare=True)
+    muon_momentum: float = option(0.95, ge=0, lt=1, rare=True)
     """Momentum of muon."""
     unit_filters: bool = option(False, rare=True)
     """muon: scale filters to norm sqrt(outputs). Before each step; matrices, too; for layers with a norm after."""
-    ns_steps: int = option(5, least=1, most=99, rare=True)
+    ns_steps: int = option(5, ge=1, le=99, rare=True)
     """muon: steps of the Newton-Schulz iteration."""
-    clip: float | None = option(None, above=0, rare=True)
+    clip: float | None = option(None, gt=0, rare=True)
     """Largest norm of a block's gradient; a larger one is scaled down. Each block is clipped by itself."""
     no_decay: tuple[Literal["bias", "norm"], ...] = option((), rare=True)
     """Parameters that weight decay spares: bias, norm. By default nothing, as in the papers and their authors'
     code."""
-    ema: float | None = option(None, least=0, below=1, rare=True)
+    ema: float | None = option(None, ge=0, lt=1, rare=True)
     """Decay of a moving average of weights, e.g. 0.999. Validation, test, eval and export then go by it."""
 
     def check(self) -> None:

@@ -24,20 +24,20 @@ class PlanSettings(SettingsGroup):
 
     group: ClassVar[str] = "plan"
 
-    stages: int | None = option(None, least=1, free=True)
+    stages: int | None = option(None, ge=1, free=True)
     """Pipeline stages. A process each, a thread or a Ray actor by --launcher. Default: torchrun's ranks; else one a
     GPU; else 2, or 1 with 1 block or core."""
     plan: str | None = option(None, free=True)
     """Who computes what: a text, a file, or auto. A text such as 'conv1 @ 0 | conv2 @ 0:0, 1:1-3 | conv3 @ 1'
     has blocks, workers, and their lanes of a batch; '* @ 0, 1 by batch': workers that take whole batches in turn; auto:
     the fastest that `ffdist plan` finds. Default: stages."""
-    replicas: int | None = option(None, least=1, free=True)
+    replicas: int | None = option(None, ge=1, free=True)
     """Data parallelism: workers with the whole network. Each has a part of each batch. In place of stages."""
-    devices: int | None = option(None, least=1, free=True)
+    devices: int | None = option(None, ge=1, free=True)
     """Search the fastest plan for so many workers. In place of stages."""
     cut: tuple[int, ...] = option((), free=True)
     """Blocks in each stage, e.g. 1 2. Default: by measured time."""
-    queue: int = option(2, least=1, free=True, rare=True)
+    queue: int = option(2, ge=1, free=True, rare=True)
     """Batches that may wait between two stages."""
     transport: Transport = option("auto", free=True)
     """How activations travel. auto: NCCL between GPUs (XCCL between Intel's), shared memory within a

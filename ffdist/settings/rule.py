@@ -19,7 +19,7 @@ class RuleSettings(SettingsGroup):
     global loss."""
     objective_args: tuple[str, ...] = ()
     """The rule's options, e.g. kernel=5. Several are separated by spaces; `ffdist rules NAME` lists them."""
-    label_smoothing: float = option(0.0, least=0, below=1)
+    label_smoothing: float = option(0.0, ge=0, lt=1)
     """Share of the target spread over all classes. For rules with a cross-entropy over their scores."""
     fusion: bool = False
     """A linear classifier on all blocks' features, too. It learns as one more block after the last; --cut counts

@@ -23,21 +23,21 @@ class SchedulerSettings(SettingsGroup):
     (linear-late), up and down again by cosines (one-cycle) or straight (triangular), multiplied by `factor` at each of
     `milestones`, or per block where its validation loss stays (plateau). one-cycle and triangular rise over 0.3 of the
     run unless a warm-up is given."""
-    warmup: float = option(0.0, least=0, below=1)
+    warmup: float = option(0.0, ge=0, lt=1)
     """Warm-up, as a share of the run. The rate rises from `start`, a share of it."""
-    warmup_epochs: float | None = option(None, above=0, rare=True)
+    warmup_epochs: float | None = option(None, gt=0, rare=True)
     """Warm-up in epochs. In place of warmup."""
-    warmup_steps: int | None = option(None, least=1, rare=True)
+    warmup_steps: int | None = option(None, ge=1, rare=True)
     """Warm-up in batches. In place of warmup."""
     milestones: tuple[float, ...] = option((), rare=True)
     """milestones: epochs after which the rate falls, e.g. 30 60. Each time by `factor`."""
-    start: float = option(0.0, least=0, most=1, rare=True)
+    start: float = option(0.0, ge=0, le=1, rare=True)
     """Learning rate at the start of the warm-up, as a share of lr."""
-    end: float = option(0.0, least=0, most=1, rare=True)
+    end: float = option(0.0, ge=0, le=1, rare=True)
     """Learning rate at the end of the run, as a share of lr. For cosine, linear, one-cycle and triangular."""
-    patience: int = option(10, least=0, rare=True)
+    patience: int = option(10, ge=0, rare=True)
     """plateau: epochs without a lower validation loss before the rate falls. Each block goes by its own loss."""
-    factor: float = option(0.1, above=0, below=1, rare=True)
+    factor: float = option(0.1, gt=0, lt=1, rare=True)
     """plateau and milestones: factor by which the rate falls. Under plateau, the rate of the block whose loss stays."""
     windows: tuple[str, ...] = option((), rare=True)
     """Epochs in which each block learns, e.g. 0:11 11:16. From and to, in epochs done before: 0:11 are epochs 1 to 11,

@@ -15,14 +15,14 @@ class TrainingSettings(SettingsGroup):
 
     group: ClassVar[str] = "training"
 
-    epochs: int = option(12, least=1, free=True)
+    epochs: int = option(12, ge=1, free=True)
     """Passes over the training samples."""
-    batch_size: int = option(128, least=1)
+    batch_size: int = option(128, ge=1)
     """Samples in a batch, over all workers together."""
-    microbatches: int = option(1, least=1, rare=True)
+    microbatches: int = option(1, ge=1, rare=True)
     """Parts in which a batch goes down the pipeline. More parts take less memory a stage; gradients add up over them,
     and batch norm sees a part (as each rank's does under data parallelism)."""
-    lanes: int | None = option(None, least=1)
+    lanes: int | None = option(None, ge=1)
     """Parts of a batch that different workers may compute. Each goes down in as many microbatches; their gradients add
     up in a fixed tree, so that no plan changes a bit. Default: 1, or what the plan needs."""
     exchange_dtype: Literal["fp32", "bf16"] = option("fp32", rare=True)
@@ -31,7 +31,7 @@ class TrainingSettings(SettingsGroup):
     sync_norms: bool = option(False, rare=True)
     """Batch norm by the statistics of all lanes, as SyncBatchNorm. Else each microbatch has its own. Workers that share
     a block wait for one another at each of its norms. With 1 microbatch a lane."""
-    early_stop: int | None = option(None, least=1, free=True)
+    early_stop: int | None = option(None, ge=1, free=True)
     """End after N epochs without a better one. By validation accuracy (of --keep-best's predictor,
     or the mean), looked at one epoch behind; the best epoch's snapshot is kept, tested, and what `eval` takes."""
     on_nan: Literal["stop", "skip"] = option("stop", free=True, rare=True)

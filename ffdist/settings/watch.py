@@ -12,7 +12,7 @@ from ffdist.known import TRACKERS
 from ffdist.options import as_python, nearest
 from ffdist.settings.base import SettingsGroup, option
 
-MOST = 10**6
+MAX_SECONDS = 10**6
 """Seconds."""
 SECONDS = {"ms": 0.001, "s": 1, "sec": 1, "m": 60, "min": 60, "h": 3600}
 TIME = re.compile(rf"([0-9]+(?:\.[0-9]+)?|\.[0-9]+) ?({'|'.join(SECONDS)})", re.IGNORECASE)
@@ -33,10 +33,10 @@ def batches_or_seconds(value: Any) -> int | str:
         return int(text)
     found = TIME.fullmatch(text)
     seconds = round(float(found[1]) * SECONDS[found[2].lower()], 6) if found else 0.0
-    if not 0 < seconds <= MOST:
+    if not 0 < seconds <= MAX_SECONDS:
         raise ConfigError(
             f"{setting('watch.log_every')} is neither batches nor a time",
-            expected=f"a whole number of batches, as 50, or more than 0 and up to {MOST} seconds, as 10s",
+            expected=f"a whole number of batches, as 50, or more than 0 and up to {MAX_SECONDS} seconds, as 10s",
             got=value,
         )
     return f"{seconds:f}".rstrip("0").rstrip(".") + "s"
@@ -48,7 +48,7 @@ class WatchSettings(SettingsGroup):
 
     group: ClassVar[str] = "watch"
 
-    log_every: int | str = option(50, least=0, free=True, rare=True)
+    log_every: int | str = option(50, ge=0, free=True, rare=True)
     """Batches (50) or seconds (10s) between pulses, 0: none. Pulses are reports within an epoch of each stage's times,
     loss, accuracy and memory; a pulse by time follows the next whole batch."""
     track: tuple[str, ...] | None = option(None, free=True)
@@ -64,11 +64,11 @@ class WatchSettings(SettingsGroup):
     """Write RUN/trace.json: what each worker did when. For Perfetto, chrome://tracing and the page of `ffdist report`:
     receiving, computing by block, exchanging, sending and waiting, of all workers on one clock, in a window of
     batches."""
-    trace_from: int = option(3, least=1, free=True, rare=True)
+    trace_from: int = option(3, ge=1, free=True, rare=True)
     """First batch in the window of the trace and the profile. Counted from where the run begins or goes on, from 1."""
-    trace_steps: int = option(100, least=1, free=True, rare=True)
+    trace_steps: int = option(100, ge=1, free=True, rare=True)
     """Batches in the window of the trace."""
-    profile: int = option(0, least=0, free=True, rare=True)
+    profile: int = option(0, ge=0, free=True, rare=True)
     """Batches that torch.profiler records on each worker, 0 for none: RUN/profile/stage-0-worker-0.json, ... Stages in
     threads of one process have their turns."""
 

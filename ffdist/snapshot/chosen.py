@@ -20,7 +20,7 @@ LAST, BEST, FINAL = "last", "best", "final"
 MARK = "best.json"
 """In a run's folder, where the best snapshot is kept beside the newest: {"snapshot": NAME, ...}, the name of its folder
 in `snapshots`."""
-MOST = 2**63 - 1
+MAX_STEP = 2**63 - 1
 """The greatest step that a manifest may say."""
 
 
@@ -28,14 +28,14 @@ def as_snapshot(snapshot: object) -> str | int:
     """ "final", "last", "best", or a step, of a text or a number. Raises ConfigError for anything else."""
     if isinstance(snapshot, str) and snapshot in (FINAL, LAST, BEST):
         return snapshot
-    if isinstance(snapshot, int) and not isinstance(snapshot, bool) and 0 <= snapshot <= MOST:
+    if isinstance(snapshot, int) and not isinstance(snapshot, bool) and 0 <= snapshot <= MAX_STEP:
         return snapshot
     if (
         isinstance(snapshot, str)
         and snapshot.isascii()
         and snapshot.isdigit()
         and len(snapshot) < 20
-        and int(snapshot) <= MOST
+        and int(snapshot) <= MAX_STEP
     ):
         return int(snapshot)
     raise ConfigError(

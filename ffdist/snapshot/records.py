@@ -23,7 +23,7 @@ PACKED = 64
 """Records that are packed at once; a manifest holds 1 to as many."""
 GZIP = 16 + zlib.MAX_WBITS
 """zlib's word for gzip's format, with no time in it."""
-MOST_PACKED = 500
+MAX_PACKED = 500
 """Bytes of text that a packed byte may stand for: records have about 10, and gzip could be made to hold a thousand."""
 
 
@@ -69,7 +69,7 @@ def unpacked(data: bytes) -> bytes:
     parts = []
     while data:
         unpacker = zlib.decompressobj(wbits=GZIP)
-        parts.append(unpacker.decompress(data, MOST_PACKED * len(data)))
+        parts.append(unpacker.decompress(data, MAX_PACKED * len(data)))
         if not unpacker.eof:
             raise ValueError("cut off, or too much of one thing")
         data = unpacker.unused_data

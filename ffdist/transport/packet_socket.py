@@ -21,7 +21,7 @@ from ffdist.errors import TransportError
 from ffdist.transport.base import Edge
 from ffdist.transport.wire import HELLO_BYTES, MAGIC, check_hello, encode_hello, is_strangers
 
-MOST_PENDING = 64
+MAX_PENDING = 64
 """Connections, at most, that an end has not been greeted by yet."""
 LOOK = 0.02
 """Seconds between two looks for the other end; between them a signal's handler has its turn."""
@@ -123,10 +123,10 @@ class PendingConnections:
             connection.close()
 
     def admit(self, server: socket.socket, edge: Edge) -> None:
-        """Accept a connection, and greet it; one of another user, or beyond MOST_PENDING, is closed."""
+        """Accept a connection, and greet it; one of another user, or beyond MAX_PENDING, is closed."""
         with suppress(OSError):  # gone again
             connection, _ = server.accept()
-            if _peer_uid(connection) != os.geteuid() or len(self.waiting) == MOST_PENDING:
+            if _peer_uid(connection) != os.geteuid() or len(self.waiting) == MAX_PENDING:
                 connection.close()
                 return
             self.waiting.append(connection)

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ffdist.pipeline.bucket import MOST_BUCKETS, SMALL, bucket_sizes
+from ffdist.pipeline.bucket import MAX_BUCKETS, SMALL, bucket_sizes
 from ffdist.pipeline.plan import block_specs, build_block
 
 if TYPE_CHECKING:
@@ -20,10 +20,10 @@ def test_every_block_travels_once_in_few_messages(sizes: list[int]) -> None:
     counts = bucket_sizes(sizes)
     assert sum(counts) == len(sizes)
     assert all(counts)
-    assert len(counts) <= MOST_BUCKETS
+    assert len(counts) <= MAX_BUCKETS
 
 
-@given(st.lists(st.integers(0, SMALL), min_size=2, max_size=MOST_BUCKETS))
+@given(st.lists(st.integers(0, SMALL), min_size=2, max_size=MAX_BUCKETS))
 def test_small_blocks_travel_together_and_the_last_one_alone(sizes: list[int]) -> None:
     """The others' exchange hides behind it, and its own behind the next batch's first blocks."""
     counts = bucket_sizes(sizes)

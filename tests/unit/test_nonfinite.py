@@ -19,7 +19,7 @@ from ffdist.cli.train import parse
 from ffdist.errors import ConfigError, DivergedError
 from ffdist.objectives import SFF, BlockSpec, Local
 from ffdist.objectives.hinton import Hinton
-from ffdist.pipeline.finite import MOST_SKIPPED, is_finite
+from ffdist.pipeline.finite import MAX_SKIPPED, is_finite
 from ffdist.pipeline.message import Snapshot
 from ffdist.pipeline.plan import build_block
 from ffdist.pipeline.stage import Stage
@@ -149,9 +149,9 @@ def test_a_skipped_batch_changes_nothing_of_the_block_but_its_schedule(part: str
 
 def test_a_block_that_skips_on_and_on_ends_the_run(tmp_path: Path) -> None:
     make = job(tmp_path, always=True, batch_size=8, stages=2)
-    with pytest.raises(DivergedError, match=rf"batch after batch \({MOST_SKIPPED + 1} in a row\)[^$]*batch 21, epoch"):
+    with pytest.raises(DivergedError, match=rf"batch after batch \({MAX_SKIPPED + 1} in a row\)[^$]*batch 21, epoch"):
         run_threads(make(), QUIET)
-    assert len(list((tmp_path / KEPT).glob("*.json"))) == MOST_SKIPPED + 1
+    assert len(list((tmp_path / KEPT).glob("*.json"))) == MAX_SKIPPED + 1
 
 
 def test_lanes_side_by_side_skip_together(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ BATCH = 32
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("FFDIST_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("ffdist.planner.measure.LEAST", 2)
+    monkeypatch.setattr("ffdist.planner.measure.MIN_REPEATS", 2)
     monkeypatch.setattr("ffdist.planner.measure.EXTRA_SECONDS", 0.0)
     return tmp_path / "cache" / "profiles"
 

@@ -16,7 +16,7 @@ from ffdist.models import Chain
 from ffdist.objectives import SFF
 from ffdist.pipeline.block import BlockConfig, LearningBlock
 from ffdist.pipeline.plan import block_specs, build_block
-from ffdist.pipeline.precision import LEAST
+from ffdist.pipeline.precision import MIN_SCALE
 from ffdist.runtime.threads import run_threads
 from ffdist.settings import Settings
 
@@ -120,7 +120,7 @@ def test_a_block_that_overflows_batch_after_batch_has_diverged() -> None:
         learn(one, step, HUGE)
     with pytest.raises(DivergedError, match="gradients are not finite, batch after batch"):
         learn(one, 26, HUGE)
-    assert scale_of(one) == LEAST / 2
+    assert scale_of(one) == MIN_SCALE / 2
 
 
 def test_a_run_in_float16_goes_on_with_the_scales_that_it_had(tmp_path: Path) -> None:

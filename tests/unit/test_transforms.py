@@ -25,7 +25,7 @@ from ffdist.data.transforms.sizes import ResizedCrop
 from ffdist.errors import ConfigError, DataError
 
 DECILES = np.linspace(0.1, 0.9, 9)
-MOST = auto.Extents(0.3, (12, 15), 30, 0.9, 4)
+EXTENTS = auto.Extents(0.3, (12, 15), 30, 0.9, 4)
 RANDOM = np.random.default_rng(0)
 NAMES = [
     "crop",
@@ -108,7 +108,7 @@ def test_shears_shifts_and_turns_are_torchvisions() -> None:
         5: lambda t, i: functional.rotate(t, float(levels[i]) * 30),
     }
     for change, call in calls.items():
-        ours = auto.apply(x.copy(), np.full(40, change), levels, MOST, 0)
+        ours = auto.apply(x.copy(), np.full(40, change), levels, EXTENTS, 0)
         assert (ours == theirs(x, call)).mean() > 0.999, auto.CHANGES[change]  # but for places halfway between two
 
 

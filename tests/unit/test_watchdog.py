@@ -12,7 +12,7 @@ from ffdist.runtime import heartbeat
 from ffdist.runtime.heartbeat import Activity
 from ffdist.runtime.watchdog import watched
 
-heartbeat.LEAST = heartbeat.SLACK = 0.5
+heartbeat.MIN_SILENCE = heartbeat.SLACK = 0.5
 outer, inner = Activity(), Activity()
 with watched(1.0, outer):
     with watched(1.0, inner):

@@ -8,7 +8,7 @@ from ffdist.bench.harness.table import ResultTable, spread_of
 from ffdist.bench.operations import SideSteps, StepSides, kind_of, steps_of
 from ffdist.bench.settings import BenchSettings
 
-MOST = 20
+MAX_OPERATIONS = 20
 """Operations that are shown; the rest is summed."""
 NAMES = {"ff": "FF", "bp": "BP"}
 
@@ -107,7 +107,7 @@ def largest(steps: SideSteps) -> ResultTable:
     made = ResultTable("operations", "by operation, time of its own", columns, {"time": "ms", "calls": ""})
     every = {operation_name for side in steps.sides.values() for operation_name in side.operations}
     order = sorted(every, key=lambda operation_name: -max(own(side, operation_name) for side in steps.sides.values()))
-    for operation_name in order[:MOST]:
+    for operation_name in order[:MAX_OPERATIONS]:
         for name, side in steps.sides.items():
             calls = side.operations[operation_name].calls if operation_name in side.operations else None
             made.add(
@@ -117,7 +117,7 @@ def largest(steps: SideSteps) -> ResultTable:
                 time=1e3 * own(side, operation_name),
                 calls=calls,
             )
-    for name, side in steps.sides.items() if (rest := order[MOST:]) else ():
+    for name, side in steps.sides.items() if (rest := order[MAX_OPERATIONS:]) else ():
         time = 1e3 * sum(own(side, operation_name) for operation_name in rest)
         made.add(side=NAMES[name], operation=f"{len(rest)} others", kind="", time=time)
     return made

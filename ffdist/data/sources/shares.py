@@ -32,15 +32,15 @@ class HoldOutOptions:
 
     def __post_init__(self) -> None:
         check_pattern(self.group_pattern)
-        for name, share, most in (
+        for name, share, upper in (
             ("test_fraction", self.test_fraction, 1),
             ("validation_fraction", self.validation_fraction, 0.99),
         ):
-            if share is not None and not 0 <= share <= most:
+            if share is not None and not 0 <= share <= upper:
                 raise ConfigError(
                     f"the {name.partition('_')[0]} split is a fraction",
                     where=setting(name),
-                    expected="0 <= x <= 1" if most == 1 else "0 <= x < 1",
+                    expected="0 <= x <= 1" if upper == 1 else "0 <= x < 1",
                     got=share,
                 )
 

@@ -46,41 +46,41 @@ class Extents:
     """The bits that go from 8."""
 
 
-def matrices(changes: np.ndarray, levels: np.ndarray, size: tuple[int, int], most: Extents) -> np.ndarray:
+def matrices(changes: np.ndarray, levels: np.ndarray, size: tuple[int, int], extents: Extents) -> np.ndarray:
     """float [B, 2, 3] for `pixels.moved`. changes: int [B], in MOVING; levels: [B], in -1..1."""
     height, width = size
     found = np.zeros((len(changes), 2, 3))
     found[:, 0, 0] = found[:, 1, 1] = 1
-    shear = levels * most.shear
+    shear = levels * extents.shear
     across, down, turned = changes == 1, changes == 2, changes == 5
     found[across, 0, 1], found[across, 0, 2] = shear[across], shear[across] * (height / 2)
     found[down, 1, 0], found[down, 1, 2] = shear[down], shear[down] * (width / 2)
     for axis in (0, 1):
         at = changes == 3 + axis
-        found[at, axis, 2] = -np.trunc(levels[at] * most.shift[axis])
-    angle = np.radians(levels[turned] * most.degrees)
+        found[at, axis, 2] = -np.trunc(levels[at] * extents.shift[axis])
+    angle = np.radians(levels[turned] * extents.degrees)
     found[turned, 0, :2] = np.stack([np.cos(angle), -np.sin(angle)], 1)
     found[turned, 1, :2] = np.stack([np.sin(angle), np.cos(angle)], 1)
     return found
 
 
-def apply(x: np.ndarray, changes: np.ndarray, levels: np.ndarray, most: Extents, fill: int) -> np.ndarray:
+def apply(x: np.ndarray, changes: np.ndarray, levels: np.ndarray, extents: Extents, fill: int) -> np.ndarray:
     """One change of each sample, in place. changes: int [B], places in CHANGES; levels: [B] in -1..1, shares of the
     greatest magnitude."""
     moving = np.flatnonzero((changes >= MOVING.start) & (changes < MOVING.stop))
     if len(moving):
-        drawn = matrices(changes[moving], levels[moving], (x.shape[1], x.shape[2]), most)
+        drawn = matrices(changes[moving], levels[moving], (x.shape[1], x.shape[2]), extents)
         x[moving] = pixels.warp(x[moving], drawn, fill)
     for change in range(MOVING.stop, len(CHANGES)):
         at = np.flatnonzero(changes == change)
         if len(at):
-            x[at] = coloured(x[at], CHANGES[change], levels[at], most)
+            x[at] = coloured(x[at], CHANGES[change], levels[at], extents)
     return x
 
 
-def coloured(x: np.ndarray, change: str, levels: np.ndarray, most: Extents) -> np.ndarray:
+def coloured(x: np.ndarray, change: str, levels: np.ndarray, extents: Extents) -> np.ndarray:
     """The samples with one and the same change."""
-    factors = 1 + levels * most.colour
+    factors = 1 + levels * extents.colour
     match change:
         case "Brightness":
             return pixels.looked_up(x, pixels.brightness_tables(factors))
@@ -91,7 +91,7 @@ def coloured(x: np.ndarray, change: str, levels: np.ndarray, most: Extents) -> n
         case "Sharpness":
             return pixels.sharpness(x, factors)
         case "Posterize":
-            return pixels.looked_up(x, pixels.posterize_tables(np.rint(8 - levels * most.bits).astype(np.int64)))
+            return pixels.looked_up(x, pixels.posterize_tables(np.rint(8 - levels * extents.bits).astype(np.int64)))
         case "Solarize":
             return pixels.looked_up(x, pixels.solarize_tables(255 * (1 - levels)))
         case "AutoContrast":

@@ -130,9 +130,9 @@ def shorter(given: Size, side: int) -> Size:
     return max(side, int(side * height / width)), side
 
 
-def padded(picture: np.ndarray, least: Size) -> np.ndarray:
-    """A picture [H, W, C] with a black margin where it is smaller than `least`."""
-    height, width = (max(0, want - have) for have, want in zip(picture.shape, least, strict=False))
+def padded(picture: np.ndarray, min_size: Size) -> np.ndarray:
+    """A picture [H, W, C] with a black margin where it is smaller than `min_size`."""
+    height, width = (max(0, want - have) for have, want in zip(picture.shape, min_size, strict=False))
     if not height and not width:
         return picture
     return np.pad(picture, ((height // 2, height - height // 2), (width // 2, width - width // 2), (0, 0)))
