@@ -98,7 +98,7 @@ def options_in(text: str, where: str) -> dict[str, str]:
         if equals and name.strip().isidentifier():
             last = name.strip()
             if last in options:
-                raise ConfigError(f"option '{last}' is told twice", where=where, got=text)
+                raise ConfigError(f"option '{last}' is given twice", where=where, got=text)
             options[last] = bare(value)
         elif last is None:
             last = FIRST

@@ -72,21 +72,21 @@ def commit_of(folder: Path) -> str | None:
     return head and head + ("+" if git(folder, "status", "--porcelain", "--untracked-files=no", ".") else "")
 
 
-def git(folder: Path, *words: str) -> str | None:
+def git(folder: Path, *args: str) -> str | None:
     """Git's output there; None where it fails, or is not installed."""
     here = {name: value for name, value in os.environ.items() if name not in REPOSITORY}
     try:
         done = subprocess.run(
-            ["git", *words], cwd=folder, env=here, capture_output=True, text=True, timeout=GIT_TIMEOUT, check=True
+            ["git", *args], cwd=folder, env=here, capture_output=True, text=True, timeout=GIT_TIMEOUT, check=True
         )
     except (OSError, subprocess.SubprocessError, UnicodeDecodeError):
         return None
     return done.stdout.strip()
 
 
-def command_line(words: Sequence[str] | None = None) -> str:
+def command_line(argv: Sequence[str] | None = None) -> str:
     """A command as a shell takes it; None: the one that this process was started by. Without what addresses in it say
     of a user and a password."""
-    words = sys.orig_argv if words is None else words
-    line = shlex.join(re.sub(r"://[^/@\s]+@", "://***@", word) for word in words)
+    argv = sys.orig_argv if argv is None else argv
+    line = shlex.join(re.sub(r"://[^/@\s]+@", "://***@", word) for word in argv)
     return line if len(line) <= LONGEST else f"{line[:LONGEST]} ..."

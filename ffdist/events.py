@@ -49,7 +49,7 @@ class RunStarted(RunEvent):
 
 @dataclass(frozen=True)
 class ProgressMade(RunEvent):
-    """A training batch has passed all blocks; told a few times a second, not of each batch."""
+    """A training batch has passed all blocks; sent a few times a second, not for each batch."""
 
     name: ClassVar[str] = "progress"
 
@@ -137,7 +137,7 @@ class RunStopped(RunEvent):
     name: ClassVar[str] = "stop"
 
     reason: str
-    """"finished", or "interrupted" where it was told to stop early."""
+    """"finished", or "interrupted" where a stop was requested."""
     test: dict[str, Any] | None
     """Metrics on the test split, by block and predictor; None without one."""
     records: list[dict[str, Any]] = field(default_factory=list)
@@ -196,9 +196,9 @@ class StopRun(Exception):  # noqa: N818 - no error: an observer's wish
 
 
 class Observers:
-    """Observers, told in order. One that fails is reported, and told nothing more; the run goes on.
+    """Observers, called in order. One that fails is reported, and gets no further events; the run goes on.
 
-    Raises StopRun where one of them does, when all have been told.
+    Raises StopRun where one of them does, when all have been called.
     """
 
     def __init__(self, observers: Iterable[Observer]) -> None:
@@ -215,7 +215,7 @@ class Observers:
                 raise
             except Exception as error:
                 self.observers.remove(observer)
-                failure(f"an observer has failed and is told nothing more: {name_of(observer)}: {described(error)}")
+                failure(f"an observer has failed, and gets no further events: {name_of(observer)}: {described(error)}")
                 close(observer)
         if wishes:
             raise wishes[0]

@@ -133,7 +133,7 @@ class SpeedTrend:
     """Half the width of the 95 % interval of `change`."""
 
     @property
-    def words(self) -> str:
+    def summary(self) -> str:
         """The change with its interval, and whether the speed counts as steady."""
         text = f"{self.change:+.1%} from beginning to end (95 %: {self.low:+.1%} to {self.high:+.1%})"
         if abs(self.change) > self.error:
@@ -208,7 +208,7 @@ def result_of(
         (look.seconds / 60, look.resident / 2**20, look.resident / 2**20, look.resident / 2**20) for look in looks
     ]
     summary = {"minutes": minutes, "stages": stages, "epochs": len(speeds), "rows": made.drawn_cells()}
-    trends = [f"{name}: {trend.words}." for name, values in speeds_of.items() if (trend := trend_of(values))]
+    trends = [f"{name}: {trend.summary}." for name, values in speeds_of.items() if (trend := trend_of(values))]
     notes = [
         f"Nothing grew by more than {FLAT - 1:.0%}.",
         *trends,

@@ -105,8 +105,8 @@ def run(suite: SuiteName, settings: BenchSettings, args: Sequence[str]) -> None:
         result = SUITES[name](settings, lambda line: console.print(line, style="dim"))
         show(result, as_json=settings.compare.json)
         if folder := settings.compare.record:
-            words, rule = ["ffdist", "bench", *args], settings.train.rule.objective
-            record(result, folder, words, asdict(settings), network=settings.network, rule=rule)
+            argv, rule = ["ffdist", "bench", *args], settings.train.rule.objective
+            record(result, folder, argv, asdict(settings), network=settings.network, rule=rule)
 
 
 def check(suite: SuiteName, settings: BenchSettings) -> None:
@@ -154,10 +154,10 @@ def show(result: BenchResult, *, as_json: bool) -> None:
 
 
 def record(
-    result: BenchResult, folder: Path, words: Sequence[str], settings: Mapping[str, Any], **row_keys: str
+    result: BenchResult, folder: Path, argv: Sequence[str], settings: Mapping[str, Any], **row_keys: str
 ) -> None:
-    """Write a record into the folder, and say where. words: the command. of: network and rule of all rows."""
+    """Write a record into the folder, and say where. argv: the command. of: network and rule of all rows."""
     from ffdist.bench.harness.record import write_record
 
-    paths = write_record(result, folder, words, settings, **row_keys)
+    paths = write_record(result, folder, argv, settings, **row_keys)
     PlainConsole(stderr=True).print("record: " + ", ".join(map(str, paths)), soft_wrap=True)

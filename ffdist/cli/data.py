@@ -181,7 +181,7 @@ class Check:
         print(f"{folder} is whole: {manifest.name}, {rows:,} samples, {len(manifest.classes)} classes")
         print_manifest(manifest, PlainConsole())
         for text in manifest.notes:
-            print(f"told when it was prepared: {text}")
+            print(f"noted when it was prepared: {text}")
 
 
 def print_named(entry: DatasetEntry, root: Path, *, as_json: bool) -> None:

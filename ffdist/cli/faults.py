@@ -87,8 +87,8 @@ def check(command: Faults | Soak) -> None:
         raise ConfigError("processes are looked for by /proc", expected="Linux", got=sys.platform)
 
 
-def run(command: Faults | Soak, words: Sequence[str], measure: Callable[[Progress], BenchResult]) -> None:
-    """Measure; show, and record. words: the command."""
+def run(command: Faults | Soak, argv: Sequence[str], measure: Callable[[Progress], BenchResult]) -> None:
+    """Measure; show, and record. argv: the command."""
     from ffdist.cli.bench import record, show
     from ffdist.plain import PlainConsole
 
@@ -97,7 +97,7 @@ def run(command: Faults | Soak, words: Sequence[str], measure: Callable[[Progres
     show(result, as_json=command.json)
     if command.record:
         settings = {name: value for name, value in asdict(command).items() if name not in UNRECORDED}
-        record(result, command.record, words, settings)
+        record(result, command.record, argv, settings)
 
 
 def run_faults(command: Faults, progress: Progress) -> BenchResult:

@@ -206,7 +206,7 @@ def one_value(argument: Argument, kind: Any, text: str, prog: str) -> Any:
     except (TypeError, ValueError, OverflowError) as error:
         choices = list(map(str, choices_of(kind)))
         several = is_many(argument.kind_if_given) and "," in text
-        remedy = f"several are told apart by spaces: {text.replace(',', ' ')}" if several else None
+        remedy = f"separate several values by spaces: {text.replace(',', ' ')}" if several else None
         remedy = remedy or (nearest(text, choices) if choices else None)
         name = argument.name.upper() if argument.positional else argument.flag
         raise UsageError(

@@ -59,11 +59,11 @@ if TYPE_CHECKING:
     from ffdist.cli.train import Train
 
 
-def train(command: Train, words: Sequence[str]) -> None:
+def train(command: Train, argv: Sequence[str]) -> None:
     """Check everything, run the stages, and print the results.
 
     Exits with 129, 130 or 143 where a signal has stopped the run, and with 0 where a callback has ended it.
-    words: the command as it was typed.
+    argv: the command as it was typed.
     """
     command = replace(command, settings=settled_plan(command.settings))
     world, settings = World.from_env(), command.settings
@@ -98,9 +98,9 @@ def train(command: Train, words: Sequence[str]) -> None:
         if prints:
             dry_run(job, as_json=command.json)
     elif world:
-        train_here(command, images, world, words)
+        train_here(command, images, world, argv)
     else:
-        train_local(command, job, words)
+        train_local(command, job, argv)
 
 
 def check_named_data(settings: Settings, run: Path) -> None:
@@ -111,7 +111,7 @@ def check_named_data(settings: Settings, run: Path) -> None:
         check_same_data(read_facts(run), images, settings.dataset.data)
 
 
-def train_local(command: Train, job: Job, words: Sequence[str]) -> None:
+def train_local(command: Train, job: Job, argv: Sequence[str]) -> None:
     """Train by processes, threads or Ray actors that this process starts."""
     settings, stages = command.settings, job.workers
     if settings.plan.launcher != "ray":
@@ -120,7 +120,7 @@ def train_local(command: Train, job: Job, words: Sequence[str]) -> None:
     handle_signals(unwind)
     with ExitStack() as start:
         out = start_folder(command, job.images, start)
-        started = facts(settings.plan.launcher, stages, words)
+        started = facts(settings.plan.launcher, stages, argv)
         made = job_of(command, job.images, out, started, resume=has_begun(command))
         result = launch(replace(made, outputs=job.chain.outputs()), out)
     conclude(result, out, as_json=command.json)
@@ -178,7 +178,7 @@ def resumed_text(error: FfdistError, out: Path) -> FfdistError:
     return with_remedy(error, f"{remedy}; {hint}" if remedy else hint)
 
 
-def train_here(command: Train, images: Images, world: World, words: Sequence[str]) -> None:
+def train_here(command: Train, images: Images, world: World, argv: Sequence[str]) -> None:
     """Train as one rank of torchrun; the last rank reports. It ends with torchrun's agent, without which no rank could
     be restarted."""
     settings, signals = command.settings, RankSignals(world.first)
@@ -193,7 +193,7 @@ def train_here(command: Train, images: Images, world: World, words: Sequence[str
         folder, resume = agree(meeting.store, world, "run", decide, timeout)
         out = Path(folder)
         newest = next((kept.name for kept in reversed(committed(out))), None)
-        job = job_of(command, images, out, facts("torchrun", world.size, words), resume=resume)
+        job = job_of(command, images, out, facts("torchrun", world.size, argv), resume=resume)
         observer = observers(settings, out, [ConsoleReport(PlainConsole(stderr=True))]) if world.last else Observers([])
         start.callback(observer.close)
         if world.local_rank == 0:

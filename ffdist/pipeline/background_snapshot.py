@@ -27,10 +27,10 @@ class BackgroundSnapshot:
         marker.awaited += files
 
     def wait(self) -> None:
-        """Until nothing is being written; what writing raised is raised by `word`."""
+        """Until nothing is being written; what writing raised is raised by `written`."""
         wait(self.files.values())
 
-    def word(self) -> Written | None:
+    def written(self) -> Written | None:
         """The message that all files are on disk, given once; None before, and where nothing is being written. Raises
         what writing raised."""
         if not self.files or not all(file.done() for file in self.files.values()):

@@ -51,7 +51,7 @@ class ToEdge:
         self.sender = sender
         self.awaiting = False
         """Whether a message is on its way out, or waits for room."""
-        self.word: Written | None = None
+        self.written: Written | None = None
         """What goes in front of the next message."""
 
     @property
@@ -60,11 +60,11 @@ class ToEdge:
 
     def send(self, message: Message) -> None:
         if isinstance(message, Written):
-            self.word = joined(self.word, message)
+            self.written = joined(self.written, message)
             return
-        if self.word:
-            self._put(self.word)
-            self.word = None
+        if self.written:
+            self._put(self.written)
+            self.written = None
         self._put(message)
 
     def _put(self, message: Message) -> None:
@@ -73,9 +73,9 @@ class ToEdge:
         self.awaiting = False
 
 
-def joined(held: Written | None, word: Written) -> Written:
+def joined(held: Written | None, written: Written) -> Written:
     """Both as one. They are of one snapshot: the next one's marker has the last word on this one in front of it."""
     if held is None:
-        return word
-    assert (held.step, held.epoch) == (word.step, word.epoch)
-    return Written(held.step, held.epoch, [*held.files, *word.files])
+        return written
+    assert (held.step, held.epoch) == (written.step, written.epoch)
+    return Written(held.step, held.epoch, [*held.files, *written.files])

@@ -18,7 +18,7 @@ class FanOut:
         """by_batch: the ways of each lane; batch n of the stream takes those at n modulo their number."""
         self.by_batch = list(by_batch)
         self.all = list({id(way): way for ways in by_batch for way in ways.values()}.values())
-        self.word: Written | None = None
+        self.written: Written | None = None
         """What goes in front of the next message, by the way that this goes by, or the first of them."""
 
     @property
@@ -27,14 +27,14 @@ class FanOut:
 
     def send(self, message: Message) -> None:
         if isinstance(message, Written):
-            self.word = joined(self.word, message)
+            self.written = joined(self.written, message)
             return
         ways = self.all
         if isinstance(message, (TrainBatch, EvalBatch)):
             ways = [self.by_batch[message.order % len(self.by_batch)][message.lane]]
-        if self.word:
-            ways[0].send(self.word)
-            self.word = None
+        if self.written:
+            ways[0].send(self.written)
+            self.written = None
         for way in ways:
             way.send(message)
 

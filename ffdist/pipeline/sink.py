@@ -103,11 +103,13 @@ class Sink:
             case Stop():
                 self.observer(RunStopped(message.reason, self.test, self.records))
 
-    def _add_written(self, word: Written) -> None:
+    def _add_written(self, written: Written) -> None:
         marker = self.pending
         assert marker, "it follows a snapshot's marker"
-        assert (word.step, word.epoch) == (marker.step, marker.epoch), "a stage tells of one before it begins the next"
-        marker.files = united(marker.files, word.files, lambda entry: block_of(entry["file"]))
+        assert (written.step, written.epoch) == (marker.step, marker.epoch), (
+            "a stage tells of one before it begins the next"
+        )
+        marker.files = united(marker.files, written.files, lambda entry: block_of(entry["file"]))
         self._commit_if_whole(marker)
 
     def _commit_if_whole(self, marker: Snapshot) -> None:

@@ -187,8 +187,8 @@ class Stage:
         if waiting:
             with self.trace.span("wait for the disk", "snapshot"), self.turn.lent() if self.turn else nullcontext():
                 self.background.wait()
-        if word := self.background.word():
-            outbox.send(word)
+        if written := self.background.written():
+            outbox.send(written)
 
     def train(self, batch: TrainBatch, outbox: Outbox) -> None:
         """Each block learns from what the one before computed before its update; the last one's output is on its way

@@ -167,7 +167,7 @@ def leave(number: int, frame: FrameType | None) -> None:
     os._exit(128 + number)
 
 
-def main(words: Sequence[str]) -> None:
+def main(argv: Sequence[str]) -> None:
     """torchrun with this agent: its arguments are torchrun's. It leaves no empty folder.
 
     Told to stop it ends quietly, with the status that shells give such an end: 130 for Ctrl-C, 143 for SIGTERM, 129 for
@@ -180,13 +180,13 @@ def main(words: Sequence[str]) -> None:
     with loading():
         from torch.distributed import run
         from torch.distributed.elastic.multiprocessing import SignalException
-    told = run.parse_args([*words])
-    alone = told.standalone and told.local_addr is None
+    args = run.parse_args([*argv])
+    alone = args.standalone and args.local_addr is None
     try:
         with counting(), on_loopback_alone() if alone else nullcontext():
             notify_agent(imports=import_seconds())
             here = [f"--local-addr={LOOPBACK}"] if alone else []
-            run.main([f"--log-dir={os.devnull}", *here, *words])
+            run.main([f"--log-dir={os.devnull}", *here, *argv])
     except SignalException as stopped:
         sys.exit(128 + stopped.sigval)
 

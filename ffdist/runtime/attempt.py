@@ -31,12 +31,12 @@ def share_attempt(store: dist.Store, world: World, timeout: timedelta) -> int:
 def _gather(store: dist.Store, world: World, timeout: timedelta) -> int:
     taken = store.add(NUMBERS, 1)
     attempt = store.add(NUMBERS, max(0, world.attempt + 1 - taken)) - 1
-    missing, unread = world.size - 1, PostedWords(store)
+    missing, unread = world.size - 1, PostedMessages(store)
     while missing:
-        word = unread.next(timeout)
-        if word.startswith("hello "):
-            store.set(word, str(attempt))
-        elif word == f"joined {attempt}":
+        message = unread.next(timeout)
+        if message.startswith("hello "):
+            store.set(message, str(attempt))
+        elif message == f"joined {attempt}":
             missing -= 1
     return attempt
 
@@ -49,13 +49,13 @@ def _greet(store: dist.Store, timeout: timedelta) -> int:
     return attempt
 
 
-def post(store: dist.Store, word: str) -> None:
-    """A word for rank 0, numbered among all that were ever posted."""
-    store.set(f"{GREETINGS} {store.add(GREETINGS, 1)}", word)
+def post(store: dist.Store, message: str) -> None:
+    """Post a message for rank 0, numbered among all that were ever posted."""
+    store.set(f"{GREETINGS} {store.add(GREETINGS, 1)}", message)
 
 
-class PostedWords:
-    """Posted words that rank 0 has not read yet, those of killed attempts among them. One whose number was taken and
+class PostedMessages:
+    """Messages that rank 0 has not read yet, those of killed attempts among them. One whose number was taken and
     whose rank died before it wrote anything keeps nobody from the later ones."""
 
     def __init__(self, store: dist.Store) -> None:
@@ -64,10 +64,10 @@ class PostedWords:
         self._numbers: list[int] = []
 
     def next(self, timeout: timedelta) -> str:
-        """Looked for again and again, so that a signal's handler has its turn. Raises StageAwayError for no word at all
+        """Looked for again and again, so that a signal's handler has its turn. Raises StageAwayError for no message
         within `timeout`."""
         deadline = time.monotonic() + timeout.total_seconds()
-        while (word := self._read()) is None:
+        while (message := self._read()) is None:
             if time.monotonic() > deadline:
                 raise StageAwayError(
                     "the ranks did not meet",
@@ -77,7 +77,7 @@ class PostedWords:
                     remedy="check torchrun's rendezvous options, and the network between the hosts",
                 )
             time.sleep(LOOK)
-        return word
+        return message
 
     def _read(self) -> str | None:
         count = self._store.add(GREETINGS, 0)

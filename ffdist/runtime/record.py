@@ -24,15 +24,15 @@ from ffdist.settings import Settings
 ENVIRONMENT = "environment.jsonl"
 
 
-def facts(launcher: str, stages: int, words: Sequence[str] | None = None) -> dict[str, Any]:
-    """Facts of the process that starts the run; words: the command, where it is not what has started this process.
+def facts(launcher: str, stages: int, argv: Sequence[str] | None = None) -> dict[str, Any]:
+    """Facts of the process that starts the run; argv: the command, where it is not what has started this process.
 
     "import_seconds" is what torch and the like took in what has started the workers; what they took in these is in
     their logs. Environment variables are not recorded.
     """
     kind, number = seen()
     return {
-        "command": environment.command_line(words),
+        "command": environment.command_line(argv),
         "folder": str(Path.cwd()),
         "folder_commit": environment.commit_of(Path.cwd()),
         "launcher": launcher,

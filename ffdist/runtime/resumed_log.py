@@ -23,7 +23,7 @@ class LogLines:
 
     known: set[str] = field(default_factory=set)
     """Those that the snapshot knows, too."""
-    twice: int = 0
+    duplicates: int = 0
     later: set[int] = field(default_factory=set)
     """Epochs that the snapshot does not know."""
     strange: int = 0
@@ -33,13 +33,13 @@ class LogLines:
 
     def add_known(self, text: str) -> None:
         """Count a line that the snapshot knows; the second time it is one too many."""
-        self.twice += text in self.known
+        self.duplicates += text in self.known
         self.known.add(text)
 
 
 def begin_logs(run: Path, records: Sequence[dict[str, Any]], step: int) -> None:
     """Write the run log of a snapshot's `records`, which is of batch `step` (none and 0 where a run begins), and keep
-    the pulses up to it: what came after it is learned, and told, again.
+    the pulses up to it: what came after it is trained, and logged, again.
 
     Raises SnapshotError where a log cannot be read or written.
     """
@@ -50,7 +50,7 @@ def begin_logs(run: Path, records: Sequence[dict[str, Any]], step: int) -> None:
     if found.later:
         last = f"the snapshot of step {step}" if step else "a snapshot"
         epochs = ("epoch " if len(found.later) == 1 else "epochs ") + listed(sorted(found.later))
-        note(f"{run / RUN_LOG} tells of {epochs}, which {last} does not know: learned, and told, again")
+        note(f"{run / RUN_LOG} has {epochs}, which {last} does not know: they are trained, and logged, again")
     with writing(run / PULSES):
         pulses, found = sorted_pulses(*values_in(run / PULSES), step)
         put_anew(run / PULSES, (json.dumps(pulse) + "\n" for pulse in pulses), found, damage_of(found))
@@ -95,9 +95,9 @@ def sorted_pulses(values: Sequence[Any], cut_off: bool, step: int) -> tuple[list
         if (pulse := pulse_of(value)) is None:
             lines.strange += 1
         elif pulse.step <= step:
-            told, before = pulse.to_json(), len(lines.known)
-            lines.add_known(json.dumps(told))
-            kept += [told] * (len(lines.known) - before)
+            fields, before = pulse.to_json(), len(lines.known)
+            lines.add_known(json.dumps(fields))
+            kept += [fields] * (len(lines.known) - before)
     return kept, lines
 
 
@@ -108,9 +108,9 @@ def text_of(record: dict[str, Any]) -> str:
 
 def damage_of(lines: LogLines, missing: int = 0) -> list[str]:
     """In words, all that is wrong with a log; empty for one that is whole. missing: lines that should be there."""
-    counts = {"missing": missing, "there twice": lines.twice, "none of this run's": lines.strange}
-    told = [f"{n} {'line is' if n == 1 else 'lines are'} {what}" for what, n in counts.items() if n]
-    return [*told, "the last line is cut off"] if lines.cut_off else told
+    counts = {"missing": missing, "duplicated": lines.duplicates, "none of this run's": lines.strange}
+    found = [f"{n} {'line is' if n == 1 else 'lines are'} {what}" for what, n in counts.items() if n]
+    return [*found, "the last line is cut off"] if lines.cut_off else found
 
 
 def put_anew(path: Path, texts: Iterable[str], found: LogLines, damage: list[str]) -> None:

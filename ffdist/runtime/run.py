@@ -135,7 +135,7 @@ def smoothed(objective: Objective, settings: Settings, *, start: bool = False) -
     own = getattr(objective, "label_smoothing")  # noqa: B009
     if start and own not in (0, settings.rule.label_smoothing):
         raise ConfigError(
-            "label smoothing is told twice, and not alike",
+            "label smoothing is set twice, to different values",
             where=setting("rule.label_smoothing"),
             expected="one of them",
             got=f"{settings.rule.label_smoothing:g}, and {own:g} among the rule's options",

@@ -176,7 +176,7 @@ def flat(values: Mapping[str, Any], where: str = "") -> dict[str, Any]:
         for name, spelled, inner in _leaves(key, value, where):
             if name in result:
                 raise ConfigError(
-                    f"'{name}' is told twice",
+                    f"'{name}' is set twice",
                     where=where or None,
                     got=f"{found[name]} and {spelled}",
                     remedy="leave one of them out",

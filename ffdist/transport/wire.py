@@ -156,37 +156,37 @@ def _spec(name: Any, dtype: Any, shape: Any, strides: Any, device: Any) -> Tenso
     return TensorSpec(name, DTYPES[dtype], tuple(shape), tuple(strides), device)
 
 
-def encode_hello(edge: Edge, word: str = "") -> bytes:
-    """Encode the first message of each end, of HELLO_BYTES: which edge it takes this to be, and a word that shows that
+def encode_hello(edge: Edge, token: str = "") -> bytes:
+    """Encode the first message of each end, of HELLO_BYTES: which edge it takes this to be, and a token that shows that
     it may."""
-    prelude, header, _ = encode(_hello(edge, word), edge, 0)
+    prelude, header, _ = encode(_hello(edge, token), edge, 0)
     if len(prelude) + len(header) > HELLO_BYTES:
         raise TransportError("the name of an edge is too long", expected=f"<= {HELLO_BYTES - 256} bytes", got=edge.name)
     return (prelude + header).ljust(HELLO_BYTES, b"\0")
 
 
-def is_strangers(data: bytes | memoryview, edge: Edge, word: str) -> bool:
-    """True if a hello does not have the word that only an end of this run knows."""
+def is_strangers(data: bytes | memoryview, edge: Edge, token: str) -> bool:
+    """True if a hello does not have the token that only an end of this run knows."""
     try:
         length = PRELUDE.unpack(data[: PRELUDE.size])[4]
-        said = json.loads(bytes(data[PRELUDE.size : PRELUDE.size + min(length, HELLO_BYTES)]))["fields"]["word"]
+        said = json.loads(bytes(data[PRELUDE.size : PRELUDE.size + min(length, HELLO_BYTES)]))["fields"]["token"]
         # in a time that does not tell a stranger how much of it was right
-        return not secrets.compare_digest(said.encode(), word.encode())
+        return not secrets.compare_digest(said.encode(), token.encode())
     except (struct.error, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return True
 
 
-def check_hello(data: bytes | memoryview, edge: Edge, word: str = "") -> None:
+def check_hello(data: bytes | memoryview, edge: Edge, token: str = "") -> None:
     """Raises TransportError where the other end takes this to be another edge, attempt or depth, or is none of this
     run's."""
     prelude = decode_prelude(data[: PRELUDE.size], edge, 0)
     hello = decode_header(data[PRELUDE.size : PRELUDE.size + prelude.header_bytes], prelude, edge)
-    expected = _hello(edge, word)
-    if is_strangers(data, edge, word):
+    expected = _hello(edge, token)
+    if is_strangers(data, edge, token):
         raise TransportError(
             "the other end of an edge is none of this run's",
             where=edge.at(),
-            expected="the run's own word",
+            expected="the run's own token",
             got="another, or none",
             remedy="see who else reaches the ports of this host; start all stages with the same version of ffdist",
         )
@@ -194,14 +194,14 @@ def check_hello(data: bytes | memoryview, edge: Edge, word: str = "") -> None:
         raise TransportError(
             "the two ends of an edge disagree",
             where=edge.at(),
-            expected={name: value for name, value in expected.fields.items() if name != "word"},
-            got={name: value for name, value in hello.fields.items() if name != "word"},
+            expected={name: value for name, value in expected.fields.items() if name != "token"},
+            got={name: value for name, value in hello.fields.items() if name != "token"},
             remedy="start all stages with the same settings",
         )
 
 
-def _hello(edge: Edge, word: str = "") -> Frame:
-    return Frame("hello", {"edge": edge.name, "depth": edge.depth, "word": word})
+def _hello(edge: Edge, token: str = "") -> Frame:
+    return Frame("hello", {"edge": edge.name, "depth": edge.depth, "token": token})
 
 
 def aligned(nbytes: int) -> int:

@@ -105,7 +105,7 @@ def test_help_has_the_values_of_a_preset_and_no_value_is_taken_for_one(capsys: p
         ("train --out -x", "stands after =: --out="),
         ("train --lr x", "--lr has a wrong value\n  where: ffdist train\n  expected: a number\n  got: x"),
         ("train --schedule cosin", "did you mean 'cosine'?"),
-        ("train --cut 1,2", "told apart by spaces: 1 2"),
+        ("train --cut 1,2", "values by spaces: 1 2"),
         ("train --cut", "--cut has no value\n  where: ffdist train\n  expected: --cut N ...\n  remedy: --cut none"),
         ("train --augment --lr 1", "--augment has no value"),
         ("train --cut none 1", "--cut has a wrong value"),
@@ -145,8 +145,8 @@ def test_words_are_dealt_as_they_are_meant() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("lr = 1\n[optim]\nlr = 2", r"'lr' is told twice(.|\n)*lr and \[optim\] lr"),
-        ("batch-size = 1\nbatch_size = 2", "'batch_size' is told twice"),
+        ("lr = 1\n[optim]\nlr = 2", r"'lr' is set twice(.|\n)*lr and \[optim\] lr"),
+        ("batch-size = 1\nbatch_size = 2", "'batch_size' is set twice"),
         ("optim = 3", r"'optim' is a group of settings(.|\n)*\[optim\]"),
         ("resume = true", "which run is to go on"),
         ("resume = 3", "'resume' has a wrong value"),

@@ -12,6 +12,7 @@ from PIL import Image
 
 from ffdist import open_data
 from ffdist.data import prepare
+from ffdist.data.sources.archive import unpack
 from ffdist.errors import DataError
 
 
@@ -46,6 +47,17 @@ def test_an_archive_is_prepared_as_its_folder_is(pack, tmp_path: Path, capsys: p
     expected = open_data(prepare(folder, tmp_path / "expected"))
     assert (made.name, made.digest) == ("pets", expected.digest)
     assert sorted(each.name for each in tmp_path.iterdir()) == sorted(["pets", path.name, "made", "expected"])
+
+
+@pytest.mark.parametrize("pack", [zipped, tarred])
+def test_what_is_unpacked_is_counted(pack, tmp_path: Path) -> None:
+    folder = tmp_path / "pets"
+    folder.mkdir()
+    for size in (7, 100, 1):
+        (folder / f"{size}.png").write_bytes(bytes(size))
+    path = pack(folder, tmp_path / f"pets.{'zip' if pack is zipped else 'tar.gz'}")
+    (tmp_path / "out").mkdir()
+    assert unpack(path, tmp_path / "out") == (3, 108)
 
 
 def test_an_archive_given_as_data_is_prepared_once(
@@ -87,6 +99,6 @@ def test_archives_that_are_damaged_or_lead_elsewhere_are_refused_and_leave_nothi
         at = huge.find(sign) + place
         huge[at : at + 4] = (2**32 - 2).to_bytes(4, "little")
     path.write_bytes(huge)
-    with pytest.raises(DataError, match=r"bytes, where 4,294,967,294 are told|no room"):
+    with pytest.raises(DataError, match=r"bytes, where its header says 4,294,967,294|no room"):
         prepare(path, tmp_path / "out")
     assert sorted(each.name for each in tmp_path.iterdir()) == ["pets", "pets.zip"]

@@ -101,7 +101,7 @@ def test_a_table_of_paths_has_groups_by_names_and_another_by_its_column_alone() 
     Path("source/list.csv").write_text("\n".join(rows) + "\n")
     found = patients("out", group_pattern=r"(\d+)_", test_fraction=0.2)
     assert {split: len(of) for split, of in found.items()} == {"train": 8, "test": 2}
-    with pytest.raises(ConfigError, match="groups are told by a column"):
+    with pytest.raises(ConfigError, match="groups are given by a column"):
         prepare("source", "other", group_pattern=r"(\d+)_", group_column="who")
 
 

@@ -332,7 +332,7 @@ def test_pictures_in_no_class_folder_are_refused_or_left_out_as_told(tmp_path: P
         prepared(tmp_path / "kaggle")
     manifest = prepared(tmp_path / "kaggle", ignore="test")
     assert counts(manifest) == {"train": 12, "test": 3}
-    assert LeftOut("test", "ignored, as told") in manifest.left_out
+    assert LeftOut("test", "left out by `ignore`") in manifest.left_out
     with pytest.raises(DataError, match=r"4 pictures lie in no class folder"):
         prepared(tmp_path / "kaggle" / "test")
 

@@ -138,7 +138,7 @@ def test_an_observer_that_fails_is_reported_and_left_out_and_the_run_goes_on(
     assert told[:5] == ["first", "broken", "last", "first", "last"]
     assert told.count("broken") == 1
     assert closed == ["broken", "last", "first"]
-    assert capsys.readouterr().err.count("an observer has failed and is told nothing more: ") == 1
+    assert capsys.readouterr().err.count("an observer has failed, and gets no further events: ") == 1
 
 
 def test_an_observer_can_end_the_run_behind_a_snapshot(tmp_path: Path) -> None:

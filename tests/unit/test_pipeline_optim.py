@@ -199,9 +199,9 @@ def test_label_smoothing_changes_what_is_learned_and_not_how_it_is_judged(object
 
 def test_label_smoothing_is_told_once() -> None:
     told = Settings().changed(objective_args=("label_smoothing=0.1",), label_smoothing=0.2)
-    with pytest.raises(ConfigError, match="told twice"):
+    with pytest.raises(ConfigError, match="set twice"):
         network(told, (1, 8, 8), 10, start=True)
-    with pytest.raises(ConfigError, match="told twice"):
+    with pytest.raises(ConfigError, match="set twice"):
         Pipeline("cnnb", SFF(label_smoothing=0.1), label_smoothing=0.2).fit("digits", progress=False)
     assert network(told, (1, 8, 8), 10)[1] == SFF(label_smoothing=0.2), "a run of an earlier version"
     same, without = (network(told.changed(label_smoothing=share), (1, 8, 8), 10)[1] for share in (0.1, 0.0))

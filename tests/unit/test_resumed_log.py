@@ -26,8 +26,8 @@ END = json.dumps({"schema": 1, "time": "", "reason": "finished", "test": None}) 
         ("".join([*LINES, END]), "", False),
         ("".join(LINES).rstrip("\n") + "\r\n", "", False),
         ("".join(LINES)[: 3 * len(LINES[0]) // 2], "2 lines are missing, the last line is cut off", False),
-        ("".join([LINES[0], LINES[0], *LINES[1:]]), "1 line is there twice", False),
-        ("".join([*LINES, LATER, LATER[:20]]), "tells of epoch 4, which the snapshot of step 9 does not know", False),
+        ("".join([LINES[0], LINES[0], *LINES[1:]]), "1 line is duplicated", False),
+        ("".join([*LINES, LATER, LATER[:20]]), "has epoch 4, which the snapshot of step 9 does not know", False),
         ("".join([LINES[0], "\0\x01\n", *LINES[1:]]), "1 line is none of this run's", True),
         ("".join([*LINES, '{"loss": 3}\nnull\n{"epoch": "x"}\n']), "3 lines are none of this run's", True),
         (LINES[0].replace("[]", "[0]", 1) + "".join(LINES[1:]), "1 line is missing, 1 line is none of this", True),
@@ -66,7 +66,7 @@ def test_pulses_up_to_the_snapshot_stay_and_foreign_ones_are_kept(
     (tmp_path / PULSES).write_text("".join([*texts[:2], "no pulse\n", *texts[2:], texts[0][:9]]))
     begin_logs(tmp_path, [], 2)
     assert [pulse["step"] for pulse in read_pulses(tmp_path)] == [1, 2]
-    assert "1 line is there twice, 1 line is none of this run's, the last line is cut off" in capsys.readouterr().err
+    assert "1 line is duplicated, 1 line is none of this run's, the last line is cut off" in capsys.readouterr().err
     assert "no pulse" in (tmp_path / f"{PULSES}.kept").read_text()
 
 

@@ -37,7 +37,7 @@ def test_each_layer_covers_the_one_below(tmp_path: Path) -> None:
 
 def test_a_field_is_read_where_older_files_have_it(tmp_path: Path) -> None:
     assert apply(Settings(), {"ray": {"max_restarts": 7}}, "x.toml").run.max_restarts == 7
-    with pytest.raises(ConfigError, match="told twice"):
+    with pytest.raises(ConfigError, match="set twice"):
         apply(Settings(), {"ray": {"max_restarts": 7}, "run": {"max_restarts": 8}}, "x.toml")
     with pytest.raises(ConfigError, match=r"no setting of \[plan\]"):
         apply(Settings(), {"plan": {"max_restarts": 7}}, "x.toml")

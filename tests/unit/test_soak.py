@@ -29,7 +29,7 @@ def noisy(last: float, noise: float, count: int = 60) -> list[float]:
 def test_a_trend_says_what_the_values_show_and_no_more(last: float, noise: float, told: str) -> None:
     trend = trend_of(noisy(last, noise))
     assert trend
-    assert told in trend.words
+    assert told in trend.summary
     assert trend.low <= math.log(last) <= trend.high or noise < 0.01
 
 

@@ -71,7 +71,7 @@ def test_names_and_options_have_one_form(words: list[object], told: list[str]) -
     [
         (["p=1", "flip"], "before any name"),
         (["crop(padding=4"], "no name with options"),
-        (["crop(padding=4,padding=5)"], "told twice"),
+        (["crop(padding=4,padding=5)"], "given twice"),
         ([3], "no name with options"),
         ([""], "no name with options"),
     ],

@@ -158,9 +158,9 @@ STRANGERS = {
     "gone": b"",
     "http": b"GET / HTTP/1.1",
     "long": b"x" * 4096,
-    "an end without the word": encode_hello(EDGE),
-    "an end with another word": encode_hello(EDGE, "0" * 32),
-    "an end of another kind": encode_hello(EDGE).replace(b'"word":""', b'"word":[]'),
+    "an end without the token": encode_hello(EDGE),
+    "an end with another token": encode_hello(EDGE, "0" * 32),
+    "an end of another kind": encode_hello(EDGE).replace(b'"token":""', b'"token":[]'),
 }
 
 

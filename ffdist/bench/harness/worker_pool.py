@@ -95,7 +95,7 @@ class WorkerPool:
         self.size = size
         self.folder = tempfile.TemporaryDirectory(prefix="ffdist-bench-")
         self.lines: list[Connection] = []
-        self.words: dict[int, Any] = {}
+        self.answers: dict[int, Any] = {}
         """Return values of the members that have ended, by rank."""
         self.processes = []
         for rank in range(size):
@@ -140,7 +140,7 @@ class WorkerPool:
 
     def recv(self) -> Any:
         """The next answer of any member. Raises StageError when a member fails, or all have ended."""
-        while len(self.words) < self.size:
+        while len(self.answers) < self.size:
             for line in wait(self._open()):
                 assert isinstance(line, Connection)
                 if (answer := self._read(line)) is not None:
@@ -150,14 +150,14 @@ class WorkerPool:
     def finish(self) -> list[Any]:
         """End the orders; what every member's main function returned, by rank. Raises StageError as `recv` does."""
         self.send(None)
-        while len(self.words) < self.size:
+        while len(self.answers) < self.size:
             for line in wait(self._open()):
                 assert isinstance(line, Connection)
                 self._read(line)
-        return [self.words[rank] for rank in range(self.size)]
+        return [self.answers[rank] for rank in range(self.size)]
 
     def _open(self) -> list[Connection]:
-        return [line for rank, line in enumerate(self.lines) if rank not in self.words]
+        return [line for rank, line in enumerate(self.lines) if rank not in self.answers]
 
     def _read(self, line: Connection) -> Any:
         """An answer; None for a return value, which is kept."""
@@ -170,7 +170,7 @@ class WorkerPool:
         if kind == "failure":
             self._fail([value])
         if kind == "end":
-            self.words[rank] = value
+            self.answers[rank] = value
         return value if kind == "answer" else None
 
     def _fail(self, failures: list[tuple[str, str, str]]) -> None:

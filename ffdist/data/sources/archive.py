@@ -60,7 +60,7 @@ def unpacked(path: Path, out: Path | RemoteFolder) -> Iterator[Path]:
 
 def unpack(path: Path, folder: Path) -> tuple[int, int]:
     """Files and bytes that were written. Where a name leads out of the folder, or is a link's, nothing is."""
-    count = size = 0
+    count = total = 0
     for name, size, data in members(path, folder):
         target = inside(folder, name)
         if target is None:
@@ -70,9 +70,9 @@ def unpack(path: Path, folder: Path) -> tuple[int, int]:
             with target.open("xb") as file:
                 shutil.copyfileobj(data, file, 2**20)
                 if file.tell() != size:
-                    raise EOFError(f"{file.tell():,} bytes, where {size:,} are told")
-        count, size = count + 1, size + size
-    return count, size
+                    raise EOFError(f"{file.tell():,} bytes, where its header says {size:,}")
+        count, total = count + 1, total + size
+    return count, total
 
 
 def inside(folder: Path, name: str) -> Path | None:

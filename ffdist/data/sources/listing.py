@@ -81,7 +81,7 @@ class Listing:
             if is_junk(name):
                 self.leave("system files", "hidden, or what a system keeps of its own", new)
             elif self.choice.ignore and self.choice.ignores(self.name(path)):
-                self.leave(self.name(path), "ignored, as told", new)
+                self.leave(self.name(path), "left out by `ignore`", new)
             else:
                 (folders if folded else files).append(path)
         return folders, files

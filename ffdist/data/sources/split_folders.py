@@ -44,7 +44,7 @@ def given_splits(listing: Listing) -> SplitFolders:
             splits[split].append(path)
         kept = {path for _, path in found}
         for path in [path for path in inner if path not in kept] if found else [folder]:
-            listing.leave(listing.name(path), "in no split, as told")
+            listing.leave(listing.name(path), "in no split of `splits`")
         listing.leave_loose(folder, files)
     listing.choice.check_used(listing.root)
     return SplitFolders({split: members for split, members in splits.items() if members}, within)

@@ -151,7 +151,7 @@ class TableSource(DataSource):
             found = [os.path.relpath(path, self.root) for path in self.paths(file)]
             if len(found) < sum(map(len, read(file, self.columns.label))) or self.columns.group:
                 raise ConfigError(
-                    "groups are told by a column" if self.columns.group else "rows have no names that tell groups",
+                    "groups are given by a column" if self.columns.group else "rows have no names that tell groups",
                     where=file,
                     expected="a column of paths",
                     got=setting("group_pattern", pattern),

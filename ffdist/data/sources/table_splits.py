@@ -126,7 +126,7 @@ def chosen_splits(listing: Listing, files: Sequence[Path]) -> dict[str, list[Pat
         names = ["/".join(parts[: end + 1]) for end in range(len(parts))]
         split = next((split for name in names if (split := listing.choice.takes(name))), None)
         if split is None:
-            listing.leave(listing.name(path), "in no split, as told")
+            listing.leave(listing.name(path), "in no split of `splits`")
         else:
             splits[split].append(path)
     return {split: members for split, members in splits.items() if members}

@@ -34,7 +34,7 @@ def load_transform(name: str, options: Mapping[str, object] | None = None) -> Tr
         ConfigError,
         "the transform cannot be made",
         where=where,
-        expected="a class whose options have defaults, or are told",
+        expected="a class whose options have defaults, or are given",
         remedy=f"{setting('dataset.augment', f'{name} OPTION=VALUE')}",
     ):
         if isinstance(made, type) and issubclass(made, KINDS):

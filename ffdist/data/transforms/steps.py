@@ -173,7 +173,9 @@ def check_together(transforms: Sequence[Transform]) -> None:
     for name in usual:
         if usual.count(name) > 1:
             raise ConfigError(
-                f"the transform '{name}' stands twice", where=setting("dataset.augment"), remedy="leave one of them out"
+                f"the transform '{name}' is given twice",
+                where=setting("dataset.augment"),
+                remedy="leave one of them out",
             )
 
 
