@@ -294,7 +294,7 @@ def use_header(data: bytes) -> object:
 
 
 def use_hello(data: bytes) -> object:
-    return is_strangers(data, EDGE, "0" * 32)
+    return is_strangers(data, "0" * 32)
 
 
 @cache

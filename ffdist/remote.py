@@ -108,19 +108,19 @@ class RemoteFolder:
 
     def read(self, name: str) -> bytes:
         """All of a file. Raises FileNotFoundError or another OSError."""
-        with as_os_error(self / name):
+        with as_os_error():
             return self.fs.cat_file((self / name).path)
 
     @contextmanager
     def opened(self, name: str) -> Iterator[Any]:
         """A file to read from at any place, by a few small requests."""
-        with as_os_error(self / name), self.fs.open((self / name).path, "rb", block_size=2**16) as file:
+        with as_os_error(), self.fs.open((self / name).path, "rb", block_size=2**16) as file:
             yield file
 
     def ranges(self, parts: Sequence[tuple[str, int, int]]) -> list[bytes]:
         """Parts of files: name, first byte, length; at once, where the file system can."""
         base = self.path
-        with as_os_error(self):
+        with as_os_error():
             got = self.fs.cat_ranges(
                 [f"{base}/{name}" for name, _, _ in parts],
                 [start for _, start, _ in parts],
@@ -132,7 +132,7 @@ class RemoteFolder:
     def write(self, name: str, data: bytes) -> None:
         """A file, whole or not at all; there when this returns."""
         target = self / name
-        with as_os_error(target):
+        with as_os_error():
             fs, path = self.fs, target.path
             if scheme_of(fs) not in IN_PLACE:
                 fs.pipe_file(path, data)
@@ -150,7 +150,7 @@ class RemoteFolder:
     def put(self, name: str, file: Path) -> None:
         """A file of this machine, by parts where it is large; whole or not at all."""
         target = self / name
-        with as_os_error(target):
+        with as_os_error():
             if scheme_of(self.fs) in IN_PLACE:
                 self.write(name, file.read_bytes())
             else:
@@ -158,7 +158,7 @@ class RemoteFolder:
 
     def list_files(self) -> dict[str, RemoteStat]:
         """The files of the folder, by name; none where there is no folder."""
-        with as_os_error(self):
+        with as_os_error():
             self.fs.invalidate_cache()
             try:
                 listed = self.fs.ls(self.path, detail=True)
@@ -172,7 +172,7 @@ class RemoteFolder:
 
     def folders(self) -> list[str]:
         """The names of the folders inside, sorted."""
-        with as_os_error(self):
+        with as_os_error():
             self.fs.invalidate_cache()
             try:
                 listed = self.fs.ls(self.path, detail=True)
@@ -182,7 +182,7 @@ class RemoteFolder:
 
     def remove(self, name: str) -> None:
         """A file; nothing where there is none."""
-        with as_os_error(self / name):
+        with as_os_error():
             try:
                 self.fs.rm_file((self / name).path)
             except FileNotFoundError:
@@ -190,7 +190,7 @@ class RemoteFolder:
 
     def remove_all(self) -> None:
         """The folder, and what is in it."""
-        with as_os_error(self):
+        with as_os_error():
             if self.fs.exists(self.path):
                 self.fs.rm(self.path, recursive=True)
 
@@ -220,8 +220,8 @@ def mark_of(info: dict[str, Any]) -> str:
 
 
 @contextmanager
-def as_os_error(where: RemoteFolder) -> Iterator[None]:
-    """Whatever a library for a store raises, as an OSError that names the address."""
+def as_os_error() -> Iterator[None]:
+    """Raises OSError for whatever a store's own library raises inside."""
     try:
         yield
     except (OSError, ConfigError):

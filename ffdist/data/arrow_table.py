@@ -137,7 +137,7 @@ def as_table(data: Any, where: str) -> pa.Table:
             where=where,
             expected="a table of Arrow, or what it takes for one",
             got=f"{type(data).__name__}: {got}",
-            remedy=remedy_of(data, got)
+            remedy=remedy_of(got)
             or "for a column of arrays: from_tensors(numpy.stack(list(table['image'])), "
             "table['label']); of Pillow's pictures: "
             "from_dataset(list(zip(table['image'], table['label'])))",
@@ -161,7 +161,7 @@ def paths_as_texts(data: Any) -> Any:
     return data.assign(**texts) if texts and all(isinstance(name, str) for name in texts) else data
 
 
-def remedy_of(data: Any, got: str) -> str | None:
+def remedy_of(got: str) -> str | None:
     """The remedy for a frame that Arrow refuses; None where the usual one, for columns of arrays or pictures, fits."""
     if "Duplicate column names" in got:
         return "name each once: table.loc[:, ~table.columns.duplicated()]"

@@ -134,7 +134,7 @@ def by_name(labels: Labels, names: Sequence[str], train: Labels) -> np.ndarray:
     if labels.names is None and train.text:
         raise unlike_kinds(labels, train)
     own = labels.names or train.names or []
-    check_range(labels, len(own), names)
+    check_range(labels, len(own))
     place = {name: k for k, name in enumerate(names)}
     places = np.array([place.get(name, -1) for name in own], np.int64)
     codes = places[labels.numbers]
@@ -152,7 +152,7 @@ def by_number(labels: Labels, classes: Classes, train: Labels) -> np.ndarray:
     if labels.names and train.names and labels.names != train.names:
         labels = Labels(by_name(labels, train.names, train), train.names, False, labels.where)
     if classes.values is None:
-        check_range(labels, len(classes.names), classes.names)
+        check_range(labels, len(classes.names))
         return labels.numbers
     order = np.argsort(classes.values)
     known = np.array(classes.values)[order]
@@ -162,7 +162,7 @@ def by_number(labels: Labels, classes: Classes, train: Labels) -> np.ndarray:
     return order[places]
 
 
-def check_range(labels: Labels, count: int, names: Sequence[str]) -> None:
+def check_range(labels: Labels, count: int) -> None:
     """Raises DataError naming the first row whose label is not in 0..count-1."""
     if len(bad := np.flatnonzero(labels.numbers >= count)):
         from_one = labels.numbers.min() > 0 and labels.numbers.max() == count

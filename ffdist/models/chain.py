@@ -189,7 +189,7 @@ class Chain:
                 where=self._place(index),
                 expected=f"a module that takes [B, {', '.join(map(str, x.shape[1:]))}]",
                 got=described(error),
-                remedy=self._remedy(index, str(error)),
+                remedy=self._remedy(str(error)),
             ) from error
         if x._version != version:
             raise NetworkError(
@@ -206,8 +206,8 @@ class Chain:
             at = 1 if self.axes == "channels_first" else y.dim() - 1
         return y, at, trace.largest
 
-    def _remedy(self, index: int, says: str) -> str:
-        if "indices" in says and "long" in says.lower():
+    def _remedy(self, message: str) -> str:
+        if "indices" in message and "long" in message.lower():
             return (
                 "samples come as float32, token ids too: call x.long() before the nn.Embedding, in a module of your own"
             )

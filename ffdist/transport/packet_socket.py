@@ -143,7 +143,7 @@ class PendingConnections:
         hello = b""
         with suppress(OSError):
             hello = connection.recv(HELLO_BYTES)
-        if hello.startswith(MAGIC) and not is_strangers(hello, edge, self.token):
+        if hello.startswith(MAGIC) and not is_strangers(hello, self.token):
             return hello
         self.leave(connection).close()
         return b""

@@ -165,7 +165,7 @@ def encode_hello(edge: Edge, token: str = "") -> bytes:
     return (prelude + header).ljust(HELLO_BYTES, b"\0")
 
 
-def is_strangers(data: bytes | memoryview, edge: Edge, token: str) -> bool:
+def is_strangers(data: bytes | memoryview, token: str) -> bool:
     """True if a hello does not have the token that only an end of this run knows."""
     try:
         length = PRELUDE.unpack(data[: PRELUDE.size])[4]
@@ -182,7 +182,7 @@ def check_hello(data: bytes | memoryview, edge: Edge, token: str = "") -> None:
     prelude = decode_prelude(data[: PRELUDE.size], edge, 0)
     hello = decode_header(data[PRELUDE.size : PRELUDE.size + prelude.header_bytes], prelude, edge)
     expected = _hello(edge, token)
-    if is_strangers(data, edge, token):
+    if is_strangers(data, token):
         raise TransportError(
             "the other end of an edge is none of this run's",
             where=edge.at(),
