@@ -103,13 +103,7 @@ def prepare(
     """
     source = str(source)
     target = RemoteFolder.of(out) or Path(out)
-    if url := url_of(source):
-        raise DataError(
-            "pictures are prepared from folders and files of this machine",
-            where=url,
-            got="an address",
-            remedy="copy them here, or mount them; the prepared folder may be remote",
-        )
+    check_local(source)
     decoding = check_options(size, mode, background, value_range)
     holding = HoldOutOptions(test_fraction, validation_fraction, seed, group_pattern)
     check_settings(source, from_dir, workers)
@@ -123,19 +117,28 @@ def prepare(
         "holding": holding,
         "value_range": decoding.value_range,
     }
+    making = WriteOptions(decoding, workers or available_cores(), skip_broken, store)
     watched = Watched()
     if source not in KNOWN:
-        watched.add(Path(source))
+        watched.add(Path(source))  # before it is opened: a file that comes while it is listed is a change, too
     with opening(source, target, splits, ignore, reading) as opened:
-        watched.add(*opened.files_elsewhere())
-        reporting = nullcontext(progress) if progress else bar(opened.name)
-        making = WriteOptions(decoding, workers or available_cores(), skip_broken, store)
-        with atomic_folder(target) as folder, reporting as report, quiet_pillow():
-            manifest = write(opened, folder, making, report)
-            watched.check()
-    for text in manifest.notes:
+        notes = write_folder(opened, target, making, watched, progress)
+    for text in notes:
         notify(f"note: {text}")
     return target if isinstance(target, Path) else target.url
+
+
+def write_folder(
+    source: DataSource, target: Path | RemoteFolder, making: WriteOptions, watched: Watched, progress: Progress | None
+) -> Sequence[str]:
+    """Write the shards and the manifest of an open source into a new folder, all or nothing; return the manifest's
+    notes. Raises DataError where a watched file has changed meanwhile, and as `write` does."""
+    watched.add(*source.files_elsewhere())
+    reporting = nullcontext(progress) if progress else bar(source.name)
+    with atomic_folder(target) as folder, reporting as report, quiet_pillow():
+        manifest = write(source, folder, making, report)
+        watched.check()  # before the folder appears: shards of files that changed are no data set
+    return manifest.notes
 
 
 @contextmanager
@@ -150,6 +153,17 @@ def opening(
     with unpacked(path, target) as place, called(place, path):
         opened = open_source(str(place), choice=choice(place, splits, ignore), **reading)
         yield UnpackedSource(opened, place, path)
+
+
+def check_local(source: str) -> None:
+    """Raises DataError for an address."""
+    if url := url_of(source):
+        raise DataError(
+            "pictures are prepared from folders and files of this machine",
+            where=url,
+            got="an address",
+            remedy="copy them here, or mount them; the prepared folder may be remote",
+        )
 
 
 def check_settings(source: str, from_dir: Path | None, workers: int | None) -> None:

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from ffdist.errors import FfdistError, NetworkError, described, setting, users_code
+from ffdist.errors import NetworkError, setting, users_code
 from ffdist.models.apart import check_apart
 from ffdist.models.arguments import check_input
-from ffdist.models.axes import Axes, AxisTracer, OutputLayout, declared, layout_of
+from ffdist.models.axes import Axes, OutputLayout, declared
 from ffdist.models.joins import describe_joins, joined
 from ffdist.models.meta import on_meta
+from ffdist.models.outputs import Output, place_of, trace_outputs, unknown_axes
 from ffdist.models.parts import SpatialMean
 from ffdist.models.recipe import ChainRecipe
 from ffdist.models.sound import check_given, check_sound
@@ -24,23 +23,8 @@ from ffdist.renamed import renamed_arguments
 from ffdist.seeds import derive_seed, seeded
 
 Shape = tuple[int, ...]
-SMALL = 2**24
-"""Parameters of a block, or numbers of its input, up to which its shapes are found by computing it: 64 MiB."""
 COPIED = "a module that is passed in is copied by copy.deepcopy; the old torch.nn.utils.weight_norm forbids that, \
 torch.nn.utils.parametrizations.weight_norm does not"
-
-
-class Output(NamedTuple):
-    """The output of a block for one sample."""
-
-    shape: Shape
-    """The output's shape without the batch."""
-    layout: OutputLayout | None
-    """None where the channels are at an axis that rules cannot read, or their axis is not known."""
-    axis: int | None
-    """The channels' axis, counted with the batch; None where it is not known."""
-    largest: int = 0
-    """Numbers of one sample in the largest tensor that the block computes."""
 
 
 class Chain:
@@ -109,128 +93,19 @@ class Chain:
         `shapes`."""
         for index, (name, output) in enumerate(zip(self.names, self.outputs(), strict=True)):
             if output.layout is None:
-                raise self._unknown_axes(index, name, output)
+                raise unknown_axes(self, index, name, output)
         return [output.layout for output in self.outputs() if output.layout is not None]
 
     def outputs(self) -> list[Output]:
         """The output of each block for one sample; raises as `shapes`."""
         if self._outputs is None:
             with seeded(0):
-                self._outputs = list(self._traced())
+                self._outputs = list(trace_outputs(self))
         return self._outputs
 
     def know_outputs(self, outputs: list[Output]) -> None:
         """Set the outputs of this very network that were found elsewhere, so that they are not computed again."""
         self._outputs = outputs
-
-    def _traced(self) -> Iterator[Output]:
-        x = torch.empty(2, *self.input_shape, device="meta")
-        axis = 1 if len(self.input_shape) in (1, 3) else None
-        for index, name in enumerate(self.names):
-            y, axis, largest = self._through(index, x, axis)
-            if not isinstance(y, Tensor):
-                raise NetworkError(
-                    f"block '{name}' does not return one tensor",
-                    where=self._place(index),
-                    expected="a tensor [B, ...]",
-                    got=f"a {type(y).__name__}",
-                    remedy="wrap the layer in a module that returns the tensor alone",
-                )
-            if y.dim() < 2 or y.shape[0] != x.shape[0]:
-                raise NetworkError(
-                    f"block '{name}' does not keep the samples of a batch apart",
-                    where=self._place(index),
-                    expected=f"[{x.shape[0]}, ...] of {x.shape[0]} samples",
-                    got=list(y.shape),
-                    remedy="let the batch be the first axis of what it returns (batch_first=True, x.flatten(1))",
-                )
-            if not y.is_floating_point() or y.dtype != torch.float32:
-                raise NetworkError(
-                    f"block '{name}' does not return float32",
-                    where=self._place(index),
-                    expected="torch.float32",
-                    got=y.dtype,
-                    remedy="end its forward by .float(), or by .abs() of complex numbers",
-                )
-            yield Output(tuple(y.shape[1:]), layout_of(y.shape[1:], axis), axis, largest // len(x))
-            x = y.to("meta")
-
-    def _through(self, index: int, x: Tensor, axis: int | None) -> tuple[object, int | None, int]:
-        """A block's output, where its channels are, and the numbers in its largest tensor.
-
-        On the meta device, or on the CPU, where inputs are zeros: a small block of small samples, since torch's
-        functions for meta tensors import its compiler, which takes seconds; and one that looks at numbers, which meta
-        tensors have not.
-        """
-        block = self.build_meta(index)
-        if max(x.numel(), sum(p.numel() for p in block.parameters())) <= SMALL:
-            with suppress(NetworkError):  # zeros need not suit it: what is wrong with the block, the meta device tells
-                return self._computed(index, x, axis)
-        try:
-            return self._tried(block, index, x, axis)
-        except NetworkError as error:
-            if "meta" not in str(error.__cause__).lower():
-                raise
-        return self._computed(index, x, axis)
-
-    def _computed(self, index: int, x: Tensor, axis: int | None) -> tuple[object, int | None, int]:
-        return self._tried(self.build(index, seed=0), index, torch.zeros(x.shape), axis)
-
-    def _tried(self, block: nn.Module, index: int, x: Tensor, axis: int | None) -> tuple[object, int | None, int]:
-        name, version = self.names[index], x._version
-        try:
-            with torch.no_grad(), AxisTracer(x, axis) as trace, trace.heeding(block, name):
-                y = block(x)
-        except FfdistError:
-            raise
-        except Exception as error:  # a user's module may raise anything
-            raise NetworkError(
-                f"block '{name}' does not take the input it gets",
-                where=self._place(index),
-                expected=f"a module that takes [B, {', '.join(map(str, x.shape[1:]))}]",
-                got=described(error),
-                remedy=self._remedy(str(error)),
-            ) from error
-        if x._version != version:
-            raise NetworkError(
-                f"block '{name}' changes its input in place",
-                where=self._place(index),
-                expected="an input left as it is, since the block before still learns from it",
-                remedy="build the layer with inplace=False, or join it to the block before "
-                f"({setting('network.blocks')})",
-            )
-        if not isinstance(y, Tensor):
-            return y, None, 0
-        at = trace.axis(y)
-        if at is None and self.axes:
-            at = 1 if self.axes == "channels_first" else y.dim() - 1
-        return y, at, trace.largest
-
-    def _remedy(self, message: str) -> str:
-        if "indices" in message and "long" in message.lower():
-            return (
-                "samples come as float32, token ids too: call x.long() before the nn.Embedding, in a module of your own"
-            )
-        size = f" ({setting('dataset.image_size')})" if len(self.input_shape) == 3 else f" {self.input_shape}"
-        return f"check the input shape{size} and the order of the blocks"
-
-    def _place(self, index: int) -> str:
-        return f"block {index} of {len(self)}"
-
-    def _unknown_axes(self, index: int, name: str, output: Output) -> NetworkError:
-        sizes = ", ".join(map(str, output.shape))
-        elsewhere = output.axis is not None
-        return NetworkError(
-            f"the channels of block '{name}' are at axis {output.axis}"
-            if elsewhere
-            else f"cannot tell which axis of block '{name}' has its channels",
-            where=f"{self._place(index)}, output [N, {sizes}]",
-            expected="channels after the batch, [N, C, ...], or last, [N, ..., C]",
-            remedy="end the block by x.permute(...)"
-            if elsewhere
-            else "say it in the block's class, or of the whole "
-            "nn.Sequential: axes = 'channels_first' (as of nn.Conv1d) or axes = 'channels_last' (tokens [N, T, C])",
-        )
 
     def build_meta(self, index: int) -> nn.Module:
         """Block `index` with shapes and no memory, in training mode."""
@@ -239,7 +114,7 @@ class Chain:
             users_code(
                 NetworkError,
                 f"block '{self.names[index]}' cannot be built",
-                where=self._place(index),
+                where=place_of(self, index),
                 remedy=COPIED if isinstance(self.builders[index], _Given) else None,
             ),
         ):

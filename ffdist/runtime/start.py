@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ffdist.data import Images
-from ffdist.models.chain import Output
+from ffdist.models.outputs import Output
 from ffdist.notes import silenced
 from ffdist.runtime.data_facts import FACTS, check_same_data, read_facts
 from ffdist.runtime.job import Job

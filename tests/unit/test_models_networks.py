@@ -192,7 +192,7 @@ def test_what_blocks_give_is_the_same_by_zeros_and_on_the_meta_device(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     by_zeros = MODELS[name]((3, 32, 32), 10).outputs()
-    monkeypatch.setattr("ffdist.models.chain.SMALL", -1)
+    monkeypatch.setattr("ffdist.models.outputs.SMALL", -1)
     assert MODELS[name]((3, 32, 32), 10).outputs() == by_zeros
 
 
