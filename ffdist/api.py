@@ -14,20 +14,17 @@ import numpy as np
 from torch import Tensor, nn
 
 from ffdist import posix  # noqa: F401 - first: it says which systems have what the others import
-from ffdist.arguments import as_fields, as_objective, as_settings, check_options, is_share
-from ffdist.baselines.twin import BackpropRule, twin
+from ffdist.arguments import as_fields, as_settings, check_options, is_share
 from ffdist.data import Images
 from ffdist.data.given import Data
-from ffdist.errors import ConfigError, DataError, NetworkError, setting, spelled
+from ffdist.errors import ConfigError, DataError, spelled
 from ffdist.events import Observer, Observers
+from ffdist.given_network import GivenNetwork
 from ffdist.launch import Watching, check_flags, check_unkept, launched, note_run_facts, open_given, result_of, watched
-from ffdist.models import Chain, load_model, weights_file, with_weights
-from ffdist.models.chain import children, no_sequential
-from ffdist.models.dirac import with_dirac
-from ffdist.models.joins import joined
+from ffdist.models import Chain
+from ffdist.models.chain import no_sequential
 from ffdist.notes import note
-from ffdist.objectives import Objective, load_objective
-from ffdist.options import pairs
+from ffdist.objectives import Objective
 from ffdist.payload import refuse_while_loading
 from ffdist.pipeline.classifier import Classifier
 from ffdist.pipeline.own_metrics import Metric, given_metrics
@@ -44,15 +41,13 @@ from ffdist.runtime.in_python import (
 )
 from ffdist.runtime.job import Job
 from ffdist.runtime.join import JoinedRun
-from ffdist.runtime.modules import joined_in_modules
 from ffdist.runtime.outcome import Result
 from ffdist.runtime.own_code import GIVEN, named_code, with_absolute_paths
 from ffdist.runtime.planned import planned
-from ffdist.runtime.planning import count_workers
 from ffdist.runtime.record import facts, note_start
-from ffdist.runtime.run import classifier_of, not_here, smoothed, write_settings
+from ffdist.runtime.run import classifier_of, not_here, write_settings
 from ffdist.runtime.world import World
-from ffdist.settings import NetworkSettings, Settings
+from ffdist.settings import Settings
 from ffdist.snapshot import FINAL, SnapshotStore, committed, pulled, use_snapshot, whole
 from ffdist.trust import check_trusted, trusting
 
@@ -102,7 +97,7 @@ class Pipeline:
         """The result of the last `fit`."""
         self._classifier: Classifier | None = None
         if objective != BACKPROP:
-            self._rule(self.settings)
+            self._given.rule(self.settings)
 
     @classmethod
     def resume(
@@ -200,7 +195,7 @@ class Pipeline:
         check_options(self.network, self.objective, settings)
         settings, images, named = open_given(settings, data, test, held_out)
         world = World.from_env()
-        job = self._job(images, settings, world)
+        job = self._given.job(images, settings, world)
         job = replace(job, metrics=given_metrics(metrics, job.chain.num_classes))
         check_job(job)
         if progress and (world is None or world.first):
@@ -261,7 +256,7 @@ class Pipeline:
         cannot go on so.
 
         named: whether the data were given by the settings."""
-        chain, rule = self.chain(job.images, job.settings), self._recorded_rule(job.settings)
+        chain, rule = self.chain(job.images, job.settings), self._given.recorded_rule(job.settings)
         changes = rule_settings(rule)
         if changes["objective"] == GIVEN:
             changes = rule_settings(job.objective)
@@ -278,72 +273,13 @@ class Pipeline:
         check_resumable(recorded, settings, "give what is expected")
         return settings
 
-    def _rule(self, settings: Settings) -> Objective:
-        """The rule; with the options of its name, where it is given by one."""
-        if not isinstance(self.objective, str):
-            return smoothed(as_objective(self.objective), settings, start=True)
-        options = pairs(settings.rule.objective_args, setting("rule.objective_args"))
-        return smoothed(load_objective(self.objective, options), settings, start=True)
-
-    def _recorded_rule(self, settings: Settings) -> Objective | str:
-        """The rule as the run's settings name it: label smoothing is a setting of its own."""
-        if self.objective == BACKPROP:
-            return BACKPROP
-        if not isinstance(self.objective, str):
-            return self.objective
-        return load_objective(self.objective, pairs(settings.rule.objective_args, setting("rule.objective_args")))
-
-    def _job(self, images: Images, settings: Settings, world: World | None) -> Job:
-        if settings.network.modules:
-            rule = BackpropRule() if self.objective == BACKPROP else self._rule(settings)
-            chain = self.chain(images, settings)
-            settings = joined_in_modules(settings, chain, rule, self._units(chain, settings.network))
-        chain = self.chain(images, settings)
-        if self.objective == BACKPROP:
-            whole = twin(chain)
-            whole.joined = chain.joined
-            job = Job(whole, smoothed(BackpropRule(), settings), images, settings)
-        else:
-            job = Job(chain, self._rule(settings), images, settings)
-        return replace(job, workers=count_workers(settings, job.names, world.size if world else None))
-
     def chain(self, images: Images, settings: Settings | None = None) -> Chain:
         """The network as a chain for these data. Raises NetworkError when it was made for other shapes or classes."""
-        network = (settings or self.settings).network
-        chain = self._chain(images, network)
-        chain = with_dirac(chain) if network.dirac else chain
-        if network.pretrained is None or (chain.recipe and chain.recipe.pretrained):
-            return chain
-        return with_weights(
-            chain, weights_file(network.pretrained, chain.recipe.name if chain.recipe else network.model)
-        )
+        return self._given.chain(images, (settings or self.settings).network)
 
-    def _units(self, chain: Chain, network: NetworkSettings) -> Sequence[int]:
-        """Count the units of `blocks` that make each block of the chain."""
-        if network.blocks:
-            return network.blocks
-        return joined(children(self.network)) if isinstance(self.network, nn.Sequential) else (1,) * len(chain)
-
-    def _chain(self, images: Images, network: NetworkSettings) -> Chain:
-        blocks = network.blocks or None
-        if isinstance(self.network, str):
-            options = pairs(network.model_args, setting("network.model_args"))
-            made = load_model(self.network, images.shape, images.num_classes, options)
-            return made if blocks is None else made.regroup(blocks)
-        if isinstance(self.network, Chain):
-            made, needed = (self.network.input_shape, self.network.num_classes), (images.shape, images.num_classes)
-            if made != needed:
-                raise NetworkError(
-                    "the network was made for other data",
-                    where=f"data set {images.name}",
-                    expected="samples {}, {} classes".format(*made),
-                    got="samples {}, {} classes".format(*needed),
-                    remedy="make it of images.shape and images.num_classes",
-                )
-            return self.network if blocks is None else self.network.regroup(blocks)
-        return Chain.from_sequential(
-            self.network, input_shape=images.shape, num_classes=images.num_classes, layers_per_block=blocks
-        )
+    @property
+    def _given(self) -> GivenNetwork:
+        return GivenNetwork(self.network, self.objective)
 
     @property
     def classifier(self) -> Classifier:
@@ -379,7 +315,7 @@ class Pipeline:
         settings = self.settings.changed(**as_fields(options, "Pipeline.plan"))
         check_options(self.network, self.objective, settings)
         settings, images, _ = open_given(settings, data)
-        job = self._job(images, settings, None)
+        job = self._given.job(images, settings, None)
         check_job(job)
         return planned(job, Request(devices, link, memory_limit, tuple(speeds), lanes, plan, fresh))
 

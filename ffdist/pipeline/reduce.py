@@ -212,3 +212,15 @@ class Reduction:
 def as_bytes(tensor: Tensor) -> Tensor:
     """uint8 [nbytes]."""
     return tensor.reshape(-1).view(torch.uint8)
+
+
+def reductions_of(
+    blocks: Sequence[LearningBlock], lanes: range, num_lanes: int, group: StageGroup | None
+) -> list[Reduction]:
+    """The reduction of each block, by its settings; none where a batch is one lane. lanes, group: as of `Reduction`."""
+    if num_lanes == 1:
+        return []
+    settings = blocks[0].config.settings
+    dtype = torch.bfloat16 if settings.training.exchange_dtype == "bf16" else None
+    sliced = group is not None and slices_pay(len(group.shares), settings.plan.exchange)
+    return [Reduction(block, lanes, num_lanes, group, dtype=dtype, sliced=sliced) for block in blocks]

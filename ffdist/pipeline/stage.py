@@ -34,7 +34,7 @@ from ffdist.pipeline.message import (
     Written,
 )
 from ffdist.pipeline.profile import TorchProfile
-from ffdist.pipeline.reduce import Reduction, slices_pay
+from ffdist.pipeline.reduce import reductions_of
 from ffdist.pipeline.sharing import Sharing
 from ffdist.pipeline.stage_group import StageGroup
 from ffdist.pipeline.synced import SideBySideLanes
@@ -75,14 +75,8 @@ class Stage:
         self.sharing: Sharing = (
             ByBatch(group, blocks) if group and group.by_batch else ByLane(group, blocks, self.lanes)
         )
-        dtype = torch.bfloat16 if training.exchange_dtype == "bf16" else None
         others = self.sharing.reduces_with
-        sliced = others is not None and slices_pay(len(others.shares), blocks[0].config.settings.plan.exchange)
-        self.reductions = [
-            Reduction(block, self.lanes, num_lanes, others, dtype=dtype, sliced=sliced)
-            for block in self.blocks
-            if num_lanes > 1
-        ]
+        self.reductions = reductions_of(self.blocks, self.lanes, num_lanes, others)
         """The reduction of each block, where a batch has several lanes."""
         self.buckets = in_buckets(self.reductions, others)
         self.side_by_side = (
