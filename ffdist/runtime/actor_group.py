@@ -111,7 +111,7 @@ class ActorGroup:
         except RayActorError as error:
             self._dismiss_unfit(set(range(size)))
             raise AttemptLost(
-                StageLostError("a stage died while it started", got=brief(error)), [brief(error)]
+                StageLostError("a worker died while it started", got=brief(error)), [brief(error)]
             ) from error
         check_actor_infos(self.actor_infos, self.run)
 
@@ -162,7 +162,7 @@ class ActorGroup:
             except RayError as error:
                 errors[rank] = error.cause if isinstance(error, RayTaskError) else error
                 deadline = deadline or time.monotonic() + GRACE
-        hung = StageLostError("a stage did not end after another had failed", expected=f"an end within {GRACE:g} s")
+        hung = StageLostError("a worker did not end after another had failed", expected=f"an end within {GRACE:g} s")
         for rank in runs.values():
             self._dismiss(rank)
         return errors | dict.fromkeys(runs.values(), hung)
@@ -245,10 +245,10 @@ class Heartbeats:
 
 def hangs(rank: int, info: ActorInfo, beats: Heartbeats) -> StageLostError:
     """The error of an actor that gives no sign of life."""
-    others = [f"stage {other}: {activity}" for other, activity in sorted(beats.activity.items()) if other != rank]
+    others = [f"worker {other}: {activity}" for other, activity in sorted(beats.activity.items()) if other != rank]
     return StageLostError(
-        f"stage {rank} does not answer",
-        where=f"worker {rank}, process {info.pid} on {info.address}",
+        f"worker {rank} does not answer",
+        where=f"process {info.pid} on {info.address}",
         expected=f"a sign of life within {beats.timeout:g} s",
         got="; ".join([f"silence; last it was {beats.activity.get(rank, 'starting')}", *others]),
         remedy="look for what has stopped the process, or what cuts its host off; or raise "
@@ -277,12 +277,12 @@ def error_of_attempt(errors: dict[int, BaseException], infos: list[ActorInfo]) -
         return could_not_start(cause) if isinstance(cause, RayError) else cause
     dead = {rank: error for rank, error in errors.items() if isinstance(error, RayActorError)} or errors
     reasons = [
-        f"stage {rank} on {infos[rank].address} (process {infos[rank].pid}): {brief(error)}"
+        f"worker {rank} on {infos[rank].address} (process {infos[rank].pid}): {brief(error)}"
         for rank, error in sorted(dead.items())
     ]
     cause = root_cause(list(dead.values()))
     if not isinstance(cause, FfdistError):
-        cause = StageLostError("a stage died", where=reasons[0].split(":")[0], got=brief(cause))
+        cause = StageLostError("a worker died", where=reasons[0].split(":")[0], got=brief(cause))
     return AttemptLost(cause, reasons)
 
 
@@ -290,7 +290,7 @@ def could_not_start(error: RayError) -> StageError:
     """The error for what Ray could not hand to an actor: most often a module of the user's that its node does not
     have."""
     return StageError(
-        "a stage could not start",
+        "a worker could not start",
         got=brief(error),
         remedy="every node needs ffdist and your modules: ray job submit --working-dir .",
     )
@@ -306,7 +306,7 @@ def check_actor_infos(infos: list[ActorInfo], run: Path | None) -> None:
     """Raises ConfigError unless all stages run the same versions, and see the same run directory and data."""
     first = infos[0]
     for rank, here in enumerate(infos):
-        where = f"stage {rank} on {here.address}"
+        where = f"worker {rank} on {here.address}"
         if here.versions != first.versions:
             raise ConfigError(
                 "the nodes differ in versions",

@@ -50,9 +50,9 @@ def agree(store: dist.Store, world: World, key: str, decide: Callable[[], Any], 
             raise
         set_key(store, key, json.dumps({"value": value}), where=str(world))
         return value
-    answer = json.loads(await_key(store, key, timeout, failure="stage 0 did not get ready", where=str(world)))
+    answer = json.loads(await_key(store, key, timeout, failure="worker 0 did not get ready", where=str(world)))
     if "error" in answer:
-        raise StageError("stage 0 could not start", where=str(world), got=answer["error"])
+        raise StageError("worker 0 could not start", where=str(world), got=answer["error"])
     return answer["value"]
 
 

@@ -44,7 +44,7 @@ def _gather(store: dist.Store, world: World, timeout: timedelta) -> int:
 def _greet(store: dist.Store, timeout: timedelta) -> int:
     name = f"hello {uuid4().hex}"
     post(store, name)
-    attempt = int(await_key(store, name, timeout, failure="stage 0 stays away", where="the ranks' meeting"))
+    attempt = int(await_key(store, name, timeout, failure="worker 0 stays away", where="the ranks' meeting"))
     post(store, f"joined {attempt}")
     return attempt
 

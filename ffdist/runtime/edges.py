@@ -84,7 +84,7 @@ class ProcessEdges:
         self.places = [self._place(rank) for rank in range(world.size)]
 
     def _place(self, rank: int) -> WorkerLocation:
-        failure, where = f"stage {rank} did not get ready", str(self.world)
+        failure, where = f"worker {rank} did not get ready", str(self.world)
         return WorkerLocation(
             *json.loads(await_key(self.store, f"place/{rank}", self.timeout, failure=failure, where=where))
         )

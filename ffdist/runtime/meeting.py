@@ -50,5 +50,5 @@ def store_lost_error(error: Exception, where: str) -> StageAwayError:
         "the store through which the stages meet is gone",
         where=where,
         got=str(error).partition("\n")[0],
-        remedy="the process that holds it has died: torchrun's agent, or stage 0",
+        remedy="the process that holds it has died: torchrun's agent, or worker 0",
     )

@@ -120,7 +120,7 @@ class PeerMonitor:
     def _hangs(self, rank: int) -> StageLostError:
         _, place, activity = (self.said.get(rank, "") + "\n\n").split("\n")[:3]
         return StageLostError(
-            f"stage {rank} does not answer",
+            f"worker {rank} does not answer",
             where=f"worker {rank}, {place or 'not heard of yet'}",
             expected=f"a sign of life within {self.timeout:g} s",
             got=f"silence; last it was {activity or 'starting'}; this rank, {self.world.rank}, was {self.activity}",

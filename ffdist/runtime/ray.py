@@ -64,7 +64,7 @@ def with_ray_log(run: Path | None, observer: Observer) -> Callable[[RunEvent], N
             case StagesPlaced():
                 for rank, site in enumerate(event.stages):
                     place = f"{site['address']}, node {site['node']}, process {site['pid']}"
-                    note_in(run, LOG, f"attempt {event.attempt}: stage {rank} on {place}")
+                    note_in(run, LOG, f"attempt {event.attempt}: worker {rank} on {place}")
             case EdgesOpened():
                 note_in(run, LOG, f"edges: {', '.join(event.transports) or 'none'}")
             case _:

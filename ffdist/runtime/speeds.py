@@ -27,7 +27,7 @@ def speeds_of(
     where = str(world)
 
     def posted(key: str, rank: int) -> str:
-        failure = f"stage {rank} did not get ready"
+        failure = f"worker {rank} did not get ready"
         return await_key(store, f"{key}/{rank}", timeout, failure=failure, where=where).decode()
 
     set_key(store, f"device/{world.rank}", kind, where=where)

@@ -60,7 +60,7 @@ class StageProcess:
     decoder: codecs.IncrementalDecoder = field(default_factory=lambda: codecs.getincrementaldecoder("utf-8")("replace"))
 
     def __str__(self) -> str:
-        return f"stage {self.rank} (process {self.process.pid})"
+        return f"worker {self.rank} (process {self.process.pid})"
 
     def pass_on(self) -> bool:
         """Pass on what it has written on stderr to this process's own; return whether it may write more."""
@@ -87,10 +87,10 @@ class StageProcess:
             pass
 
     def hangs(self, timeout: float, others: Sequence[str]) -> StageLostError:
-        """The error of one that gives no sign of life. others: what the other stages are at."""
+        """The error of one that gives no sign of life. others: what the other workers are at."""
         return StageLostError(
-            f"stage {self.rank} does not answer",
-            where=f"worker {self.rank}, process {self.process.pid} of host {platform.node()}",
+            f"worker {self.rank} does not answer",
+            where=f"process {self.process.pid} of host {platform.node()}",
             expected=f"a sign of life within {timeout:g} s",
             got=f"silence for {time.monotonic() - self.heard:.1f} s; last it was {self.activity}"
             + "".join(f"; {other}" for other in others),
@@ -120,7 +120,7 @@ class StageProcess:
         how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
         said = "\n    ".join(["", *self.said.strip().splitlines()])
         return StageLostError(
-            f"stage {self.rank} died",
+            f"worker {self.rank} died",
             where=f"process {self.process.pid}",
             expected="an end without errors",
             got=how + (f"; it said:{said}" if said else ""),

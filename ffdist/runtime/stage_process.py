@@ -43,7 +43,7 @@ def run_child(start: ProcessStart, data: bytes, line: LauncherPipe, activity: Ac
         sys.exit(1)
     except Exception as error:  # a defect, or torch's: its traceback goes to stderr, a line of it to the launcher
         traceback.print_exc()
-        line.report(error_event(StageError(f"stage {start.world.rank} failed", got=described(error))))
+        line.report(error_event(StageError(f"worker {start.world.rank} failed", got=described(error))))
         sys.exit(1)
     line.report({"event": "done"})
 

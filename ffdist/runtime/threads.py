@@ -164,7 +164,7 @@ class ThreadGroup:
         if self.too_early():
             raise Interrupted(self.stop_request.number)
         if errors:
-            raise cause_of(errors, [f"stage {rank}" for rank in sorted(running)])
+            raise cause_of(errors, [f"worker {rank}" for rank in sorted(running)])
         self.result.signal = self.stop_request.number
         return self.result
 

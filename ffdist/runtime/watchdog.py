@@ -84,8 +84,8 @@ def watch(rank: int, timeout: float, limit: float) -> None:
 def end(rank: int, timeout: float, what: str) -> None:
     """Say that the rank hangs and what it was at, have it write its stacks, and kill it."""
     error = StageLostError(
-        "stage 0 does not answer",
-        where=f"worker 0, process {rank} of host {platform.node()}",
+        "worker 0 does not answer",
+        where=f"process {rank} of host {platform.node()}",
         expected=f"a sign of life within {timeout:g} s",
         got=f"silence; last it was {what}",
         remedy="where it stood is in its log; look for what has stopped the process, or raise the timeout where the "

@@ -39,7 +39,7 @@ class World:
             ) from error
 
     def __str__(self) -> str:
-        return f"stage {self.rank} of {self.size}"
+        return f"worker {self.rank} of {self.size}"
 
     @property
     def first(self) -> bool:

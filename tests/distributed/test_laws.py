@@ -184,7 +184,7 @@ def test_a_killed_stage_ends_the_others_with_an_error_that_names_it_and_the_run_
     make = DigitsJob(noisy=True, settings={"report_every": 0.0, "snapshot_every": 5})
     run_threads(replace(make, run=tmp_path / "whole")(), QUIET)
     cut = replace(make, run=tmp_path / "cut", settings=make.settings | {"stages": 3})
-    with pytest.raises(StageError, match=r"stage 1 died(.|\n)*SIGKILL"):
+    with pytest.raises(StageError, match=r"worker 1 died(.|\n)*SIGKILL"):
         run_processes(StageMain(cut), 3, kill_stage_at(12, rank=1))
     manifest = latest(tmp_path / "cut")
     assert manifest is not None

@@ -80,7 +80,7 @@ class Dying:
 
 @pytest.mark.parametrize(("how", "told"), [("killed", "SIGKILL"), ("left", "exit status 7")])
 def test_a_stage_that_dies_while_it_starts_is_told_with_what_it_said(how: str, told: str) -> None:
-    with pytest.raises(StageError, match=rf"stage 1 died(.|\n)*{told}(.|\n)*the last words"):
+    with pytest.raises(StageError, match=rf"worker 1 died(.|\n)*{told}(.|\n)*the last words"):
         run_processes(StageMain(Dying(how)), 2, QUIET)
 
 

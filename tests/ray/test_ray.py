@@ -182,7 +182,7 @@ def test_a_run_whose_driver_was_killed_goes_on_by_resume(
 def test_restarts_are_bounded_and_the_last_reason_is_raised(driver: str, tmp_path: Path) -> None:
     run, gate = begun(tmp_path / "run"), new_gate(tmp_path)
     events = Events(lambda events: os.kill(events.pids(0)[1], signal.SIGKILL) or open_gate(gate))
-    with pytest.raises(StageError, match=r"(?s)a stage died.*stage 1 on 127.0.0.1"):
+    with pytest.raises(StageError, match=r"(?s)a worker died.*worker 1 on 127.0.0.1"):
         run_ray(GatedJob(run, gate), 2, events, run=run, options=replace(SPREAD, max_restarts=0))
     assert len((run / "restarts.log").read_text().splitlines()) == 1
 
@@ -263,7 +263,7 @@ HERE = ActorInfo("10.0.0.1", "node", 1, {"torch": "2.15"}, run="settings", data=
 )
 def test_nodes_that_do_not_agree_are_refused_by_address(other: dict[str, Any], what: str) -> None:
     check_actor_infos([HERE, HERE], Path("run"))
-    with pytest.raises(ConfigError, match=rf"(?s){what}.*stage 1 on 10.0.0.2"):
+    with pytest.raises(ConfigError, match=rf"(?s){what}.*worker 1 on 10.0.0.2"):
         check_actor_infos([HERE, HERE._replace(address="10.0.0.2", **other)], Path("run"))
 
 

@@ -32,7 +32,7 @@ def test_the_error_that_explains_the_others_is_the_one_told() -> None:
 def test_a_stage_without_enough_memory_says_so(make: Callable[[int], object]) -> None:
     with pytest.raises(StageError, match="not enough memory") as refusal, enough_memory(World(1, 3)):
         make(2**50)
-    assert "stage 1 of 3" in str(refusal.value)
+    assert "worker 1 of 3" in str(refusal.value)
 
 
 def test_other_errors_of_a_stage_stay_what_they_are() -> None:
@@ -60,7 +60,7 @@ def test_a_thread_that_hangs_ends_the_run_whichever_it_is(hung: int, monkeypatch
         pipeline.fit((torch.rand(64, 4), torch.arange(64) % 2), epochs=1, batch_size=8)
 
     def fit_twice() -> None:
-        with pytest.raises(StageError, match=f"stage {hung} did not answer"):
+        with pytest.raises(StageError, match=f"worker {hung} did not answer"):
             fit()
         with pytest.raises(PeerTimeoutError, match=r"kept the random generators(.|\n)*anew"):
             fit()

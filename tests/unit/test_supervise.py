@@ -43,7 +43,7 @@ def lives(run: Path, ends: Iterable[int | None], max_restarts: int) -> tuple[lis
             return Result("finished")
         if (step := left.pop(0)) is not None:
             commit(run, step)
-        raise AttemptLost(StageLostError("stage 1 died"), ["stage 1 died"])
+        raise AttemptLost(StageLostError("worker 1 died"), ["stage 1 died"])
 
     supervise(attempt, heard.append, run=run, max_restarts=max_restarts)
     return made, heard
@@ -64,9 +64,9 @@ def test_a_run_that_dies_without_a_new_snapshot_ends_with_its_cause(before: list
         made.append(number)
         if number < len(before):
             commit(tmp_path, before[number])
-        raise AttemptLost(StageLostError("stage 1 died"), ["stage 1 died"])
+        raise AttemptLost(StageLostError("worker 1 died"), ["stage 1 died"])
 
-    with pytest.raises(StageLostError, match="stage 1 died"):
+    with pytest.raises(StageLostError, match="worker 1 died"):
         supervise(attempt, QUIET, run=tmp_path, max_restarts=3)
     assert len(made) == len(before) + 4
 
@@ -75,7 +75,7 @@ def test_what_would_come_again_is_not_tried_again() -> None:
     lost, own = PeerLostError("the sender died"), DivergedError("block 1")
     assert verdict([lost, own]) is own
     assert verdict([lost, refused := StageError("a block failed")]) is refused
-    assert isinstance(verdict([lost, StageLostError("stage 1 died")]), AttemptLost)
+    assert isinstance(verdict([lost, StageLostError("worker 1 died")]), AttemptLost)
 
 
 def test_a_snapshot_begins_torchruns_count_anew_and_an_error_of_the_jobs_own_ends_it(

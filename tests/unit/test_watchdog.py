@@ -37,6 +37,6 @@ def test_one_that_is_stopped_is_ended_and_one_that_is_slow_is_not() -> None:
     assert said["slow"] == ("whole\n", "")
     assert running["stopped"].returncode == -signal.SIGKILL
     told = said["stopped"][1]
-    assert "stage 0 does not answer" in told
+    assert "worker 0 does not answer" in told
     assert "last it was waiting for batch 7" in told
     assert "most recent call first" in told
