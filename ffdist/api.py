@@ -301,7 +301,7 @@ class Pipeline:
         fresh: bool = False,
         **options: Any,
     ) -> Forecast:
-        """Which worker should compute which block, and what to expect of it, before anything is trained, as `ffdist
+        """Find which worker should compute which block, and forecast its speed, before anything is trained, as `ffdist
         plan` has it: blocks and links are measured, once; plans are searched and simulated.
 
         devices: how many there are, a worker each. link: what joins them, "1gbit" or "25gbit,50us"; None: within this

@@ -41,8 +41,8 @@ taken: list[float] = []
 
 @contextmanager
 def loading() -> Iterator[None]:
-    """Around imports: what a module makes lives as long as the process, and to look through all of it for garbage,
-    again and again meanwhile and once at the end, would be a quarter of the time that torch takes."""
+    """A context for imports: what a module makes lives as long as the process, and to look through all of it for
+    garbage, again and again meanwhile and once at the end, would be a quarter of the time that torch takes."""
     enabled, begun = gc.isenabled(), time.monotonic()
     gc.disable()
     try:

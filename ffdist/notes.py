@@ -34,7 +34,7 @@ def note(text: str) -> None:
 
 
 def failure(text: str) -> None:
-    """Likewise of what has failed though the run goes on: for users who want to hear of errors alone, too."""
+    """Print what has failed though the run goes on: for users who want to hear of errors alone, too."""
     if not _silent.get():
         print(f"ffdist: {spelled(text)}", file=sys.stderr, flush=True)
 

@@ -14,7 +14,8 @@ MAX_BYTES = 1 << 30
 
 
 def open_regular(path: Path) -> BinaryIO:
-    """For reading. Raises OSError for what is no regular file, or a link to none, as for one that is not there."""
+    """Open a regular file to read it. Raises OSError for any other kind, a link to such included, as for a missing
+    one."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NONBLOCK", 0))  # a pipe has no writer yet
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)

@@ -77,8 +77,8 @@ _WITHIN: ContextVar[tuple[_States, ...]] = ContextVar("the generators outside of
 
 @contextmanager
 def generators_lent() -> Iterator[None]:
-    """Others' turn within, where this thread is inside of `seeded`: it waits for some of them. They find the generators
-    as they were outside, and this thread finds its own again."""
+    """A context in which others have their turn, where this thread is inside of `seeded`: it waits for some of them.
+    They find the generators as they were outside, and this thread finds its own again."""
     within = _WITHIN.get()
     if not within:
         yield

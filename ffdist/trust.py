@@ -81,7 +81,7 @@ def check_may_run(names: Iterable[str], file: object) -> None:
 
 @contextmanager
 def trusting(trusts: bool) -> Iterator[None]:
-    """Inside, what is read may run its code, where its user says so."""
+    """A context in which what is read may run its code, where its user says so."""
     before = TRUSTING.set(TRUSTING.get() or trusts)
     try:
         yield

@@ -35,7 +35,7 @@ DDP = ("ddp", "ddp-views", "ddp-bucket-25", "ddp-bucket-100", "ddp-bf16")
 
 
 def devices(suite: Suite, record: Resumed) -> None:
-    """For 2, 4, ... devices: samples/s and peak memory of each side, in turns."""
+    """Measure 2, 4, ... devices: samples/s and peak memory of each side, in turns."""
     there = seen().number if queues(suite.device) else 2
     for name, chain in list(suite.networks().items())[: 1 if suite.quick else None]:
         if seconds := block_times(suite, record, name, chain):

@@ -22,7 +22,7 @@ Build = Callable[[], Callable[[], Tensor | None]]
 
 
 def stages(suite: Suite, record: Resumed) -> None:
-    """For 1, 2, 4, 8 stages: each one's samples/s and memory, with the real activations of those before."""
+    """Measure 1, 2, 4, 8 stages: each one's samples/s and memory, with the real activations of those before."""
     for name, chain in suite.networks().items():
         if seconds := block_times(suite, record, name, chain):
             for count in (n for n in (1, 2, 4, 8) if n <= len(chain)):
@@ -78,7 +78,7 @@ def at_depth(suite: Suite, depth: int) -> list[dict[str, Any]]:
 
 
 def each_stage(suite: Suite, chain: Chain, cut: list[int]) -> Iterator[tuple[Build, Tensor, Tensor | None]]:
-    """For each stage, what builds its step, what the stage receives and what it sends."""
+    """Each stage's builder of its step, what the stage receives and what it sends."""
     x, y = suite.batch_of(chain)
     for blocks in split_by_stage(range(len(chain)), cut):
 

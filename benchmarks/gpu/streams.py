@@ -94,7 +94,7 @@ class StreamPipeline:
             thread.join()
 
     def measure(self) -> WindowRate:
-        """From the first batch's start to the last's end. Raises what a stage raised."""
+        """Seconds from the first batch's start to the last's end. Raises what a stage raised."""
         return timed(self.window, self._flow, self.suite.batch)
 
     def _flow(self, batches: int) -> None:

@@ -196,7 +196,8 @@ def gathered(loader: Loader, names: set[str]) -> Batches:
 
 
 def masked(loader: Loader, names: set[str]) -> Batches:
-    """As airbench's: samples are normalised and padded once; a crop is copied for all samples that it was drawn for."""
+    """Crop and flip as airbench does them: samples are normalised and padded once; a crop is copied for all samples
+    that it was drawn for."""
     x, labels, mean, std = all_samples(loader)
     _, _, height, width = x.shape
     top, left = (margin(height), margin(width)) if "crop" in names else (0, 0)

@@ -118,7 +118,8 @@ class PacedLoader:
     def strided_epoch(
         self, epoch: int, start: int, offset: int, stride: int
     ) -> Generator[tuple[Tensor, Tensor] | None]:
-        """As `Loader.strided_epoch`; which batches are made is all the same to a round, and how many is not."""
+        """A round's batches, as many as its order says; which of the data set they are makes no difference to its
+        speed."""
         self.pace.feeds = True
         if window := self.pace.next():
             if self.pace.meter:

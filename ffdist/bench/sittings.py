@@ -146,7 +146,7 @@ class FinishedTrainings:
 
     @property
     def notes(self) -> list[str]:
-        """When the trainings were made, where they were made in several sittings."""
+        """Notes on when the trainings were made; none where it was in one sitting."""
         counts: dict[str, int] = {}
         for line in self.lines:
             counts[line["sitting"]] = counts.get(line["sitting"], 0) + 1

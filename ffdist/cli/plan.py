@@ -32,7 +32,7 @@ HIDDEN = STRANGE | {"epochs", "early_stop"} | {n for n, group in GROUP_OF.items(
 
 @dataclass(frozen=True)
 class PlanCommand:
-    """Which worker should compute which block, for which lanes of a batch: blocks and links are measured, plans
+    """Find which worker should compute which block, for which lanes of a batch: blocks and links are measured, plans
     searched and simulated."""
 
     preset: Annotated[str | None, Positional] = None
@@ -88,7 +88,7 @@ def parse(args: Sequence[str]) -> PlanCommand:
 
 
 def lanes_of(command: PlanCommand) -> int | None:
-    """None for as many as are best. Raises ConfigError for what is no number of lanes."""
+    """The number of lanes; None for as many as are best. Raises ConfigError for anything else."""
     if command.lanes == "auto":
         return None
     (count,) = whole_numbers(command.lanes, "lanes", "a number, or auto", limit=1)

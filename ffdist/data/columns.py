@@ -176,7 +176,8 @@ def refuse_nulls(values: pa.Array, rows: int, where: object, first: int) -> None
 
 
 def plain(column: pa.Array) -> pa.Array:
-    """Without extension types, dictionaries, runs and views: a type that any version of Arrow can compute with."""
+    """A column without extension types, dictionaries, runs and views, of a type that any version of Arrow can compute
+    with."""
     while True:
         kind = column.type
         if isinstance(column, pa.ExtensionArray) and not isinstance(kind, pa.FixedShapeTensorType):

@@ -129,7 +129,7 @@ class EncodedWriter:
 
 
 def first_byte(path: Path) -> int:
-    """Where the pictures of a shard begin in its file."""
+    """The offset at which the pictures of a shard begin in its file."""
     with pa.memory_map(str(path)) as source:
         whole = source.read_buffer()
         pictures = pa.ipc.open_file(pa.BufferReader(whole)).get_batch(0).column("image").buffers()[2]

@@ -135,7 +135,7 @@ def without_test(images: Images) -> DataError:
 
 
 def as_trained(images: Images, learned: DataDescription, where: object, *, floats: bool = False) -> Images:
-    """Other data for a trained network: normalised as those that it has learned. floats: whether they may be floats
+    """Fit other data to a trained network: normalised as those that it has learned. floats: whether they may be floats
     where it has learned from pictures.
 
     Raises DataError for samples of another shape or kind, and for other classes.

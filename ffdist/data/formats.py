@@ -94,7 +94,8 @@ def lacking(path: Path) -> str | None:
 
 @contextmanager
 def quiet_pillow() -> Iterator[None]:
-    """Without Pillow's warnings of damaged notes, palettes, and pictures of half its limit, for all threads."""
+    """A context without Pillow's warnings of damaged notes, palettes, and pictures of half its limit, for all
+    threads."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="PIL")
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)

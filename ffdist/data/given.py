@@ -1,4 +1,4 @@
-"""Whatever a user holds as data, as a data set."""
+"""Data of any kind that a user holds, as a data set."""
 
 from __future__ import annotations
 

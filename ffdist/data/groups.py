@@ -8,7 +8,7 @@ from ffdist.data.sampler import generator
 
 
 def group_share(labels: np.ndarray, groups: np.ndarray, share: float, seed: int) -> np.ndarray:
-    """Which samples are held out: whole groups, so that each class comes near to its share, bool [N].
+    """A mask, bool [N], of the samples that are held out: whole groups, so that each class comes near to its share.
 
     labels, groups: int [N]. Groups are looked at in an order drawn by `seed`; one is held out where that brings the
     classes' counts nearer to their shares. Some are on either side, if there are two.

@@ -196,7 +196,7 @@ def check_outside(out: Path | RemoteFolder, source: str) -> None:
 
 
 def known_root(source: str, from_dir: Path | None, cache: Path | None) -> Path | None:
-    """Where a known data set is looked for; nothing else needs a place.
+    """The folder in which a known data set is looked for; None for other sources.
 
     Raises ConfigError for a user without a home.
     """

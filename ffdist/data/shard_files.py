@@ -122,7 +122,7 @@ def labels_in(source: pa.NativeFile, schema: pa.Schema, rows: int) -> np.ndarray
 
 
 def first_byte(head: bytes, schema: pa.Schema) -> int:
-    """Where the first column's values begin in an Arrow IPC file, which no column has nulls in: after the messages of
+    """The offset of the first column's values in an Arrow IPC file, which no column has nulls in: after the messages of
     the schema and of the only record batch, each with its length before it. Raises ValueError for another schema."""
     found = pa.ipc.read_schema(pa.py_buffer(head[MAGIC:]))
     if not found.equals(schema, check_metadata=True):

@@ -130,7 +130,7 @@ class AxisTracer(TorchFunctionMode):
 
     @contextmanager
     def heeding(self, block: nn.Module, name: str) -> Iterator[None]:
-        """Inside the context a module's own attribute `axes` decides for its output, whatever its layers are."""
+        """A context in which a module's own attribute `axes` decides for its output, whatever its layers are."""
 
         def says(module: nn.Module, _args: object, y: object, axes: Axes) -> None:
             if isinstance(y, Tensor):

@@ -136,7 +136,7 @@ class Objective(RenamedMembers, ABC):
         return None
 
     def local_with_companion(self, head: nn.Module, out: Tensor, labels: Tensor, companion: Tensor) -> Local:
-        """As `local`, and called in its place while a block learns, where there is a `companion`."""
+        """The same as `local`, and called in its place while a block learns, where there is a `companion`."""
         return self.local(head, out, labels)
 
     def prepare(self, x: Tensor, labels: Tensor, num_classes: int, generator: torch.Generator) -> Tensor:
@@ -168,7 +168,7 @@ class Objective(RenamedMembers, ABC):
         return 0
 
     def prepare_with_scores(self, x: Tensor, labels: Tensor, scores: Tensor, generator: torch.Generator) -> Tensor:
-        """As `prepare`, and called in its place where there is `score_lag`.
+        """The same as `prepare`, and called in its place where there is a `score_lag`.
 
         scores: float32 [B, K], the mean of the blocks' scores the last time that they learned from each sample, as far
         as that was `score_lag` batches ago; zeros before there are any.

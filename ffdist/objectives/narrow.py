@@ -17,7 +17,7 @@ Narrower = Callable[[int], int]
 
 
 def as_wide(channels: int) -> int:
-    """Nothing becomes narrower: then blocks of any layers can be copied."""
+    """A `Narrower` that leaves all as wide as it is, so that blocks of any layers can be copied."""
     return channels
 
 

@@ -203,7 +203,7 @@ class LabelledInput(Objective):
     def _each_label(
         self, head: ThresholdHead, out: Tensor, labels: Tensor | None
     ) -> tuple[Tensor | None, Tensor | None]:
-        """From K passes: what the loss would be on average over the wrong labels; the goodness of each label as
+        """Results of K passes: what the loss would be on average over the wrong labels; the goodness of each label as
         scores."""
         excess = head.excess(out).view(head.num_classes, -1).T
         loss = None

@@ -1,4 +1,4 @@
-"""From what runs say to HTML. What comes from a run is escaped by the templates, whatever it holds."""
+"""HTML of what runs say. What comes from a run is escaped by the templates, whatever it holds."""
 
 from __future__ import annotations
 

@@ -92,7 +92,7 @@ def setting_text(value: Any) -> str:
 
 
 def evenly(values: Sequence[Any], limit: int) -> list[Any]:
-    """At most so many of them, the first and the last among them."""
+    """Values at equal distances, at most so many, the first and the last among them."""
     if len(values) <= limit:
         return list(values)
     return [values[round(i * (len(values) - 1) / (limit - 1))] for i in range(limit)]

@@ -27,7 +27,7 @@ class BackgroundSnapshot:
         marker.awaited += files
 
     def wait(self) -> None:
-        """Until nothing is being written; what writing raised is raised by `written`."""
+        """Wait until nothing is being written; what writing raised is raised by `written`."""
         wait(self.files.values())
 
     def written(self) -> Written | None:
@@ -39,6 +39,7 @@ class BackgroundSnapshot:
         return Written(*self.at, [file.result() for file in files.values()])
 
     def end(self) -> None:
-        """Nothing is being written when this returns: whoever goes on with the run finds the disk quiet."""
+        """Wait until nothing is being written, so that who resumes the run finds the disk quiet, and forget the
+        files."""
         self.wait()
         self.files = {}

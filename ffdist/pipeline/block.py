@@ -288,7 +288,8 @@ class LearningBlock:
             )
 
     def check_weights(self, step: int) -> None:
-        """Before they are saved. Raises DivergedError for some that are not finite: what follows learns nothing."""
+        """Raises DivergedError for weights that are not finite; called before they are saved, as nothing learns from
+        such."""
         for name, parameter in self.parts.named_parameters():
             if self.watch and parameter.requires_grad and not is_finite(parameter):
                 raise DivergedError(
@@ -380,7 +381,7 @@ class LearningBlock:
         return local._replace(next_input=self.layout.to_next_input(local.next_input).to(self.config.dtype))
 
     def _seeded(self, purpose: str, *place: int) -> AbstractContextManager[None]:
-        """Around what draws no random numbers where all of the code is known, for code that may."""
+        """A context for code of a user's own that may draw random numbers; ffdist's own draws none there."""
         if not self.own_code:
             return nullcontext()
         return seeded(
@@ -407,7 +408,7 @@ class LearningBlock:
         return int((scores.numpy().argmax(1) == labels.numpy()).sum())
 
     def _add(self, place: int, total: Tensor | int, count: Tensor | int) -> None:
-        """To the lane's sums, from that place on."""
+        """Add to the lane's sums at `place`, and its count to the next."""
         if self._on_host is None:
             self.totals[self.lane, place] += total
             self.totals[self.lane, place + 1] += count

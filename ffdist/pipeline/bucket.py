@@ -143,8 +143,8 @@ def bucket_sizes(sizes: Sequence[int]) -> list[int]:
 
 
 def equal_bucket_sizes(sizes: Sequence[int]) -> list[int]:
-    """As `bucket_sizes`, for too many of those: at most MAX_BUCKETS, each begun when the ones before have their equal
-    part of all bytes."""
+    """The sizes where `bucket_sizes` are too many: at most MAX_BUCKETS, each begun when the ones before have their
+    equal part of all bytes."""
     whole = sum(sizes) or 1
     counts = [0]
     so_far = 0

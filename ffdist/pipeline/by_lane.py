@@ -29,16 +29,16 @@ class ByLane:
         return f"lanes {self.lanes.start}-{self.lanes.stop - 1}" if self.reduces_with else "every lane"
 
     def take(self, number: int, order: int) -> None:
-        """Nothing: the bucket's exchange brings it."""
+        """Do nothing: the bucket's exchange brings what others learned."""
 
     def give(self, number: int, step: int, order: int) -> None:
-        """Nothing, as `take`."""
+        """Do nothing, as `take`."""
 
     def count(self, order: int) -> None:
-        """Nothing: a lane's totals have a row of their own."""
+        """Do nothing: a lane's totals have a row of their own."""
 
     def settle(self, step: int) -> None:
-        """Nothing: the stage has finished its buckets."""
+        """Do nothing: the stage has finished its buckets."""
 
     def share_totals(self, step: int) -> None:
         """Take every lane's row from the worker that has it."""

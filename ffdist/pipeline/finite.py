@@ -86,7 +86,7 @@ class FiniteCheck:
 
     @torch.no_grad()
     def begin(self, step: int, epoch: int, parts: nn.Module, *, first: bool) -> None:
-        """Before a block computes a part of a batch; first: of the batch, where it computes all of it."""
+        """Called before a block computes a part of a batch; first: of the batch, where it computes all of it."""
         self.step = step
         self.epoch = epoch
         if first and self.policy == "skip":
@@ -184,8 +184,9 @@ class FiniteCheck:
 
 
 def is_finite(tensor: Tensor) -> bool:
-    """By the sum in the tensor's own type (in another one torch would first copy it); where that is not finite, by the
-    least and the greatest number. A pass over the memory each, in its order, which is many times quicker."""
+    """True if all are finite: by their sum in the tensor's own type (in another one torch would first copy it); where
+    that is not, by the least and the greatest number. A pass over the memory each, in its order, which is many times
+    quicker."""
     if not tensor.is_floating_point() or not tensor.numel():
         return True
     values = tensor.detach()

@@ -30,7 +30,8 @@ class FusedGroup(NamedTuple):
 
 
 def fused_group(optimizer: torch.optim.Optimizer, group: Group, kept: Sequence[str]) -> FusedGroup | None:
-    """None where torch's own step is wanted. kept: the names of what must be there of each parameter."""
+    """The group that a fused step takes; None where torch's own step is wanted. kept: the names of what must be there
+    of each parameter."""
     params = [parameter for parameter in group["params"] if parameter.grad is not None]
     grads = [parameter.grad for parameter in params]
     held = [optimizer.state.get(parameter, {}) for parameter in params]

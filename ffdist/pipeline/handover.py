@@ -106,7 +106,7 @@ class Handover:
         return laid
 
     def _tensors(self, buffers: Iterable[Tensor]) -> Iterable[Tensor]:
-        """In an order that is the same on all workers."""
+        """All tensors that travel, in an order that is the same on all workers."""
         yield from self.parameters
         yield from buffers
         yield from (value for _, _, value in self.slots if isinstance(value, Tensor))

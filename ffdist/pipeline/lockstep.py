@@ -172,7 +172,8 @@ class Lockstep:
         return found
 
     def _end(self, lanes: Sequence[Lane[Any]]) -> None:
-        """After an error: those that wait are woken to raise EndedError, so that the pool's threads are free again."""
+        """Called after an error: lanes that wait are woken to raise EndedError, so that the pool's threads are free
+        again."""
         for lane in lanes:
             if not lane.ended.is_set():
                 lane.broken = True

@@ -126,7 +126,7 @@ def each_view(classifier: Classifier, viewed: ViewAccuracy, x: Tensor) -> Iterat
 
 
 def drawing(classifier: Classifier) -> AbstractContextManager[None]:
-    """Around a user's own rule at the source, which may draw random numbers: the same for each batch."""
+    """A context for a user's own rule at the source, which may draw random numbers: the same for each batch."""
     if not own_code(classifier.objective, ()):
         return nullcontext()
     return seeded(derive_seed(classifier.settings.training.seed, "evaluation"))

@@ -54,8 +54,8 @@ class EverySeconds:
 
 
 class EverySecondsTogether:
-    """For sources that share each batch: they go by the clock of the one that leads, and hear of it with a batch's
-    exchange, so that their pulses follow the same batch."""
+    """A pulse every so many seconds where sources share each batch: they go by the clock of the one that leads, and
+    hear of it with a batch's exchange, so that their pulses follow the same batch."""
 
     def __init__(self, seconds: float, group: StageGroup, *, leads: bool) -> None:
         self.group = group

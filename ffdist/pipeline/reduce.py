@@ -183,11 +183,11 @@ class Reduction:
         return self._long(self._short(value)) if self.dtype else value
 
     def _short(self, value: Tensor) -> Tensor:
-        """In the dtype in which gradients travel."""
+        """The value in the dtype in which gradients travel."""
         return value.to(self.dtype or value.dtype)
 
     def _long(self, value: Tensor) -> Tensor:
-        """In the parameters' own dtype, and on their device."""
+        """The value in the parameters' own dtype, and on their device."""
         return value.to(self.block.config.device, self.flat.parameters[0].dtype)
 
     def _received(self, tensors: Mapping[str, Tensor]) -> dict[Node, Tensor]:

@@ -53,7 +53,7 @@ class RunningStatistics:
         return dict(found.values())
 
     def begin(self) -> None:
-        """Before the first microbatch that is computed here."""
+        """Called before the first microbatch that is computed here."""
         if self.begun:
             return
         buffers = self.buffers()
@@ -76,7 +76,7 @@ class RunningStatistics:
 
     @torch.no_grad()
     def put_back(self, part: int) -> None:
-        """Before a microbatch that has been left goes on: its buffers, as it left them."""
+        """Called before a microbatch that has been left goes on: give it its buffers as it left them."""
         for name, buffer in self.buffers().items():
             if (value := self.taken.get(BufferKey(part, name))) is not None:
                 buffer.copy_(value)

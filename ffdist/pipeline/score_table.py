@@ -94,7 +94,7 @@ class ScoreSender:
         self.parts: list[Tensor] = []
 
     def send(self, batch: TrainBatch) -> None:
-        """Once its last microbatch is here."""
+        """Send a batch's scores back, once its last microbatch is here."""
         assert batch.scores is not None
         self.parts.append((batch.scores / max(1, batch.scored)).float().cpu())
         if batch.complete:

@@ -190,7 +190,7 @@ class Source:
         return loader.strided_epoch(epoch, first, (self.orders.start - self.order) % stride, stride)
 
     def _rows_here(self, part: MicrobatchRange, microbatches: list[MicrobatchRange]) -> slice:
-        """Where a part lies in what the loader makes here, which begins with the first of this source's lanes."""
+        """The rows of a part in what the loader makes here, which begins with the first of this source's lanes."""
         first = next(each.rows.start for each in microbatches if each.lane == self.lanes.start)
         return slice(part.rows.start - first, part.rows.stop - first)
 
@@ -246,7 +246,8 @@ class Source:
         return self.objective.prepare_with_scores(x, y, known, generator)
 
     def _seeded(self, purpose: str, *place: int) -> AbstractContextManager[None]:
-        """Around a user's own rule, which may draw from the process's generators rather than from the one it gets."""
+        """A context for a user's own rule, which may draw from the process's generators rather than from the one it
+        gets."""
         if not own_code(self.objective, ()):
             return nullcontext()
         return seeded(derive_seed(self.training.seed, purpose, *place))

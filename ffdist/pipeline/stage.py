@@ -175,7 +175,7 @@ class Stage:
                 outbox.send(message)
 
     def send_written(self, outbox: Outbox, *, waiting: bool = False) -> None:
-        """Where files of a snapshot have come to the disk: say so. waiting: until they have."""
+        """Send word of a snapshot's files that are on disk by now. waiting: wait for them."""
         if not self.background.files:
             return
         if waiting:
@@ -271,7 +271,7 @@ class Stage:
             self.sharing.give(number, batch.step, batch.order)
 
     def begin_batch(self, number: int, batch: TrainBatch) -> None:
-        """Before a block computes anything of a batch: take what others have learned in the one before."""
+        """Called before a block computes anything of a batch: take what others have learned in the one before."""
         if not batch.part:
             self.sharing.take(number, batch.order)
 
@@ -358,7 +358,7 @@ class Stage:
         return marker
 
     def usage(self, user: str, outbox: Outbox) -> dict[str, Any]:
-        """Where this stage's time went since the last such marker, and its memory."""
+        """A report of where this stage's time went since the last such marker, and of its memory."""
         group = self.group
         exchanges = (group.exchanging, group.waited, group.overlapped, group.missed) if group else ()
         return {

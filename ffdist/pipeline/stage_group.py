@@ -92,7 +92,7 @@ class StageGroup:
 
     @contextmanager
     def exchanges(self, what: str) -> Iterator[None]:
-        """Around this worker's own part of an exchange, beside sending: it counts as exchanging."""
+        """A context for this worker's own part of an exchange, beside sending: it counts as exchanging."""
         began = time.perf_counter()
         with self.trace.span(what, "exchange"):
             yield

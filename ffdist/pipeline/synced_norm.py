@@ -54,7 +54,7 @@ def forward(norm: BatchNorm, alone: Any, x: Tensor) -> Tensor:
 
 @torch.no_grad()
 def take(norm: BatchNorm, mean: Tensor, var: Tensor, count: float) -> None:
-    """Into the running statistics, as torch does it."""
+    """Take a batch's statistics into the running ones, as torch does."""
     assert norm.num_batches_tracked is not None
     assert norm.running_mean is not None
     assert norm.running_var is not None

@@ -129,7 +129,7 @@ class TensorBytes(TorchDispatchMode):
                 part.label = owners.get(storage.data_ptr(), part.label)
 
     def meet(self, optimizer: Optimizer) -> None:
-        """Before each step of this thread's."""
+        """Called before each optimiser step of this thread."""
         with self.lock:
             self.optimizers.add(optimizer)
             self._name_owners()

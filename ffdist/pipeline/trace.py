@@ -57,7 +57,7 @@ class Trace:
         self.anchor: tuple[torch.Event, int] | None = None
 
     def meet(self, message: Message, *, last: bool) -> None:
-        """Before a message is handled. last: whether nothing follows it."""
+        """Called before a message is handled. last: whether nothing follows it."""
         match message:
             case TrainBatch(step=step):
                 self.step = step
@@ -97,9 +97,9 @@ class Trace:
         begin, before = time.perf_counter_ns(), waited_for(inbox)
         for message in inbox:
             if self.active:
-                took = took_of(begin, waited_for(inbox), before)
-                self.add(f"wait for {name_of(message)}", "no_data", begin, took)
-                self.add(f"receive {name_of(message)}", "receive", took, time.perf_counter_ns())
+                ready = waited_until(begin, waited_for(inbox), before)
+                self.add(f"wait for {name_of(message)}", "no_data", begin, ready)
+                self.add(f"receive {name_of(message)}", "receive", ready, time.perf_counter_ns())
             yield message
             del message  # the memory it lies in goes back before the next is asked for
             begin, before = time.perf_counter_ns(), waited_for(inbox)
@@ -140,13 +140,13 @@ class TracedOutbox:
     def send(self, message: Message) -> None:
         begin, before, name = time.perf_counter_ns(), self.outbox.waited, name_of(message)
         self.outbox.send(message)
-        took = took_of(begin, self.outbox.waited, before)
-        self.trace.add(f"wait for room for {name}", "no_credit", begin, took)
-        self.trace.add(f"send {name}", "send", took, time.perf_counter_ns())
+        ready = waited_until(begin, self.outbox.waited, before)
+        self.trace.add(f"wait for room for {name}", "no_credit", begin, ready)
+        self.trace.add(f"send {name}", "send", ready, time.perf_counter_ns())
 
 
-def took_of(begin: int, waited: float | None, before: float | None) -> int:
-    """When the waiting was over, of which it is known how long it took in all; all of it where nothing is known."""
+def waited_until(begin: int, waited: float | None, before: float | None) -> int:
+    """The moment when the waiting was over, by how long it took; now where that is not known."""
     now = time.perf_counter_ns()
     return now if waited is None or before is None else min(now, begin + round((waited - before) * 1e9))
 

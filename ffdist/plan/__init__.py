@@ -1,4 +1,4 @@
-"""Who computes which block for which part of each batch: a value that is made once, saved, and read again.
+"""A plan of who computes which block for which part of each batch: a value that is made once, saved, and read again.
 
 A batch is cut into lanes. A stage is some consecutive blocks, and the workers that compute them, each for a range of
 lanes, or each for whole batches in turn. Pipeline, data parallelism and anything between are plans, and no plan changes

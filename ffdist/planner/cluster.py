@@ -37,7 +37,7 @@ class NetworkLink:
         return num_bytes * self.receiver + messages * self.message if self.receiver else 0.0
 
     def without_cpu(self) -> NetworkLink:
-        """Where sending and reading take nothing of the computing."""
+        """The link where sending and reading take nothing of the computing."""
         return replace(self, sender=0.0, receiver=0.0, message=0.0)
 
     def seconds(self, num_bytes: float) -> float:

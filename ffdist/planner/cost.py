@@ -107,7 +107,7 @@ class PlanCosts:
         return [list(accumulate(self.graph[i:], max)) for i in range(self.size)]
 
     def slices(self, workers: int) -> int:
-        """Into how many the optimiser's work and moments are cut."""
+        """The number of parts that the optimiser's work and moments are cut into."""
         return workers if self.profile.sliced and self.cluster.exchange.is_sliced(workers) else 1
 
     def exchanged(self, i: int, j: int, workers: int) -> float:
@@ -124,7 +124,7 @@ class PlanCosts:
         return own / speed + sent + 2 * messages * self.buckets(i, j) * link.message
 
     def buckets(self, i: int, j: int) -> int:
-        """In how many messages blocks i..j travel at once."""
+        """The number of messages in which the gradients of blocks i..j travel."""
         key = (i, j)
         if key not in self._buckets:
             self._buckets[key] = len(bucket_sizes([block.gradient_bytes for block in self.profile.blocks[i:j]]))
@@ -202,8 +202,8 @@ class PlanCosts:
         return self._longest[key]
 
     def by_batch_memory(self, i: int, j: int) -> float:
-        """As `memory`, with the slots of the edges from the worker before and to the next one: as many as may wait
-        there, and one in use, each with room for the largest frame of states."""
+        """The same as `memory`, with the slots of the edges from the worker before and to the next one: as many as may
+        wait there, and one in use, each with room for the largest frame of states."""
         frames = frames_of(j - i)
         largest = max(self.state(i + frame[0], i + frame[-1] + 1) for frame in frames)
         return self.memory(i, j, self.lanes, 1) + 2 * (len(frames) + OTHER_FRAMES + 1) * largest

@@ -36,7 +36,7 @@ class EventQueue:
         self._at(self.now + delay, signal)
 
     def run(self) -> None:
-        """Until nothing is left to happen."""
+        """Run until nothing is left to happen."""
         while self._due:
             self.now, _, due = heapq.heappop(self._due)
             if isinstance(due, OneShotEvent):
@@ -62,7 +62,7 @@ class EventQueue:
 
 
 class CorePool:
-    """So many compute at once; who comes later waits for one of them. None: all may."""
+    """Cores of which so many compute at once; who comes later waits for one. None: all may."""
 
     def __init__(self, events: EventQueue, number: float | None) -> None:
         self.events = events

@@ -138,7 +138,7 @@ class LaneTimes(NamedTuple):
 
 
 def lanes_of(block: LearningBlock) -> LaneTimes:
-    """By a batch of two lanes without samples, one of which is another worker's. Medians."""
+    """Median times of what lanes cost, by a batch of two without samples, one of which is another worker's."""
     if block.optimizer is None or block.config.settings.training.sync_norms or not fit_one_vector(block.learned):
         return LaneTimes()
     device, found = block.config.device, list[LaneTimes]()
@@ -177,7 +177,7 @@ def lanes_of(block: LearningBlock) -> LaneTimes:
 
 
 def handover_seconds(block: LearningBlock) -> float:
-    """As `BlockProfile.handover` has it."""
+    """Seconds that `BlockProfile.handover` has."""
     handover, edge = Handover(block), Edge("measured", 1, timedelta(seconds=1), 0)
 
     def hand_over() -> None:

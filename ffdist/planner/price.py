@@ -113,7 +113,7 @@ def bounds(plan: Plan) -> list[tuple[int, int]]:
 
 
 def crossings(plan: Plan, stage: PlanStage, following: PlanStage | None) -> Iterator[tuple[tuple[int, int], float]]:
-    """Who sends a lane to whom, where that is another worker; and in which share of the batches."""
+    """The pairs of workers of which one sends a lane to the other, with the share of the batches in which it does."""
     if following is None:
         return
     orders = lcm(stage.batch_stride, following.batch_stride)

@@ -54,7 +54,7 @@ def ddp(profile: Profile, cluster: Cluster, *, batches: int = BATCHES, seed: int
 
 
 def reduced(blocks: Sequence[BlockProfile], ready: Sequence[float], ranks: int, link: NetworkLink) -> float:
-    """When the last bucket has been around the ring; ready: when every rank has each block's gradients."""
+    """The moment when the last bucket has been around the ring; ready: when every rank has each block's gradients."""
     end = size = 0.0
     for index in reversed(range(len(blocks))):
         size += blocks[index].gradient_bytes
@@ -112,7 +112,7 @@ def one_batch(
     clocks: Sequence[float],
     draw: TimeDraw,
 ) -> list[float]:
-    """When each stage has done its last part of a batch; clocks: when each can begin.
+    """The moments at which each stage has done its last part of a batch; clocks: when each can begin.
 
     Stage s of S goes forward with S - s microbatches, then backward and forward in turn, then backward with the rest.
     """

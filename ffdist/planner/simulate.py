@@ -68,7 +68,8 @@ class TimeDraw:
 def simulate(
     profile: Profile, cluster: Cluster, plan: Plan, *, batches: int = BATCHES, seed: int | None = None
 ) -> SimulationResult:
-    """So many batches through the plan, six at least; seed: of the draws, None for none, every time at its value."""
+    """Simulate so many batches under the plan, six at least; seed: of the draws, None for none, every time at its
+    value."""
     assert batches >= 6
     run = SimulatedRun(profile, cluster, plan, batches, seed)
     run.events.run()
@@ -154,11 +155,11 @@ class SimulatedRun:
         return not shared or message.batch == 0 or (before is not None and before.begun)
 
     def target(self, stage: int, worker: int, message: SimulatedMicrobatch) -> int | None:
-        """Who gets what comes of it; None after the last stage."""
+        """The worker that gets its output; None after the last stage."""
         return None if stage + 1 == len(self.plan.stages) else self.sharer(stage + 1, message)
 
     def sharer(self, stage: int, message: SimulatedMicrobatch) -> int:
-        """Who computes it in a stage."""
+        """The worker that computes it in a stage."""
         return self.plan.stages[stage].worker_of(message.lane, message.batch)
 
     def learn(self, stage: int, worker: int, message: SimulatedMicrobatch) -> Process:
@@ -275,7 +276,8 @@ class SimulatedRun:
         self.wake_worker(following)
 
     def updated(self, stage: int, worker: int, index: int, batch: int) -> Process:
-        """Until a shared block has the weights of the batch before; what the exchange took of a CPU comes now."""
+        """The moment when a shared block has the weights of the batch before; what the exchange took of a CPU comes
+        now."""
         workers = self.plan.stages[stage].workers
         if len(workers) == 1:
             return
@@ -301,7 +303,7 @@ class SimulatedRun:
         return self.cluster.exchange.sent(num_bytes, workers, weights=self.profile.sliced)
 
     def slices(self, workers: int) -> int:
-        """Into how many an update is cut."""
+        """The number of slices that an update is cut into."""
         return workers if self.profile.sliced and self.cluster.exchange.is_sliced(workers) else 1
 
     def later(self, delay: float, act: Callable[[], None]) -> None:

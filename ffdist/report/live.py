@@ -98,7 +98,7 @@ def least_width(event: PulseReported, shown: Sequence[LiveColumn], console: Cons
 
 
 def narrowed(event: PulseReported, shown: list[LiveColumn], console: Console) -> Table:
-    """Without the columns that can be spared, one after the other, until the rest has room."""
+    """The columns without those that can be spared, one after the other, until the rest has room."""
     while True:
         if least_width(event, shown, console) <= console.width or not any(each.spare for each in shown):
             return table_of(event, shown)

@@ -116,7 +116,7 @@ class ActorGroup:
         check_actor_infos(self.actor_infos, self.run)
 
     def _meeting(self) -> Address | Any:
-        """Where this attempt's ranks meet; what an earlier attempt left behind is elsewhere."""
+        """The store in which this attempt's ranks meet; what an earlier attempt left is in another one."""
         if self.options.direct:
             return tuple(ray.get(self.actors[0].host_store.remote()))
         return ray.remote(KeyValueActor).options(num_cpus=0).remote()
@@ -133,7 +133,7 @@ class ActorGroup:
         return ray.remote(StageActor).options(**options).remote(rank, os.getcwd())
 
     def _watch(self, runs: dict[Any, int], observer: Observer) -> dict[int, BaseException]:
-        """Until every stage has ended, or GRACE seconds after the first failed; the errors by stage."""
+        """Wait until every worker has ended, or GRACE seconds after the first failed; return the errors by rank."""
         errors: dict[int, BaseException] = {}
         deadline: float | None = None
         events, beats = self.actors[-1].events.remote(), Heartbeats(self.options.timeout)

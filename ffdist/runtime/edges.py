@@ -53,7 +53,8 @@ def kind_of(wanted: Kind, up: WorkerLocation, down: WorkerLocation, joined: str)
 
 
 def host_kind(wanted: Kind, up: WorkerLocation, down: WorkerLocation) -> Kind:
-    """As `kind_of`, for an edge of few numbers from CPU to CPU; another one where the one asked for cannot do that."""
+    """The transport of an edge of few numbers from CPU to CPU: as `kind_of`, but another one where the one asked for
+    cannot do that."""
     if wanted != "auto":
         transport = transport_of(wanted)
         if not transport.on_device and transport.joins(up, down):
@@ -164,7 +165,7 @@ class ProcessEdges:
 
 
 def joined_by(route: Route) -> str:
-    """Who is at the ends of a route."""
+    """The stages or workers at the ends of a route, for errors."""
     if route.purpose == "stages" and "," not in route.name:
         return f"stages {route.stage} and {route.stage + 1}"
     return f"workers {route.source} and {route.target}"

@@ -47,7 +47,7 @@ FOLDERS = {"snapshots", "tensorboard", "trace.parts", CODE, KEPT}
 
 
 def new_folder(settings: Settings) -> Path:
-    """Where a new run goes. Raises ConfigError when --out already holds a run."""
+    """The folder of a new run. Raises ConfigError when --out already holds a run."""
     s = settings
     names = (text.rpartition("/")[2] for text in (s.dataset.data, s.network.model, s.rule.objective))
     out = s.run.out or Path("runs") / f"{'-'.join(names).replace(':', '-')}-{datetime.now():%Y%m%d-%H%M%S}"

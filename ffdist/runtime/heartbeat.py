@@ -74,8 +74,8 @@ _log: IO[Any] | None = None
 
 
 def stacks_to(file: IO[Any] | None = None) -> None:
-    """Where the stacks go that `STACK` asks for: stderr, or a worker's log. Of no effect where somebody else uses the
-    signal."""
+    """Set the file to which the signal `STACK` writes stacks: stderr, or a worker's log. Of no effect where somebody
+    else uses the signal."""
     global _log
     if signal.getsignal(STACK) is signal.SIG_DFL or file is not None:
         _log = file
@@ -83,6 +83,6 @@ def stacks_to(file: IO[Any] | None = None) -> None:
 
 
 def write_stacks() -> None:
-    """Where each thread of this process is, as `STACK` asks for it."""
+    """Write the stack of each thread of this process, as the signal `STACK` does."""
     with suppress(OSError, ValueError):  # the log is closed
         faulthandler.dump_traceback(_log or sys.stderr, all_threads=True)

@@ -53,7 +53,7 @@ class Job:
 
     @property
     def timeout(self) -> timedelta:
-        """After which a neighbour counts as hung that does not answer."""
+        """The time after which a neighbour that does not answer counts as hung."""
         return timedelta(seconds=self.settings.run.timeout * (WORK_TIMEOUTS if self.watched else 1))
 
     @property

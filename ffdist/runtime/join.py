@@ -137,7 +137,7 @@ def shared(meeting: Rendezvous, result: Result, timeout: timedelta) -> Result:
 
 
 def wait_for_all(meeting: Rendezvous, timeout: timedelta) -> None:
-    """Until every rank has come here: the folder, and the store, may go with rank 0."""
+    """Wait until every rank has come here: the folder, and the store, may go with rank 0."""
     where, failure = str(meeting.world), "a rank did not load the trained network"
     set_key(meeting.store, f"loaded {meeting.world.rank}", "", where=where)
     others = range(meeting.world.size) if meeting.world.first else ()

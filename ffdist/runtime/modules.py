@@ -78,7 +78,8 @@ def check_one(counts: tuple[int, ...]) -> None:
 
 
 def note_modules(chain: Chain, counts: Sequence[int], blocks: Sequence[int]) -> None:
-    """Which blocks make each module; and that one alone is no local learning. blocks: as the settings keep them."""
+    """Note which blocks make each module; and, of a single one, that it is no local learning. blocks: as the settings
+    keep them."""
     starts = [0, *accumulate(counts)]
     names = ["+".join(chain.names[start : start + size]) for start, size in zip(starts, counts, strict=False)]
     if len(counts) == 1:

@@ -43,7 +43,8 @@ class NonfiniteRecorder:
         return self.make_loader()
 
     def __call__(self, found: Nonfinite) -> str | None:
-        """Where they are kept; None where the run keeps nothing. Raises SnapshotError where that cannot be written."""
+        """Keep the batch's samples; return their file, None where the run keeps nothing. Raises SnapshotError where
+        that cannot be written."""
         samples = numbers_of(self.loader, found.step)
         values = {
             "batch": found.step,

@@ -151,7 +151,7 @@ def end_sibling(said: str) -> None:
 
 
 def parent_of(pid: int) -> int | None:
-    """None for no process, or where the system does not say."""
+    """The parent of a process; None for no process, or where the system does not say."""
     try:
         return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
     except (OSError, ValueError, IndexError):

@@ -85,7 +85,7 @@ class Rank:
     """Told what this worker is at."""
 
     def run(self) -> None:
-        """Until the stream stops. Raises what stopped it otherwise; StageError where memory did not suffice."""
+        """Run until the stream stops. Raises what stopped it otherwise; StageError where memory did not suffice."""
         with enough_memory(self.world):
             self._run()
 

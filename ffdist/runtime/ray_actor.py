@@ -83,7 +83,7 @@ class StageActor:
         return actor_info(self._address, run, data)
 
     def host_store(self) -> Address:
-        """Where the ranks of this attempt meet: rank 0 is asked."""
+        """Make the store in which the ranks of this attempt meet, and return its address; rank 0 is asked."""
         self._hosted = serve_store(self._address)
         return self._address, self._hosted.port
 

@@ -1,4 +1,4 @@
-"""With what a run was made, in its folder: a line each time that it begins or goes on."""
+"""A record of what a run was made with, in its folder: a line each time that it begins or goes on."""
 
 from __future__ import annotations
 

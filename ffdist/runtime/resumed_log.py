@@ -107,7 +107,7 @@ def text_of(record: dict[str, Any]) -> str:
 
 
 def damage_of(lines: LogLines, missing: int = 0) -> list[str]:
-    """In words, all that is wrong with a log; empty for one that is whole. missing: lines that should be there."""
+    """All that is wrong with a log, in words; empty for one that is whole. missing: lines that should be there."""
     counts = {"missing": missing, "duplicated": lines.duplicates, "none of this run's": lines.strange}
     found = [f"{n} {'line is' if n == 1 else 'lines are'} {what}" for what, n in counts.items() if n]
     return [*found, "the last line is cut off"] if lines.cut_off else found

@@ -174,7 +174,7 @@ def digest_of(values: Mapping[str, Any]) -> str:
 
 
 def write_plan(run: Path, plan: Plan) -> None:
-    """On disk when this returns. Raises ConfigError when it cannot be written."""
+    """Write the plan; it is on disk when this returns. Raises ConfigError when it cannot be written."""
     with writing_to(run):
         write_durably(run / PLAN, (json.dumps(with_digest(plan.as_json()), indent=1) + "\n").encode())
 

@@ -30,7 +30,7 @@ def run_worker(
     ready: Callable[[], None] = lambda: None,
     opened: Callable[[Sequence[str]], None] = lambda kinds: None,
 ) -> None:
-    """Until the stream stops. Raises what stopped it otherwise.
+    """Run a worker until the stream stops. Raises what stopped it otherwise.
 
     make_job: opens the data and makes the network, in this process; a later attempt goes on from the last snapshot.
     store: where the workers of this attempt meet. observer: called in the last worker. stop: set in the first worker

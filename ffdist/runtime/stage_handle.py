@@ -109,7 +109,7 @@ class StageProcess:
         self.process.wait()
 
     def close(self) -> None:
-        """After its end."""
+        """Close its pipes, once it has ended."""
         self.line.close()
         assert self.process.stderr
         self.process.stderr.close()

@@ -32,7 +32,7 @@ DETAILS = ("what", "where", "expected", "got", "remedy")
 
 
 def run_child(start: ProcessStart, data: bytes, line: LauncherPipe, activity: Activity) -> None:
-    """Until the stream stops. What stops it otherwise is reported, and the process ends with status 1."""
+    """Run until the stream stops. What stops it otherwise is reported, and the process ends with status 1."""
     os.environ.setdefault("GLOO_SOCKET_IFNAME", LOOPBACK)
     try:
         unpack(Payload(data, start.script))(start, line, activity)

@@ -1,4 +1,4 @@
-"""From settings to a run: where it goes, who runs the stages, what comes back."""
+"""The job that settings describe, made in whichever process trains."""
 
 from __future__ import annotations
 

@@ -175,7 +175,7 @@ class ThreadGroup:
 
 @contextmanager
 def computing_threads_kept() -> Iterator[None]:
-    """Whatever is done within, torch computes with as many threads afterwards as before."""
+    """A context after which torch computes with as many threads as before."""
     before = torch.get_num_threads()
     try:
         yield

@@ -29,8 +29,8 @@ _watcher: subprocess.Popen[bytes] | None = None
 
 @contextmanager
 def watched(timeout: float, activity: Activity) -> Iterator[None]:
-    """Within, this process is ended where it gives no sign of life for so many seconds, and it is said what it was at.
-    Within another one of these, only what is said is changed."""
+    """A context in which this process is ended, with a message of what it was at, where it gives no sign of life for so
+    many seconds. Within another one of these, only what is said is changed."""
     global _watcher
     before, _activity.what = _activity.what, lambda: str(activity)
     if _watcher is not None:
@@ -62,7 +62,7 @@ def _send(what: str) -> None:
 
 
 def watch(rank: int, timeout: float, limit: float) -> None:
-    """Until the process `rank`, whose words come by stdin, has ended; or has been ended, after so many seconds of
+    """Watch until the process `rank`, whose words come by stdin, has ended; or has been ended, after so many seconds of
     silence. timeout: what the user has set for them."""
     what = "starting"
     heard = looked = time.monotonic()

@@ -107,7 +107,7 @@ class Worker:
         self.logs: list[StageLog] = []
 
     def run(self) -> None:
-        """Until the stream stops. Raises the error that explains the others where one of its parts fails."""
+        """Run until the stream stops. Raises the error that explains the others where one of its parts fails."""
         self._watch_stop()
         if self.window:
             self.clock = common_clock(self.rank.store, self.world, self.job.timeout)
@@ -132,7 +132,7 @@ class Worker:
             log.write(f"ready; seconds: imports {imports:.2f}; {self.rank.activity.durations()}")
 
     def at(self) -> str:
-        """Where it is, and what it waits for."""
+        """The place of each stage in the stream, and what the worker waits for."""
         places = [f"stage {stage.index} at batch {stage.step}" for stage in self.made]
         return ", ".join([*places, *self.edges.waits()])
 
@@ -216,7 +216,7 @@ class Worker:
         return collect
 
     def _outbox(self, index: int, lanes: range) -> Outbox:
-        """Where a stage's messages go: to the next, or to the sink."""
+        """The outbox of a stage's messages: to the next stage, or to the sink."""
         if index == len(self.plan.stages) - 1:
             if sink_is_on_last_stage(self.plan):
                 return self._sink()
@@ -336,7 +336,8 @@ class Worker:
 
 
 def validation_key(epoch: int) -> str:
-    """Where the workers find the accuracy of an epoch (from 0); its name, which errors show, counts from 1."""
+    """The key under which workers find the accuracy of an epoch (from 0); its name, which errors show, counts from
+    1."""
     return f"validation of epoch {epoch + 1}"
 
 

@@ -47,14 +47,14 @@ class WorkerEdges:
         return FanIn(by_batch, orders)
 
     def outbox(self, stage: int, lanes: range) -> FanOut:
-        """To the workers of the next stage."""
+        """The outbox to the workers of the next stage."""
         following = self.plan.stages[stage + 1]
         out = {route.target: self._to(route) for route in self._from_here("stages", stage)}
         orders = range(following.batch_stride)
         return FanOut([{lane: to for lane in lanes if (to := out.get(following.worker_of(lane, n)))} for n in orders])
 
     def to_sink(self) -> ToEdge:
-        """To the worker that has the sink, where it takes what several workers send."""
+        """The outbox to the worker that has the sink, where it takes what several workers send."""
         (route,) = self._from_here("sink")
         return self._to(route)
 

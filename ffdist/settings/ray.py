@@ -10,7 +10,7 @@ from ffdist.settings.base import SettingsGroup, option
 
 @dataclass(frozen=True)
 class RaySettings(SettingsGroup):
-    """With --launcher ray."""
+    """Settings of --launcher ray."""
 
     group: ClassVar[str] = "ray"
 

@@ -155,7 +155,7 @@ def read_mark(run: Path) -> dict[str, Any]:
 
 
 def write_mark(run: Path, mark: dict[str, Any]) -> None:
-    """On disk when this returns. Raises SnapshotError."""
+    """Write the mark; it is on disk when this returns. Raises SnapshotError."""
     write_of_snapshot(run / MARK, json.dumps(with_digest(mark)).encode())
 
 

@@ -35,7 +35,7 @@ from ffdist.snapshot.records import RECORDS, PackedRecords
 
 
 def checked_folder(run: Path, marker: Snapshot) -> Path:
-    """Where a snapshot goes. Raises SnapshotError for a link to somewhere else."""
+    """The folder of a snapshot. Raises SnapshotError for a link to somewhere else."""
     folder = snapshot_folder(run, marker.step, marker.epoch)
     if folder.is_symlink():
         raise SnapshotError(

@@ -50,7 +50,7 @@ class Edge:
             )
 
     def at(self, sequence: int | None = None) -> str:
-        """Where an error happened: the edge, the attempt, and the frame's number from 0."""
+        """The place of an error: the edge, the attempt, and the frame's number from 0."""
         return f"edge {self.name}, attempt {self.attempt}" + ("" if sequence is None else f", frame {sequence}")
 
     def lost(self, what: str, sequence: int | None = None) -> PeerLostError:

@@ -66,7 +66,7 @@ class Link:
         return self._post(lambda data: dist.irecv(data, group=self._group, group_src=self._rank), tensors, sequence)
 
     def wait(self, transfer: Transfer, awaited: str, sequence: int, timeout: timedelta | None = None) -> None:
-        """Until gloo's part is done. Raises PeerLostError, or PeerTimeoutError after `timeout` (the edge's)."""
+        """Wait until gloo's part is done. Raises PeerLostError, or PeerTimeoutError after `timeout` (the edge's)."""
         timeout = timeout or self._edge.timeout
         started = time.monotonic()
         try:
@@ -86,7 +86,8 @@ class Link:
             raise self._lost(sequence) from error
 
     def finish(self, transfer: Transfer, awaited: str, sequence: int) -> None:
-        """Until NCCL's part is done, too, so that nobody counts on what may never come. Raises PeerTimeoutError."""
+        """Wait until NCCL's part is done, too, so that nobody counts on what may never come. Raises
+        PeerTimeoutError."""
         deadline = time.monotonic() + self._edge.timeout.total_seconds()
         for work in transfer.by_device:
             while not work.is_completed():

@@ -170,7 +170,7 @@ def _run(rank: int, port: int, plan: _Plan, cluster: str | None) -> Samples:
 
 
 def _sample(rank: int, transport: str, edge: Edge, size: int, plan: _Plan, store: dist.Store) -> SampleTime:
-    """Nothing at the rank that only waits for the other."""
+    """Time one sample; zeros at the rank that only waits for the other."""
     num, message = plan.num_messages(size), torch.ones(size, dtype=torch.uint8)
     if transport == "memcpy":
         target = torch.zeros_like(message)

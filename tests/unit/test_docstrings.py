@@ -26,7 +26,11 @@ def bodies(node: ast.Module | ast.stmt) -> Iterator[list[ast.stmt]]:
 def test_docstrings_begin_with_what_a_thing_is_or_does(folder: str) -> None:
     """None of a module, class or function begins as a clause that its name would have to complete; none of an attribute
     with a genitive."""
-    clause, genitive = re.compile(r"(What|Of|That|How|Why|Whom|Whether)\b"), re.compile(r"(Of|That)\b")
+    clause = re.compile(
+        r"(What|Of|That|How|Why|Whom|Whether|Which|Who|Whatever|Where|When|Until|Once|Around|Inside|Within|Without|With|"
+        r"Before|Behind|After|To|By|As|For|In|Into|On|From|At|So|Likewise|Nothing|None)\b"
+    )
+    genitive = re.compile(r"(Of|That)\b")
     dangling, seen = [], 0
     for path in sorted((ROOT / folder).rglob("*.py")):
         for body in bodies(ast.parse(path.read_text())):

@@ -42,7 +42,7 @@ def _multiply(member: PoolMember) -> None:
 
 
 class Probe(WorkerPool):
-    """As many processes as a comparison uses; `measure` takes about (n + 1) * 0.15 seconds.
+    """Processes, as many as a comparison uses, whose products are timed; `measure` takes about (n + 1) * 0.15 seconds.
 
     A neighbour that slows one process as much as all does not show in their quotient. So one's work is the best that
     was ever measured here, and counts by the time in which it had its core: other work of this machine shows even if

@@ -107,7 +107,7 @@ def as_markdown(record: Record, plot: str | None) -> str:
 
 
 def environment(record: Record) -> str:
-    """Where the figures were measured, in a line."""
+    """The place where the figures were measured, in a line."""
     m, v = record["machine"], record["versions"]
     return (
         f"{m['processor']}, {m['cores']} cores, {m['memory_gib']} GiB{', ' + m['gpu'] if m['gpu'] else ''}; "

@@ -23,7 +23,7 @@ class Summary(NamedTuple):
         return cls(median(values), min(values), max(values), len(values))
 
     def facts(self, name: str) -> dict[str, float | int]:
-        """As --json has it."""
+        """The fields that `--json` prints."""
         return {name: self.median, f"{name}_min": self.least, f"{name}_max": self.most, "n": self.n}
 
     def __str__(self) -> str:

@@ -106,7 +106,7 @@ def accuracy(settings: BenchSettings, progress: Progress) -> BenchResult:
 
 @contextmanager
 def placed(settings: BenchSettings) -> Iterator[Placing]:
-    """Where the sides' processes live: here, or on two hosts whose link is limited."""
+    """The place where the sides' processes live: here, or on two hosts whose link is limited."""
     if not settings.compare.link:
         yield on_this_host
         return

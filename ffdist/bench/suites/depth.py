@@ -41,7 +41,7 @@ UNITS = {"peak": "MiB", "queue": "MiB", "of_peak": "", "throughput": "samples/s"
 
 
 def depth(settings: BenchSettings, progress: Progress) -> BenchResult:
-    """For each depth: peak bytes a device, one block a stage; and samples/s with the stages and ranks asked for."""
+    """Measure each depth: peak bytes a device, one block a stage; and samples/s with the stages and ranks asked for."""
     if settings.model not in WIDTHS:
         raise ConfigError(
             "depth grows by equal blocks",

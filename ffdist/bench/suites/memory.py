@@ -49,7 +49,7 @@ def members(used: dict[str, list[MemoryUse]], name: str) -> list[str]:
 
 
 def summarise(settings: BenchSettings, used: dict[str, list[MemoryUse]], name: str) -> dict[str, Any]:
-    """Against the variant that takes the least."""
+    """Summarise ours against the baseline's variant that takes the least."""
     best = min(members(used, name), key=lambda variant: worst(used[variant]).peak)
     ours, theirs = worst(used["ours"]), worst(used[best])
     return {

@@ -205,7 +205,7 @@ def table_of_variants(item: tuple[str, Family]) -> ResultTable:
 
 
 def stages(rounds: Rounds, ours: str) -> ResultTable:
-    """Where the stages' time went: medians over the rounds that count, warm-up and tail included."""
+    """A table of where the stages' time went: medians over the rounds that count, warm-up and tail included."""
     measured = rounds.measured[ours]
     stages = measured[0].details["stages"] if measured else []
     columns = {"stage": "stage", "worker": "worker", "blocks": "blocks", "busy": "busy", "waits for next": "no_credit"}

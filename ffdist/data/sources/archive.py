@@ -76,7 +76,8 @@ def unpack(path: Path, folder: Path) -> tuple[int, int]:
 
 
 def inside(folder: Path, name: str) -> Path | None:
-    """Where a member goes; None for what systems leave. Raises DataError for a name that leads elsewhere."""
+    """The path that a member is written to; None for what systems leave. Raises DataError for a name that leads
+    elsewhere."""
     parts = PurePosixPath(name.replace("\\", "/")).parts
     if any(is_junk(part) and part != ".." for part in parts if part != "."):
         return None

@@ -81,7 +81,7 @@ def patterns_of(config: Mapping[str, Any]) -> Files:
 
 
 def pattern(path: str) -> str:
-    """As `SplitChoice` takes it: of a folder by its name, and with `*` for any number of folders."""
+    """A pattern as `SplitChoice` takes it: of a folder by its name, and with `*` for any number of folders."""
     for end in ("/**/*", "/**", "/*", "/"):
         path = path.removesuffix(end)
     return path.removeprefix("./").replace("**/", "*")

@@ -59,7 +59,7 @@ def find_layout(listing: Listing) -> FolderLayout:
 
 
 def named_splits(listing: Listing, root: Path, notes: list[str]) -> SplitFolders:
-    """As their names say, below folders that hold nothing but one folder."""
+    """The splits that folders' names say, below folders that hold nothing but one folder."""
     folders, files = listing.listed(root)
     if len(folders) == 1 and wraps(listing, folders[0]):
         notes.append(f"read from the folder {listing.name(folders[0])}")

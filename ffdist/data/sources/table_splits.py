@@ -133,7 +133,7 @@ def chosen_splits(listing: Listing, files: Sequence[Path]) -> dict[str, list[Pat
 
 
 def named(listing: Listing, files: Sequence[Path]) -> dict[str, list[Path]]:
-    """Once one file is called like a split, all must be; otherwise all are one."""
+    """Files by the splits that their names say: once one is called like a split, all must be; otherwise all are one."""
     splits: dict[str, list[Path]] = {split: [] for split in SPLITS}
     unknown = []
     for path in files:

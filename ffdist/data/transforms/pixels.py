@@ -13,7 +13,7 @@ GREY = np.float32(0.2989), np.float32(0.587), np.float32(0.114)
 
 
 def clipped(values: np.ndarray) -> np.ndarray:
-    """As uint8: cut to 0..255, then rounded down."""
+    """Values as uint8: cut to 0..255, then rounded down."""
     return values.clip(0, 255).astype(np.uint8)
 
 

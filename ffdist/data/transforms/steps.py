@@ -77,7 +77,7 @@ class TransformSteps:
     def draw_all(
         self, epoch: int, first: int, rows: Sequence[np.ndarray], parts: Sequence[slice | np.ndarray]
     ) -> StepDraws:
-        """Likewise for the batches `first`, `first` + 1, ..., one after the other."""
+        """Draw for the batches `first`, `first` + 1, ..., one after the other."""
         own = [batch_rows[part] for batch_rows, part in zip(rows, parts, strict=True)]
         numbers = self.draws.uniform(epoch, own[0] if len(own) == 1 else np.concatenate(own))
         usual = chosen = None

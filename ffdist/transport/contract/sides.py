@@ -121,7 +121,7 @@ def send_sizes(place: ContractRank, sender: Sender, sizes: tuple[int, ...]) -> N
 
 
 def recv_sizes(place: ContractRank, receiver: Receiver, sizes: tuple[int, ...]) -> list[bool]:
-    """For each in turn, True if it is as it was sent."""
+    """Receive messages of these sizes; for each, True if it is as it was sent."""
     return [torch.equal(receiver.recv().tensors["x"], message(size)) for size in sizes]
 
 
