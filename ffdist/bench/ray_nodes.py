@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from ffdist.bench.victims import stat_of
+from ffdist.runtime.process_stat import is_alive, parent_of
 
 NODES = 3
 """Nodes of one core each: one more than the run has workers, as a place for the worker of a node that was killed."""
@@ -84,15 +84,3 @@ class RayNodes:
 def raylet_of(node: Any) -> int:
     """The process that is a node of Ray's."""
     return node.all_processes["raylet"][0].process.pid
-
-
-def parent_of(pid: int) -> int:
-    """The parent of a process; 0 where there is no such process."""
-    found = stat_of(pid)
-    return found[0] if found else 0
-
-
-def is_alive(pid: int) -> bool:
-    """True if there is such a process, and it is no zombie."""
-    found = stat_of(pid)
-    return found is not None and found[1] not in "ZX"

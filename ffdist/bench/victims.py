@@ -9,6 +9,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
+from ffdist.runtime.process_stat import ProcessStat, stat_of
+
 
 class ProcessId(NamedTuple):
     """A process; its number alone may be another's by now."""
@@ -16,15 +18,6 @@ class ProcessId(NamedTuple):
     pid: int
     began: str
     """Start time by the kernel, in clock ticks since boot: tells a process from a later one with its number."""
-
-
-def stat_of(pid: int) -> tuple[int, str, str] | None:
-    """(parent, state, start time) of a process from /proc; None where there is none."""
-    try:
-        state, parent, *rest = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except (OSError, ValueError):
-        return None
-    return int(parent), state, rest[17]
 
 
 def processor_seconds(pid: int) -> float:
@@ -35,14 +28,14 @@ def processor_seconds(pid: int) -> float:
 
 def descendants(parent: int) -> list[ProcessId]:
     """Descendants of a process at any depth, without zombies."""
-    all_of = dict[int, tuple[int, str, str]]()
+    all_of = dict[int, ProcessStat]()
     for folder in Path("/proc").glob("[0-9]*"):
         if found := stat_of(int(folder.name)):
             all_of[int(folder.name)] = found
     found, wanted = list[ProcessId](), {parent}
     while wanted:
-        mine = [pid for pid, (above, _, _) in all_of.items() if above in wanted]
-        found += [ProcessId(pid, all_of[pid][2]) for pid in mine if all_of[pid][1] != "Z"]
+        mine = [pid for pid, stat in all_of.items() if stat.parent in wanted]
+        found += [ProcessId(pid, all_of[pid].began) for pid in mine if all_of[pid].state != "Z"]
         wanted = set(mine)
     return found
 
@@ -50,7 +43,7 @@ def descendants(parent: int) -> list[ProcessId]:
 def is_running(seen: ProcessId) -> bool:
     """True if this very process is alive: not a zombie, and not another one that got its number."""
     found = stat_of(seen.pid)
-    return found is not None and found[1] not in "ZX" and found[2] == seen.began
+    return found is not None and found.state not in "ZX" and found.began == seen.began
 
 
 def left_of(seen: set[ProcessId], timeout: float) -> list[ProcessId]:

@@ -51,8 +51,8 @@ def file_states(source: Path, elsewhere: Iterable[Path] = ()) -> FileStates:
     return FileStates(seen.hexdigest(), newest + SETTLED < now, count, size)
 
 
-class Watched:
-    """Files whose states are noted, so that a change while they are read is found."""
+class ChangeCheck:
+    """Notes the states of files, so that a change while they are read is found."""
 
     def __init__(self) -> None:
         self.states: list[tuple[Sequence[Path], str]] = []

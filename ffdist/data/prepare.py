@@ -18,7 +18,7 @@ from rich.progress import Progress as RichProgress
 from ffdist.cores import available_cores
 from ffdist.data.atomic_folder import atomic_folder, check_free
 from ffdist.data.column_names import IMAGE, LABEL, Columns
-from ffdist.data.content import Watched
+from ffdist.data.content import ChangeCheck
 from ffdist.data.decode import Size, check_options
 from ffdist.data.depth import Range
 from ffdist.data.formats import quiet_pillow
@@ -118,26 +118,30 @@ def prepare(
         "value_range": decoding.value_range,
     }
     making = WriteOptions(decoding, workers or available_cores(), skip_broken, store)
-    watched = Watched()
+    changes = ChangeCheck()
     if source not in KNOWN:
-        watched.add(Path(source))  # before it is opened: a file that comes while it is listed is a change, too
+        changes.add(Path(source))  # before it is opened: a file that comes while it is listed is a change, too
     with opening(source, target, splits, ignore, reading) as opened:
-        notes = write_folder(opened, target, making, watched, progress)
+        notes = write_folder(opened, target, making, changes, progress)
     for text in notes:
         notify(f"note: {text}")
     return target if isinstance(target, Path) else target.url
 
 
 def write_folder(
-    source: DataSource, target: Path | RemoteFolder, making: WriteOptions, watched: Watched, progress: Progress | None
+    source: DataSource,
+    target: Path | RemoteFolder,
+    making: WriteOptions,
+    changes: ChangeCheck,
+    progress: Progress | None,
 ) -> Sequence[str]:
     """Write the shards and the manifest of an open source into a new folder, all or nothing; return the manifest's
-    notes. Raises DataError where a watched file has changed meanwhile, and as `write` does."""
-    watched.add(*source.files_elsewhere())
+    notes. Raises DataError where one of the files has changed meanwhile, and as `write` does."""
+    changes.add(*source.files_elsewhere())
     reporting = nullcontext(progress) if progress else bar(source.name)
     with atomic_folder(target) as folder, reporting as report, quiet_pillow():
         manifest = write(source, folder, making, report)
-        watched.check()  # before the folder appears: shards of files that changed are no data set
+        changes.check()  # before the folder appears: shards of files that changed are no data set
     return manifest.notes
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ffdist.errors import ConfigError
 from ffdist.page.charts import total_time
-from ffdist.page.run import RunView, Watched, is_run
+from ffdist.page.run import RunView, WatchedRun, is_run
 from ffdist.page.tables import best_epoch
 from ffdist.page.text import NONE, count, moment, percent
 
@@ -32,27 +32,27 @@ class WatchedFolder:
             )
         self.folder = folder.resolve()
         self.shown = str(folder)
-        self.one = Watched(self.folder, self.folder.name)
+        self.one = WatchedRun(self.folder, self.folder.name)
         self.was_one = False
-        self.known: dict[str, Watched] = {}
-        self.lock = threading.Lock()  # requests are threads: each run must have one `Watched`, whose log is read once
+        self.known: dict[str, WatchedRun] = {}
+        self.lock = threading.Lock()  # requests are threads: each run has one `WatchedRun`, whose log is read once
 
     @property
-    def single_run(self) -> Watched | None:
+    def single_run(self) -> WatchedRun | None:
         """The run whose folder it is, or was before it vanished; it may become one's while it is watched."""
         self.was_one = self.was_one or is_run(self.folder)
         return self.one if self.was_one else None
 
-    def run(self, name: str) -> Watched | None:
+    def run(self, name: str) -> WatchedRun | None:
         """The run of that name, if it is there or was before; None for others, and for links out of the folder."""
         known = self.known.get(name)
         if known and self.is_inside(known.run):
             return known
         return self._known(name) if name in self.run_names() else None
 
-    def _known(self, name: str) -> Watched:
+    def _known(self, name: str) -> WatchedRun:
         with self.lock:
-            return self.known.setdefault(name, Watched(self.folder / name, name))
+            return self.known.setdefault(name, WatchedRun(self.folder / name, name))
 
     def run_names(self) -> list[str]:
         """The names of the runs that are there: their places below the folder."""

@@ -99,7 +99,7 @@ def view_run(run: Path, name: str | None = None) -> RunView:
     )
 
 
-class Watched:
+class WatchedRun:
     """One run's folder, looked at again and again, by any thread; it may vanish, be half written, and come back."""
 
     def __init__(self, run: Path, name: str) -> None:

@@ -24,7 +24,7 @@ Slot = tuple[int, str, Any]
 """What an optimiser keeps: the parameter's number, the name, and the value, a tensor or a number of Python's."""
 
 
-class Together(NamedTuple):
+class SameTypeTensors(NamedTuple):
     """Tensors of one type and device."""
 
     vectors: list[Tensor]
@@ -35,7 +35,7 @@ class Together(NamedTuple):
     """Those that do not lie side by side in memory, with the copies that stand for them."""
 
 
-Vectors = list[Together]
+Vectors = list[SameTypeTensors]
 
 
 class Handover:
@@ -187,5 +187,5 @@ def by_type(tensors: Iterable[Tensor]) -> Vectors:
         vectors = [vector(tensor) for tensor in together]
         pairs = zip(together, vectors, strict=True)
         scattered = [(tensor, each) for tensor, each in pairs if not is_dense(tensor)]
-        laid.append(Together(vectors, [len(each) for each in vectors], together[0].device, scattered))
+        laid.append(SameTypeTensors(vectors, [len(each) for each in vectors], together[0].device, scattered))
     return laid

@@ -19,6 +19,7 @@ from typing import Any
 
 from ffdist.loading import import_seconds, loading
 from ffdist.runtime.child import end_with_parent
+from ffdist.runtime.process_stat import is_alive
 
 VARIABLE = "FFDIST_AGENT"
 """Names the file in which ranks tell the agent of their node something, a line of JSON each."""
@@ -40,14 +41,6 @@ def end_with_agent() -> None:
     agent = os.environ.get(VARIABLE, "").removeprefix("/proc/").partition("/")[0]
     if agent.isdigit() and not is_alive(int(agent)):
         os._exit(1)
-
-
-def is_alive(pid: int) -> bool:
-    """True if there is such a process, which has not ended; by Linux's /proc."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    except (OSError, IndexError):
-        return False
 
 
 def agent_imports() -> float:

@@ -11,12 +11,12 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
-from pathlib import Path
 
 import torch.distributed as dist
 
 from ffdist.errors import StageLostError
 from ffdist.runtime.heartbeat import EVERY, STACK, Activity, silence_of, write_stacks
+from ffdist.runtime.process_stat import parent_of
 from ffdist.runtime.watchdog import watched
 from ffdist.runtime.world import World
 
@@ -148,11 +148,3 @@ def end_sibling(said: str) -> None:
             os.kill(int(place[1]), number)
         time.sleep(EVERY)
         os.kill(int(place[1]), signal.SIGKILL)
-
-
-def parent_of(pid: int) -> int | None:
-    """The parent of a process; None for no process, or where the system does not say."""
-    try:
-        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-    except (OSError, ValueError, IndexError):
-        return None

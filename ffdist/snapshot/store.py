@@ -61,7 +61,7 @@ class SnapshotStore:
         self.identity = identity_of(run)
         """The identity of the run's folder, so that no other one is made in its place where it goes."""
         self.writing = Lock()
-        """One file at a time."""
+        """Held while a file is written: a worker in several stages has several threads that write, one at a time."""
         self.packed = PackedRecords()
         self.noted = False
         """Whether it was said that an old one cannot be removed."""
