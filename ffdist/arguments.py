@@ -36,11 +36,11 @@ def as_settings(given: Settings | None, default: Settings) -> Settings:
     """The settings that were given, or the default ones. Raises ConfigError for what are no settings."""
     if given is not None and not isinstance(given, Settings):
         raise ConfigError(
-            "settings are no settings",
+            "settings is not a Settings object",
             where="Pipeline",
             expected="ffdist.Settings(...)",
             got=f"a {type(given).__name__}",
-            remedy="ffdist.Settings().changed(epochs=30, ...), or tell them by their names",
+            remedy="ffdist.Settings().changed(epochs=30, ...), or give them by name",
         )
     return given or default
 

@@ -50,7 +50,7 @@ def calls_of(words: Iterable[object], where: str) -> tuple[Call, ...]:
                 found.append(one_call(part, where))
             elif not found:
                 raise ConfigError(
-                    "an option stands before any name", where=where, expected="NAME OPTION=VALUE", got=part
+                    "an option comes before any name", where=where, expected="NAME OPTION=VALUE", got=part
                 )
             else:
                 found[-1].options.update(options_in(part, where))
@@ -155,7 +155,7 @@ def check_transforms(calls: Iterable[Call], where: str) -> None:
 
 def wrong(where: str, got: object) -> ConfigError:
     return ConfigError(
-        "this is no name with options",
+        "this is not a name with options",
         where=where,
         expected="NAME or NAME(OPTION=VALUE,...)",
         got=got if isinstance(got, str) else repr(got),

@@ -173,7 +173,7 @@ def from_json(values: Mapping[str, Any]) -> RunEvent:
         return kind(**{name: value for name, value in values.items() if name in known})
     except (KeyError, TypeError) as error:
         raise DataError(
-            "this is no event of a run", where="event", expected=", ".join(EVENTS), got=described(error)
+            "this is not an event of a run", where="event", expected=", ".join(EVENTS), got=described(error)
         ) from error
 
 

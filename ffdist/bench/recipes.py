@@ -56,7 +56,7 @@ def recipes_of(side: str, settings: BenchSettings) -> list[Recipe]:
         changed = apply(train, table, str(compare.recipes))
         if strange := [name for name in flat(table) if name not in RECIPE]:
             raise ConfigError(
-                f"'{strange[0]}' is none of what a side chooses for itself",
+                f"'{strange[0]}' is not a setting that a side chooses for itself",
                 where=compare.recipes,
                 expected="settings of the optimiser, the schedule, epochs and label smoothing",
                 remedy="on the command line it holds for both sides",

@@ -126,7 +126,7 @@ class BenchSettings:
             if name in OURS_ALONE and value != (usual := BASE.value(name)):
                 away = setting(f"{GROUP_OF[name]}.{name}", "none" if usual in (None, ()) else usual)
                 raise ConfigError(
-                    f"{setting(f'{GROUP_OF[name]}.{name}')} is nothing that both sides of a comparison have",
+                    f"{setting(f'{GROUP_OF[name]}.{name}')} is not a setting that both sides of a comparison have",
                     where="ffdist bench",
                     got=" ".join(map(str, value)) if isinstance(value, tuple) else value,
                     remedy=f"leave it out; a preset's is taken away by {away}",

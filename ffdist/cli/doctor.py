@@ -52,7 +52,7 @@ def main(args: Sequence[str]) -> None:
     command = parsed(Doctor, args, "ffdist doctor")
     if command.processes < 2:
         raise ConfigError(
-            "a chain has two processes at least", where="--processes", expected=">= 2", got=command.processes
+            "a chain has at least two processes", where="--processes", expected=">= 2", got=command.processes
         )
     handle_signals(unwind)  # its processes end with it
     findings = [*environment(), *devices(), *optional(), *sends(command.processes)]

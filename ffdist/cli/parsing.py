@@ -171,7 +171,7 @@ def positional_values(positional: Sequence[Argument], words: list[str], prog: st
             values[each.name] = words if is_many(each.kind_if_given) else words[0]
             words = [] if is_many(each.kind_if_given) else words[1:]
     if words:
-        raise UsageError(f"a word too many: {words[0]}", where=prog, remedy=f"{prog} --help")
+        raise UsageError(f"unexpected argument: {words[0]}", where=prog, remedy=f"{prog} --help")
     return values
 
 

@@ -72,7 +72,7 @@ def parse(args: Sequence[str]) -> PlanCommand:
     for name in values:
         if name in STRANGE:
             raise ConfigError(
-                f"{setting(f'{GROUP_OF[name]}.{name}')} is nothing that a plan is made by",
+                f"{setting(f'{GROUP_OF[name]}.{name}')} is not a setting that a plan depends on",
                 where=PROG,
                 remedy=f"leave it out; {PROG} --help lists what is",
             )

@@ -73,7 +73,7 @@ def main(args: Sequence[str]) -> None:
 def check(command: Report, in_terminal: bool) -> None:
     """Raises ConfigError for what does not go together."""
     if not command.run:
-        raise ConfigError("there is no run to tell of", expected="ffdist report RUN ...")
+        raise ConfigError("no run was given", expected="ffdist report RUN ...")
     if command.pictures < 1:
         raise ConfigError("--pictures is too small", expected=">= 1", got=command.pictures, remedy="--no-pictures")
     if len(command.run) > 1 and command.to and (command.cam or command.figures):

@@ -37,7 +37,7 @@ class WatchCommand:
 def main(args: Sequence[str]) -> None:
     command = parsed(WatchCommand, args, "ffdist watch")
     if command.port is not None and not 0 <= command.port < 2**16:
-        raise ConfigError("--port is no port", expected="0 .. 65535", got=command.port)
+        raise ConfigError("--port is not a port", expected="0 .. 65535", got=command.port)
     with loading():  # of torch, after the parsing
         from ffdist.page.server import PageServer
 

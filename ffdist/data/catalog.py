@@ -71,7 +71,7 @@ def open_data(
     if name == "digits" or folder:
         if chosen.texts():
             raise ConfigError(
-                "what is prepared already is not prepared otherwise",
+                "a prepared data set cannot be prepared in another way",
                 where=name,
                 expected="a source",
                 got=" ".join(chosen.texts()),

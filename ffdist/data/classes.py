@@ -71,7 +71,7 @@ def no_classes(classes: Any, where: object) -> DataError:
     """The error for what cannot be read as classes."""
     shown = f"a {type(classes).__name__}, {classes!r}"
     return DataError(
-        "classes are no names",
+        "these are not class names",
         where=where,
         expected="K names, such as ['cat', 'dog'], or how many",
         got=shown if len(shown) < 90 else shown[:80] + " ...",

@@ -31,7 +31,7 @@ def grouped(split: LabelledSplit, groups: Any, where: str) -> LabelledSplit:
     found = as_array(groups, "groups", where)
     if found.shape != (len(split.labels),):
         raise DataError(
-            "there is not a group for every sample",
+            "the number of groups is not that of the samples",
             where=where,
             expected=f"[{len(split.labels)}]",
             got=list(found.shape),

@@ -208,7 +208,7 @@ def parsed(
 ) -> DataManifest:
     """A manifest from its fields in JSON. Raises ValueError, TypeError or KeyError for what no manifest holds."""
     check(isinstance(name, str), "the name is no text")
-    check(is_list(classes, str) and len(classes) > 0, "the classes are no names")
+    check(is_list(classes, str) and len(classes) > 0, "the these are not class names")
     check(len(set(classes)) == len(classes), "two classes have one name")
     check(is_list(shape, int) and len(shape) == 3 and min(shape) > 0, "the manifest's shape is not [C, H, W]")
     channels, height, width = shape

@@ -21,7 +21,7 @@ def check_input(input_shape: object, num_classes: object) -> None:
     sizes = input_shape if isinstance(input_shape, Sequence) and not isinstance(input_shape, str) else ()
     if not sizes or not all(isinstance(size, Integral) and int(size) > 0 for size in sizes):
         raise NetworkError(
-            "the input shape is none",
+            "this is not an input shape",
             where="input_shape",
             expected="(C, H, W) of a picture, or (N,)",
             got=repr(input_shape),

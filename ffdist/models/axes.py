@@ -73,7 +73,7 @@ def declared(block: nn.Module, name: str) -> Axes | None:
         return None
     if says not in ("channels_first", "channels_last"):
         raise NetworkError(
-            f"block '{name}' says nothing known of its axes",
+            f"block '{name}' has an attribute `axes` with an unknown value",
             where="its attribute `axes`",
             expected="'channels_first' or 'channels_last'",
             got=says,

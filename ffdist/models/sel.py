@@ -38,7 +38,7 @@ def sel_cnn(
     """
     if depth < 1 or width < 1 or kernel < 1 or kernel % 2 == 0 or pool_every < 0:
         raise ConfigError(
-            "these are no blocks of the SEL network",
+            "these blocks do not make a SEL network",
             where="model sel-cnn",
             expected="depth and width of at least 1, an odd kernel",
             got=f"depth {depth}, width {width}, kernel {kernel}, pool_every {pool_every}",

@@ -55,7 +55,7 @@ def vgg8(
     """
     if not widths or 0 in widths or pool not in ("max", "avg") or (pool_first and widths[-1] < 0):
         raise ConfigError(
-            "these are no blocks of a VGG",
+            "these widths do not make a VGG",
             where="model vgg, widths and pool",
             expected="channels, negative where a pool follows; not after the last with pool_first",
             got=f"widths {widths}, pool {pool}, pool_first {pool_first}",

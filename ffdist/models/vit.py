@@ -87,7 +87,7 @@ def vit(
         )
     if dim % heads or depth < 1:
         raise ConfigError(
-            "these are no encoder blocks",
+            "these options do not make encoder blocks",
             where="model vit",
             expected="dim a multiple of heads, depth >= 1",
             got=f"dim {dim}, heads {heads}, depth {depth}",

@@ -90,7 +90,7 @@ def _reason(error: Exception) -> str:
 
 def _no_state(path: Path, found: str) -> NetworkError:
     return NetworkError(
-        "this is no file of weights",
+        "this is not a file of weights",
         where=setting("network.pretrained", path),
         got=found,
         expected="names and tensors: .safetensors, or torch.save(model.state_dict(), path)",

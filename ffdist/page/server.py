@@ -110,7 +110,7 @@ def listening(host: str, port: int | None, watch: PageServer) -> Server:
         except (OSError, UnicodeError) as error:
             if place == wanted[-1]:
                 raise ConfigError(
-                    "there is no listening at this address",
+                    "this address cannot be listened on",
                     where=f"{host}, port {place}",
                     got=getattr(error, "strerror", None) or error,
                     remedy="another port, or 0 for any that is free; 127.0.0.1 is always a host",

@@ -44,7 +44,7 @@ def write_report(
     ConfigError for a file that cannot be written, or is there and no such page.
     """
     if not runs:
-        raise ConfigError("there is no run to tell of", expected="at least one run's directory")
+        raise ConfigError("no run was given", expected="at least one run's directory")
     if pictures is not None and (isinstance(pictures, bool) or not isinstance(pictures, int) or pictures < 1):
         raise ConfigError("pictures has a wrong value", expected=">= 1, or None", got=repr(pictures))
     chosen = as_snapshot(snapshot)
@@ -117,5 +117,5 @@ def check_free(path: Path) -> None:
             if OURS in file.read(4096):
                 return
     raise ConfigError(
-        "the file exists, and is no page of a report", where=path, remedy="choose another name, or remove it first"
+        "the file exists, and is not a report's page", where=path, remedy="choose another name, or remove it first"
     )

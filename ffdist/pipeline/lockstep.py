@@ -157,7 +157,7 @@ class Lockstep:
         waiting = [lane for lane in lanes if not lane.ended.is_set()]
         if len(waiting) not in (0, len(lanes)):
             raise NetworkError(
-                "lanes of a batch go different ways through a block, and cannot be synchronised",
+                "lanes of a batch take different paths through a block, and cannot be synchronised",
                 expected="the same norms for every lane, in one order",
             )
         if waiting:

@@ -191,7 +191,7 @@ def from_frame(frame: Frame) -> Message:
 def no_message(got: str) -> TransportError:
     """The error for a frame that is neither a batch nor a marker of this version."""
     return TransportError(
-        "a message is none that stages send",
+        "this is not a message of the pipeline",
         expected="a batch or a marker",
         got=got,
         remedy="run the same version of ffdist at every stage",

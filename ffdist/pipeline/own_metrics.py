@@ -67,7 +67,7 @@ def make_metric(metric: Any, num_classes: int, name: str) -> Metric:
         elif inspect.isroutine(metric) and (more := named_parameters_of(metric, known)):
             metric = partial(metric, **more)
     if not (is_stateful(metric) or callable(metric)):
-        raise ConfigError("this is no metric", where=f"metric {name}", expected=EXPECTED, got=type(metric).__name__)
+        raise ConfigError("this is not a metric", where=f"metric {name}", expected=EXPECTED, got=type(metric).__name__)
     return metric
 
 

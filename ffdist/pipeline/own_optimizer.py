@@ -27,7 +27,7 @@ def own_optimizer(config: OptimSettings, groups: list[dict[str, Any]]) -> torch.
     kind = find(config.optimizer, {}, "optimiser")
     if not (isinstance(kind, type) and issubclass(kind, torch.optim.Optimizer)):
         raise ConfigError(
-            f"'{config.optimizer}' is no optimiser",
+            f"'{config.optimizer}' is not an optimiser",
             where=where,
             expected="a subclass of torch.optim.Optimizer",
             got=kind,

@@ -287,7 +287,7 @@ def check_recovery(
 
 def _unlike(block: LearningBlock, what: str) -> NetworkError:
     return NetworkError(
-        "the block is not the same a second time, as after a snapshot",
+        "the block does not go on from a snapshot as it would have without",
         where=at(block.objective, block.spec),
         expected=f"the same {what} from the same weights, inputs and seed",
         got="another: there is state, or a random number, that ffdist does not know of",

@@ -156,7 +156,7 @@ class Plan:
             return cls(*from_json(value))
         except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
             raise ConfigError(
-                "a file is no plan",
+                "the file is not a plan",
                 where=where,
                 expected=f"what `ffdist plan --json` prints, of format {FORMAT}",
                 got=described(error),

@@ -122,7 +122,7 @@ class Cluster:
             )
         if self.speeds and len(self.speeds) != self.devices:
             raise ConfigError(
-                "there is not one speed a device",
+                "the number of speeds is not that of the devices",
                 where=setting("speeds"),
                 expected=f"{self.devices} numbers, of {setting('devices')}",
                 got=f"{len(self.speeds)}: {', '.join(f'{speed:g}' for speed in self.speeds)}",
@@ -171,7 +171,7 @@ def parse_link(text: str, *, on_cpu: bool = False) -> NetworkLink:
     delay = quantity(latency, TIMES) if comma else 50e-6
     if not found or delay is None:
         raise ConfigError(
-            "that is no link",
+            "this is not a link",
             where=setting("link"),
             expected="a rate, and a latency where it is known: 1gbit, 25gbit,50us, 3GB/s",
             got=text,
@@ -187,7 +187,7 @@ def parse_bytes(text: str) -> float:
     """ "8GiB", "500MB". Raises ConfigError for what is no size."""
     found = quantity(text.strip().lower(), SIZES)
     if not found:
-        raise ConfigError("that is no size", where=setting("memory_limit"), expected="8GiB, 500MB", got=text)
+        raise ConfigError("this is not a size", where=setting("memory_limit"), expected="8GiB, 500MB", got=text)
     return found
 
 

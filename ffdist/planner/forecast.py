@@ -218,5 +218,5 @@ def parse_speeds(text: str) -> tuple[float, ...]:
         return tuple(float(word) for word in text.replace(",", " ").split())
     except ValueError as error:
         raise ConfigError(
-            "these are no speeds", where=setting("speeds"), expected="a number a device: 1,1,0.5", got=text
+            "these are not speeds", where=setting("speeds"), expected="a number a device: 1,1,0.5", got=text
         ) from error

@@ -99,7 +99,7 @@ def _parsed(values: dict[str, Any]) -> DataFacts:
     if not (all(isinstance(part, list) for part in (classes, shape, mean, std)) and len(mean) == len(std)):
         raise TypeError("classes, shape, mean and std are no lists that fit")
     if len(classes) < 2 or not all(isinstance(name, str) for name in classes):
-        raise ValueError("classes are no names")
+        raise ValueError("these are not class names")
     if not shape or not all(isinstance(n, int) and 0 < n < 2**31 for n in shape):
         raise ValueError("the shape is none")
     if not all(isinstance(x, (int, float)) and abs(x) < 1e300 and isfinite(x) for x in (*mean, *std)) or 0 in std:

@@ -115,7 +115,7 @@ def load(
     if path.is_file():
         if chosen not in ("final", "last"):
             raise ConfigError(
-                "a file has one network alone",
+                "an exported file holds one network",
                 where=path,
                 got=f"snapshot={chosen!r}",
                 remedy="name the run's directory, or leave the snapshot out",
@@ -189,7 +189,7 @@ def _load_file(path: Path, network: Chain | nn.Sequential | None, objective: Obj
         RecursionError,
     ) as error:
         raise SnapshotError(
-            "the file is no export of a network",
+            "the file is not an exported network",
             where=path,
             expected="what `ffdist export RUN --to FILE.safetensors` writes",
             got=error,

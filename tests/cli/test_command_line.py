@@ -116,7 +116,7 @@ def test_help_has_the_values_of_a_preset_and_no_value_is_taken_for_one(capsys: p
         ("train --dry-run=1 digits", "--dry-run takes no value"),
         ("eval", "RUN is missing"),
         ("export r", "--to PATH is missing"),
-        ("rules a b", "a word too many: b"),
+        ("rules a b", "unexpected argument: b"),
         ("bench thruput", "did you mean 'throughput'?"),
         ("data prep", "did you mean 'prepare'?"),
     ],

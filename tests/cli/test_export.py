@@ -130,7 +130,7 @@ def test_where_it_cannot_be_written_nothing_is_left(tmp_path: Path, monkeypatch:
 
 def test_what_is_no_export_is_refused(tmp_path: Path) -> None:
     (tmp_path / "x.safetensors").write_bytes(b"nothing of the kind")
-    with pytest.raises(SnapshotError, match="no export of a network"):
+    with pytest.raises(SnapshotError, match="not an exported network"):
         ffdist.load(tmp_path / "x.safetensors")
     with pytest.raises(SnapshotError, match="there is no run here"):
         ffdist.load(tmp_path)

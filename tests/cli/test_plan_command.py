@@ -128,7 +128,7 @@ def test_in_python_it_is_the_same(capsys: pytest.CaptureFixture[str]) -> None:
     assert json.loads(printed(capsys, *told))["text"] == str(found.plan)
     assert next(iter(found.speeds)) == "best plan"
     assert [row.devices for row in found.scaled([2, 4])] == [2, 4]
-    with pytest.raises(ConfigError, match="no link"):
+    with pytest.raises(ConfigError, match="not a link"):
         pipeline.plan(images, devices=2, link="fast")
     with pytest.raises(ConfigError, match="no plan keeps"):
         pipeline.plan(images, devices=2, memory_limit=1000)

@@ -307,12 +307,12 @@ def test_a_folder_in_which_a_run_begins_later_is_its_page_then(run: Path, tmp_pa
 def test_where_the_usual_port_is_taken_another_is_found_and_one_that_is_told_is_taken_or_refused(run: Path) -> None:
     with ffdist.PageServer(run) as first, ffdist.PageServer(run) as second:
         assert first.port != second.port
-        with pytest.raises(ConfigError, match="no listening at this address"):
+        with pytest.raises(ConfigError, match="address cannot be listened on"):
             ffdist.PageServer(run, port=second.port)
     for wrong in (-1, 65536, True, "8000"):
         with pytest.raises(ConfigError, match="port"):
             ffdist.PageServer(run, port=wrong)  # pyright: ignore[reportArgumentType]
-    with pytest.raises(ConfigError, match="no listening at this address"):
+    with pytest.raises(ConfigError, match="address cannot be listened on"):
         ffdist.PageServer(run, host="192.0.2.1", port=0)
     with pytest.raises(ConfigError, match="no such folder"):
         ffdist.PageServer(run / "nothing")

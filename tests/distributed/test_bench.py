@@ -144,7 +144,7 @@ def test_time_to_accuracy_goes_by_the_recipe_that_was_fastest_for_each_side(
     [
         ("[[theirs]]\nlr = 1.0\n", r"\[\[ours\]\] and \[\[baseline\]\](.|\n)*got: +theirs"),
         ("ours = 3\n", "each as often as there are recipes"),
-        ("[[ours]]\nbatch_size = 3\n", "'batch_size' is none of what a side chooses"),
+        ("[[ours]]\nbatch_size = 3\n", "'batch_size' is not a setting that a side chooses"),
         ("[[ours]]\nlearning_rate = 3\n", "unknown setting 'learning_rate'"),
         ('[[baseline]]\nlr = "fast"\n', "'lr' has a wrong value"),
     ],

@@ -139,7 +139,7 @@ def test_maps_may_have_their_channels_last() -> None:
 def test_what_a_block_says_of_its_axes_is_one_of_two_words() -> None:
     wrong = Says(lambda x: x)
     wrong.axes = "channels"
-    with pytest.raises(NetworkError, match=r"nothing known of its axes(.|\n)*'channels_first' or"):
+    with pytest.raises(NetworkError, match=r"`axes` with an unknown value(.|\n)*'channels_first' or"):
         chain_of(wrong).layouts()
 
 

@@ -163,8 +163,8 @@ def test_the_heavy_operations_of_a_step_are_its_products_its_casts_and_its_optim
         ({"lrs": (1e-3, 0.0)}, "compare.lrs"),
         ({"lengths": (0, 4)}, "compare.lengths"),
         ({"epochs": 0}, "training.epochs"),
-        ({"clip": 0.9}, "optim.clip is nothing that both sides"),
-        ({"launcher": "threads"}, "plan.launcher is nothing that both sides"),
+        ({"clip": 0.9}, "optim.clip is not a setting that both sides"),
+        ({"launcher": "threads"}, "plan.launcher is not a setting that both sides"),
         ({"precision": "fp16"}, "compute.precision=.fp16. is not compared"),
     ],
 )

@@ -151,7 +151,7 @@ def test_how_a_source_is_prepared_is_told_and_remedies_say_how(tmp_path: Path) -
     assert open_data("pets", 6, mode="rgb", test_fraction=0.5).digest == images.digest
     with pytest.raises(ConfigError, match="unknown option 'mod'"):
         open_dataset(DatasetSettings(data="pets", data_args=("mod=rgb",)))
-    with pytest.raises(ConfigError, match="prepared already"):
+    with pytest.raises(ConfigError, match="a prepared data set cannot"):
         open_dataset(DatasetSettings(data="digits", data_args=("mode=rgb",)))
 
 

@@ -134,7 +134,7 @@ def test_an_own_validation_set_is_told_to_fit(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("told", "said"),
     [
-        ({"settings": {"epochs": 3}}, r"settings are no settings(.|\n)*got: a dict"),
+        ({"settings": {"epochs": 3}}, r"settings is not a Settings object(.|\n)*got: a dict"),
         ({"preset": "digits"}, r"remedy: settings=ffdist\.presets\.with_preset"),
         ({"optim": {"lr": 1}}, r"remedy: settings=ffdist\.Settings\(optim="),
         ({"data": "digits"}, "expected: the first argument of fit"),

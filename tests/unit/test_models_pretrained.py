@@ -207,14 +207,14 @@ def test_files_that_do_not_fit_are_refused_by_tensor_and_shape(tmp_path: Path) -
 def test_a_file_of_anything_else_is_refused(content: bytes, suffix: str, tmp_path: Path) -> None:
     path = tmp_path / f"state{suffix}"
     path.write_bytes(content)
-    with pytest.raises(NetworkError, match="no file of weights"):
+    with pytest.raises(NetworkError, match="not a file of weights"):
         with_weights(resnet18((3, 32, 32), 10), path)
 
 
 def test_what_is_more_than_tensors_is_not_unpickled(tmp_path: Path) -> None:
     path = tmp_path / "model.pth"
     torch.save(nn.Linear(2, 2), path)
-    with pytest.raises(NetworkError, match="no file of weights"):
+    with pytest.raises(NetworkError, match="not a file of weights"):
         with_weights(resnet18((3, 32, 32), 10), path)
     torch.save({"model": {}, "epoch": 3}, path)
     with pytest.raises(NetworkError, match="a dict of other things"):
@@ -300,7 +300,7 @@ PICTURE = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR"
 def test_a_file_of_something_else_is_refused_as_no_file_of_weights(suffix: str, content: bytes, tmp_path: Path) -> None:
     path = tmp_path / f"weights{suffix}"
     path.write_bytes(content)
-    with pytest.raises(NetworkError, match="no file of weights") as caught:
+    with pytest.raises(NetworkError, match="not a file of weights") as caught:
         read_state(path)
     assert caught.value.got
     assert "weights_only" not in str(caught.value)

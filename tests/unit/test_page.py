@@ -250,7 +250,7 @@ def test_only_a_page_of_ours_is_written_anew(runs: Path, tmp_path: Path) -> None
 
 
 def test_what_cannot_be_told_is_refused(runs: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="no run to tell of"):
+    with pytest.raises(ConfigError, match="no run was given"):
         ffdist.write_report()
     with pytest.raises(SnapshotError, match="no run here"):
         ffdist.write_report(runs / "a", tmp_path)

@@ -318,7 +318,7 @@ def test_what_is_no_plan_by_batch_is_refused(text: str, match: str) -> None:
 def test_a_file_that_is_no_plan_by_batch_is_refused(change: dict[str, Any]) -> None:
     value = Plan.parse("* @ 0, 1 by batch", ["conv1"]).as_json()
     value["stages"][0] |= change
-    with pytest.raises(ConfigError, match="a file is no plan"):
+    with pytest.raises(ConfigError, match="the file is not a plan"):
         Plan.from_json(value)
 
 

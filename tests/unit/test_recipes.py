@@ -95,7 +95,7 @@ def test_a_run_by_any_optimiser_goes_on_as_if_never_interrupted_in_any_stages(
     [
         ("torch.optim:LBFGS", (), "the optimiser fails"),
         ("torch.optim:SparseAdam", (), "the optimiser fails"),
-        ("torch.nn:Linear", (), "is no optimiser"),
+        ("torch.nn:Linear", (), "is not an optimiser"),
         ("torch.optim:Adagad", (), "has no 'Adagad'"),
         ("torch.optim:SGD", ("momentum=much",), "'momentum' has a wrong value"),
         ("torch.optim:SGD", ("speed=1",), "unknown option 'speed'"),

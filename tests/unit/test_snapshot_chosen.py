@@ -149,7 +149,7 @@ def test_a_run_without_a_snapshot_and_an_exported_file_say_so(run: Path, tmp_pat
         with pytest.raises(SnapshotError, match="no snapshot yet"):
             ffdist.load(tmp_path, snapshot=told)
     main(["export", str(run), "--to", str(tmp_path / "one.safetensors")])
-    with pytest.raises(FfdistError, match="one network alone"):
+    with pytest.raises(FfdistError, match="holds one network"):
         ffdist.load(tmp_path / "one.safetensors", snapshot=4)
 
 

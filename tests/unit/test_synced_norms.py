@@ -103,7 +103,7 @@ def test_a_lane_that_fails_ends_the_others() -> None:
     lockstep = Lockstep(CPU)
     with pytest.raises(ValueError, match="of its own"):
         lockstep.run(block, {0: meets, 1: fails}, lambda values: values, 0)
-    with pytest.raises(NetworkError, match="different ways"):
+    with pytest.raises(NetworkError, match="different paths"):
         lockstep.run(block, {0: meets, 1: lambda: None}, lambda values: values, 0)
     assert lockstep.run(block, {0: meets, 1: meets}, lambda values: values, 0).keys() == {0, 1}
 

@@ -70,10 +70,10 @@ def test_names_and_options_have_one_form(words: list[object], told: list[str]) -
     ("words", "message"),
     [
         (["p=1", "flip"], "before any name"),
-        (["crop(padding=4"], "no name with options"),
+        (["crop(padding=4"], "not a name with options"),
         (["crop(padding=4,padding=5)"], "given twice"),
-        ([3], "no name with options"),
-        ([""], "no name with options"),
+        ([3], "not a name with options"),
+        ([""], "not a name with options"),
     ],
 )
 def test_what_is_no_name_with_options_is_told(words: list[object], message: str) -> None:

@@ -105,7 +105,7 @@ class Forgets(nn.Module):
 @pytest.mark.parametrize("kind", ["count", "own generator", "lost"])
 def test_what_a_snapshot_would_forget_is_refused(kind: str) -> None:
     network = nn.Sequential(Forgets(kind))
-    with pytest.raises(NetworkError, match=r"not the same a second time(.|\n)*block 0(.|\n)*register_buffer"):
+    with pytest.raises(NetworkError, match=r"does not go on from a snapshot(.|\n)*block 0(.|\n)*register_buffer"):
         Pipeline(network, "sff").fit((X, Y), epochs=1, batch_size=8, progress=False)
 
 
@@ -223,7 +223,7 @@ def test_what_no_memory_holds_is_refused_by_counting() -> None:
         (lambda: PredSim(beta=float("nan")), "beta has a wrong value"),
         (lambda: CwC(label_smoothing=None), "label_smoothing has a wrong value"),  # type: ignore[arg-type]
         (lambda: Hinton(hard="yes", predict="linear"), "hard has a wrong value(.|\n)*true or false"),  # type: ignore[arg-type]
-        (lambda: models.cnnb(10, (3, 32, 32)), "input shape is none(.|\n)*got: 10(.|\n)*input_shape first"),  # type: ignore[arg-type]
+        (lambda: models.cnnb(10, (3, 32, 32)), "not an input shape(.|\n)*got: 10(.|\n)*input_shape first"),  # type: ignore[arg-type]
         (lambda: models.cnnb((3, 32, 32), "10"), "two classes(.|\n)*'10'"),  # type: ignore[arg-type]
         (lambda: models.mlp((3,), 10, widths="20"), "widths has a wrong value"),
         (lambda: models.mlp((3,), 10, width=(20,)), "did you mean 'widths'"),  # type: ignore[call-arg]

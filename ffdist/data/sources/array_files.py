@@ -233,7 +233,7 @@ def groups_of(arrays: Mapping[str, np.ndarray], name: str, labels: np.ndarray, p
     _, groups = np.unique(arrays[name], return_inverse=True)
     if groups.shape != labels.shape:
         raise DataError(
-            "there is not a group for every sample",
+            "the number of groups is not that of the samples",
             where=f"{path}, {name}",
             expected=f"[{len(labels)}]",
             got=list(arrays[name].shape),
