@@ -243,7 +243,7 @@ def is_one(label: Any) -> bool:
 
 
 def is_items(data: Any) -> bool:
-    """A list of items."""
+    """True if it is a list of items."""
     return isinstance(data, (list, tuple)) and len(data) > 0 and isinstance(data[0], (tuple, list, Mapping))
 
 
