@@ -48,13 +48,19 @@ def host() -> dict[str, str | int]:
 
 
 def processor_name() -> str:
-    """The processor's name as the system knows it, without trade marks."""
+    """The processor's name as the system knows it, without trade marks.
+
+    Virtual machines name a maker alone ("AMD EPYC"): there the generation follows, as it makes a difference of some
+    times in speed.
+    """
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         return platform.processor() or platform.machine()
-    names = [line.split(":", 1)[1] for line in lines if line.startswith("model name")]
-    return re.sub(r"\((R|TM)\)|CPU|@.*|Processor", "", names[0] if names else platform.machine()).strip()
+    facts = {key.strip(): value.strip() for key, colon, value in (line.partition(":") for line in lines) if colon}
+    name = re.sub(r"\((R|TM)\)|CPU|@.*|Processor", "", facts.get("model name", platform.machine())).strip()
+    unnamed = not any(letter.isdigit() for letter in name) and "cpu family" in facts and "model" in facts
+    return f"{name} family {facts['cpu family']} model {facts['model']}" if unnamed else name
 
 
 def commit() -> str:

@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 from ffdist.bench.settings import BASE, OURS_ALONE, BenchSettings, CompareSettings, SuiteName
 from ffdist.cli.help import Positional
 from ffdist.cli.parsing import UsageError, help_of, parsed_values, usage, wants_help
-from ffdist.errors import ConfigError, setting
+from ffdist.cli.spelling import as_flags
+from ffdist.errors import ConfigError, setting, spelled
 from ffdist.known import LazyNames, baseline_names
+from ffdist.notes import note
 from ffdist.options import nearest
 from ffdist.plain import PlainConsole
 from ffdist.presets import PRESETS, with_preset
@@ -92,11 +94,17 @@ def parse(args: Sequence[str]) -> Bench:
 
 def run(suite: SuiteName, settings: BenchSettings, args: Sequence[str]) -> None:
     """Run one suite, or all; print each result, and write its record where one is asked for."""
-    from ffdist.bench.hosts import why_not  # after the parsing: it imports torch
+    from ffdist.bench.hosts import why_not  # after the parsing: these import torch
+    from ffdist.pipeline.precision import slow_precision
+    from ffdist.runtime.rank import stage_device
+    from ffdist.runtime.world import World
 
     # read when the processes load their libraries, before any of our code can say it
     os.environ["OMP_NUM_THREADS"] = str(settings.train.compute.threads)
     console = PlainConsole(stderr=True)
+    compute = settings.train.compute
+    if text := slow_precision(stage_device(compute.device, World()), compute.precision):
+        note(spelled(text, as_flags))
     suites = list(SUITES) if suite == "all" else [suite]
     if suite == "all" and (reason := why_not()):
         console.print(f"bandwidth is left out: {reason}")
@@ -149,8 +157,8 @@ def show(result: BenchResult, *, as_json: bool) -> None:
     for table in result.tables:
         if table.title:
             console.print(table.rich())
-    for note in result.notes:
-        console.print(f"- {note}")
+    for line in result.notes:
+        console.print(f"- {line}")
 
 
 def record(

@@ -85,7 +85,21 @@ def devices() -> list[DoctorCheck]:
     from ffdist import device  # after the parsing: it imports torch
 
     found = [DoctorCheck(f"GPU {each}", True, device.name_of(each)) for each in device.all_seen()]
-    return found or [DoctorCheck("GPU", True, "none; stages run on the CPU")]
+    return [*(found or [DoctorCheck("GPU", True, "none; stages run on the CPU")]), *precisions()]
+
+
+def precisions() -> list[DoctorCheck]:
+    """How fast this machine's devices compute in the short types."""
+    from ffdist import device  # behind the parsing: these import torch
+    from ffdist.pipeline.precision import SLOW, slowdown
+
+    found: list[DoctorCheck] = []
+    for each in device.all_seen() or [device.CPU]:
+        for precision in ("bf16", "fp16"):
+            times = slowdown(each, precision)
+            speed = f"{times:.0f} times as slow" if times > SLOW else f"{1 / times:.1f} times as fast"
+            found.append(DoctorCheck(f"{precision} on {each}", True, f"{speed} as fp32, in a product of matrices"))
+    return found
 
 
 def optional() -> list[DoctorCheck]:

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from ffdist.device import queues, synchronize
+from ffdist.errors import setting
+
 Precision = Literal["fp32", "bf16", "fp16"]
 SHORT: dict[str, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16}
+SLOW = 2.0
+"""Times as long as in float32, from which on a short type is said to be slow: it is meant to be faster."""
 MIN_SCALE = 2.0**-10
 """A scale to which only a block comes that overflows batch after batch, some 26 of them: it learns no more."""
 
@@ -23,6 +29,39 @@ def autocast(device: torch.device, precision: Precision) -> torch.autocast:
     (sums, norms, losses) stays in float32."""
     short = SHORT.get(precision)
     return torch.autocast(device.type, short or torch.bfloat16, enabled=short is not None)
+
+
+def slowdown(device: torch.device, precision: Precision) -> float:
+    """How many times as long a product of matrices takes as in float32, measured on the device: a processor without
+    instructions for a short type computes it many times slower, where others are faster than in float32."""
+    return _seconds_of_product(device, dtype_of(precision)) / _seconds_of_product(device, torch.float32)
+
+
+def slow_precision(device: torch.device, precision: Precision) -> str | None:
+    """The note on a precision in which this device computes slower than in float32."""
+    if precision == "fp32" or (times := slowdown(device, precision)) < SLOW:
+        return None
+    processor = "CPU" if device.type == "cpu" else device.type
+    return (
+        f"{precision} is slow on this {processor}: a product of matrices takes {times:.0f} times "
+        f"as long as in float32, measured now; {setting('compute.precision', 'fp32')} is faster here"
+    )
+
+
+def _seconds_of_product(device: torch.device, dtype: torch.dtype) -> float:
+    """The shorter of two, behind a small one that sets the libraries up."""
+    size = 2048 if queues(device) else 256
+    clock = time.perf_counter if queues(device) else time.thread_time  # other work of the machine does not count
+    matrix = torch.ones(size, size, dtype=dtype, device=device)
+    torch.mm(matrix[:16, :16], matrix[:16, :16])
+    found = []
+    for _ in range(2):
+        synchronize(device)
+        began = clock()
+        torch.mm(matrix, matrix)
+        synchronize(device)
+        found.append(clock() - began)
+    return max(min(found), 1e-9)
 
 
 class LossScale:

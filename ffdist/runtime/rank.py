@@ -21,6 +21,7 @@ from ffdist.errors import ConfigError, StageError, setting
 from ffdist.events import Observer
 from ffdist.notes import note
 from ffdist.pipeline.memory import resident_bytes
+from ffdist.pipeline.precision import slow_precision
 from ffdist.pipeline.stage import is_out_of_memory
 from ffdist.plan import Plan
 from ffdist.runtime.agree import agree, make_plan
@@ -97,6 +98,8 @@ class Rank:
         enter(device)
         if settings.compute.tf32 and not allow_tf32(device) and world.first:
             note(f"TF32 is for CUDA devices and Intel's; float32 stays what it is on {device}")
+        if world.first and (text := slow_precision(device, settings.compute.precision)):
+            note(text)
         self.activity.set("agreeing on the plan")
         start = self._agree(device)
         if start.plan.lanes != (settings.training.lanes or 1):

@@ -156,3 +156,8 @@ def test_what_was_cut_off_is_left_out_and_what_is_none_is_refused(
         assert "remedy: remove the file" in capsys.readouterr().err
     path.unlink()
     main(["report", str(run)])
+
+
+def test_a_processor_is_named_down_to_its_generation() -> None:
+    name = environment.processor_name()
+    assert name == platform.machine() or any(letter.isdigit() for letter in name), name

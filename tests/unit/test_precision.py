@@ -11,12 +11,14 @@ import torch
 from jobs import NEEDS_MUON, QUIET, DigitsJob, cut_power_at, fingerprint, learned
 from torch import Tensor, nn
 
+from ffdist.device import CPU
 from ffdist.errors import DivergedError
 from ffdist.models import Chain
 from ffdist.objectives import SFF
+from ffdist.pipeline import precision
 from ffdist.pipeline.block import BlockConfig, LearningBlock
 from ffdist.pipeline.plan import block_specs, build_block
-from ffdist.pipeline.precision import MIN_SCALE
+from ffdist.pipeline.precision import MIN_SCALE, slow_precision, slowdown
 from ffdist.runtime.threads import run_threads
 from ffdist.settings import Settings
 
@@ -144,3 +146,14 @@ def test_a_scale_is_part_of_a_blocks_state() -> None:
         learn(each, 2)
     assert equal(weights(one), weights(other))
     assert other.state()[1]["loss_scale"] == one.state()[1]["loss_scale"]
+
+
+def test_a_precision_in_which_the_device_is_slower_than_in_float32_is_noted(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert 1 / 3 < slowdown(CPU, "fp32") < 3, "a type beside itself"
+    monkeypatch.setattr(precision, "SLOW", 0.0)
+    assert slow_precision(CPU, "fp32") is None
+    text = slow_precision(CPU, "bf16") or ""
+    assert text.startswith("bf16 is slow on this CPU: a product of matrices takes ")
+    assert "fp32" in text
+    monkeypatch.setattr(precision, "SLOW", float("inf"))
+    assert slow_precision(CPU, "bf16") is None
