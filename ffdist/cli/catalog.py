@@ -167,10 +167,11 @@ def presets(args: Sequence[str]) -> None:
     elif command.json:
         print(json.dumps({name: preset.summary for name, preset in PRESETS.items()}))
     else:
+        left = max(map(len, PRESETS)) + 4
         for group, members in PRESET_GROUPS.items():
             print(wrapped(f"{group}:"))
             for name, preset in members.items():
-                print(in_two_columns(f"  {name}", preset.summary, 35))
+                print(in_two_columns(f"  {name}", preset.summary, left))
         print()
         print(wrapped("`ffdist presets NAME` has what one sets; `ffdist train NAME --help` all values."))
 

@@ -338,6 +338,16 @@ def test_every_command_is_listed_and_helped(capsys: pytest.CaptureFixture[str]) 
         assert told(capsys, "help", name)[1] == told(capsys, name, "--help")[1] != ""
 
 
+@pytest.mark.parametrize("columns", [60, 80, 120])
+def test_a_listed_presets_name_and_what_it_is_stand_apart(
+    columns: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    _, out, _ = told(capsys, "presets")
+    for name in PRESETS:
+        assert f"\n  {name}  " in out, name
+
+
 def test_a_contact_sheet_is_written_and_nothing_is_overwritten(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
