@@ -19,6 +19,7 @@ from ffdist.models.outputs import Output, place_of, trace_outputs, unknown_axes
 from ffdist.models.parts import SpatialMean
 from ffdist.models.recipe import ChainRecipe
 from ffdist.models.sound import check_given, check_sound
+from ffdist.models.strided_pointwise import pick_places_first
 from ffdist.renamed import renamed_arguments
 from ffdist.seeds import derive_seed, seeded
 
@@ -78,7 +79,9 @@ class Chain:
     def build(self, index: int, seed: int) -> nn.Module:
         """Block `index`; its weights depend on `seed` and `index` alone, not on which other blocks are built where."""
         with seeded(derive_seed(seed, "weights", index)):
-            return self.builders[index]()
+            block = self.builders[index]()
+        pick_places_first(block)
+        return block
 
     def shapes(self) -> list[Shape]:
         """The output shape of each block for one sample, found by passing zeros through small blocks, and without

@@ -16,6 +16,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from ffdist.device import copied, queues, wide
 from ffdist.errors import DivergedError, setting
 from ffdist.models import OutputLayout, derive_seed, seeded
+from ffdist.models.strided_pointwise import pick_places_first
 from ffdist.objectives import BlockSpec, Local, Objective
 from ffdist.objectives.base import main_labels
 from ffdist.pipeline.average import WeightAverage
@@ -454,6 +455,7 @@ def module_to(module: nn.Module, device: torch.device) -> None:
     """Move a module to the device; what has four dimensions in channels-last strides, which `nn.Module.to` wants of
     five, too."""
     module._apply(lambda t: t.to(device, memory_format=torch.channels_last) if t.dim() == 4 else t.to(device))
+    pick_places_first(module)  # in heads, too
     ask_for_gradients(module)
 
 
