@@ -26,7 +26,7 @@ def pick_places_first(module: nn.Module) -> None:
 
 
 def is_affected(layer: nn.Conv2d) -> bool:
-    """Whether the convolution's backward pass may write where it must not."""
+    """True for a convolution whose backward pass may write where it must not."""
     return (
         type(layer)._conv_forward is nn.Conv2d._conv_forward
         and layer.kernel_size == (1, 1)

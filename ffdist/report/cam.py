@@ -84,14 +84,17 @@ def evidence_in(read: Callable[[Tensor], Tensor | None], out: Tensor, labels: Te
     with torch.enable_grad():
         scores = read(leaf)
         evidence = None if scores is None else scores.gather(1, labels[:, None]).sum()
-    if evidence is None or not evidence.requires_grad:
+    gradient = None
+    if evidence is not None and evidence.requires_grad:
+        # scores that a head reads from a detached output have a gradient by the head's weights alone
+        (gradient,) = torch.autograd.grad(evidence, leaf, allow_unused=True)
+    if gradient is None:
         raise NetworkError(
             "the rule's scores have no gradient",
             expected="scores that depend on the block's output",
             got="detached ones",
             remedy="detach them where `head.training` alone",
         )
-    (gradient,) = torch.autograd.grad(evidence, leaf)
     places = (gradient * out).float().sum(1).unflatten(0, (-1, len(labels)))
     return places.sum(0).relu()
 

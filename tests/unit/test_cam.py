@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from ffdist import Pipeline
 from ffdist.errors import NetworkError
 from ffdist.models import load_model
-from ffdist.objectives import SFF, Local, Objective, load_objective
+from ffdist.objectives import SFF, BlockSpec, Local, Objective, load_objective
 from ffdist.pipeline.classifier import Classifier
 from ffdist.report.cam import BlockMaps, activation_maps, evidence_in
 from ffdist.runtime.threads import run_threads
@@ -117,12 +118,24 @@ class Detached(SFF):
         return local if local.scores is None else local._replace(scores=local.scores.detach())
 
 
+@dataclass(frozen=True)
+class Probe(Objective):
+    """A rule whose head reads its scores from a detached output: they have a gradient, but none by the block."""
+
+    def head(self, spec: BlockSpec) -> nn.Module:
+        return nn.Linear(spec.channels, spec.num_classes)
+
+    def local(self, head: nn.Module, out: Tensor, labels: Tensor | None) -> Local:
+        return Local(None, head(out.detach().mean((2, 3))), out.detach())
+
+
 def test_what_has_no_maps_is_refused_with_the_reason() -> None:
     x = torch.randn(3, 1, 16, 16)
     with pytest.raises(NetworkError, match=r"linear1: output \[12\]"):
         activation_maps(classifier(SFF(), "mlp"), x, LABELS)
-    with pytest.raises(NetworkError, match="no gradient"):
-        activation_maps(classifier(Detached()), x, LABELS)
+    for rule in (Detached(), Probe()):
+        with pytest.raises(NetworkError, match="no gradient"):
+            activation_maps(classifier(rule), x, LABELS)
 
 
 def test_focus_is_the_share_of_the_picture_that_holds_half_of_the_evidence() -> None:
