@@ -58,13 +58,13 @@ class ShardSplit(Split):
         if self.held is not None and self.here.issuperset(shards):
             return self.held
         with self.lock:
-            held = np.empty((len(self), self.width), np.uint8) if self.held is None else self.held
+            if self.held is None:  # before anything is read: what `here` says is of this memory, also behind an error
+                self.held = np.empty((len(self), self.width), np.uint8)
             for shard in set(shards) - self.here:
                 rows = np.arange(len(self.files[shard].labels))
-                self.files[shard].read(rows, self.starts[shard] + rows, held)
+                self.files[shard].read(rows, self.starts[shard] + rows, self.held)
                 self.here.add(shard)
-            self.held = held
-            return held
+            return self.held
 
     def shard_of(self, indices: np.ndarray) -> np.ndarray:
         return np.searchsorted(self.starts, indices, side="right") - 1

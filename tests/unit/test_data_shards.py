@@ -138,6 +138,19 @@ def test_changed_pixels_are_found_at_opening_with_their_time_set_back_and_by_ver
         verify(path.parent)
 
 
+def test_a_split_that_met_an_error_gives_what_was_written_once_the_shard_is_restored(tmp_path: Path) -> None:
+    """What was read before the error is not lost, and nothing else stands in its place."""
+    folder = prepared(tmp_path / "made")
+    split, path = open_data(str(folder)).train, folder / "train-00002.arrow"
+    written = path.read_bytes()
+    path.unlink()
+    for _ in range(2):
+        with pytest.raises(DataError, match=r"cannot be read any more\n  where: .*train-00002.arrow"):
+            split.take(np.arange(50))
+    path.write_bytes(written)
+    assert np.array_equal(split.take(np.arange(50)), PICTURES)
+
+
 def test_what_is_newer_than_its_manifest_and_the_same_is_read_and_only_what_is_large_is_told(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
