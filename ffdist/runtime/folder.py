@@ -19,7 +19,6 @@ from ffdist.runtime.nonfinite import KEPT
 from ffdist.runtime.own_code import CODE, KINDS, check_code, has_moved, keep_code, named_code, with_absolute_paths
 from ffdist.runtime.record import ENVIRONMENT
 from ffdist.runtime.run import PLAN, SETTINGS, are_of_a_run, read_settings, write_settings, writing_to
-from ffdist.runtime.writers import WRITERS, written_there
 from ffdist.settings import GROUP_OF, Settings, is_free
 from ffdist.snapshot import Manifest, committed, read_manifest
 from ffdist.snapshot.chosen import MARK
@@ -32,6 +31,7 @@ from ffdist.snapshot.mirror import (
     mirror_of,
     push_own_files,
 )
+from ffdist.snapshot.writers import WRITERS, written_there
 from ffdist.trust import trust
 
 LOCK = ".lock"

@@ -16,7 +16,7 @@ from ffdist.runtime.job import Job
 from ffdist.runtime.rank import Rank, stage_device
 from ffdist.runtime.supervise import resumed_job
 from ffdist.runtime.world import World
-from ffdist.runtime.writers import writing_there
+from ffdist.snapshot.writers import writing_there
 
 
 def run_worker(

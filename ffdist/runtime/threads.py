@@ -23,6 +23,7 @@ from ffdist.runtime.outcome import Result, cause_of
 from ffdist.runtime.rank import Rank
 from ffdist.runtime.routes import Route
 from ffdist.runtime.world import World
+from ffdist.snapshot.writers import writing_there
 from ffdist.transport import Edge, Receiver, Sender, open_local
 
 
@@ -121,7 +122,8 @@ def run_threads(job: Job, observer: Observer) -> Result:
 
     # daemons, since a thread that hangs within torch cannot be ended, and must not keep the interpreter
     threads = [Thread(target=run_rank, args=(rank,), name=f"stage-{rank}", daemon=True) for rank in range(count)]
-    with computing_threads_kept(), interrupts(lambda _: group.stop.set()) as group.stop_request:
+    held = writing_there(job.run)
+    with computing_threads_kept(), held, interrupts(lambda _: group.stop.set()) as group.stop_request:
         for thread in threads:
             thread.start()
         try:

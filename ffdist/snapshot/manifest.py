@@ -23,6 +23,7 @@ a file of their own."""
 MANIFEST = "manifest.json"
 NAME = re.compile(r"step-\d{9,19}-epoch-\d{5,19}")
 """A snapshot's folder, as `snapshot_folder` makes it."""
+UNFINISHED = f"has no {MANIFEST}: it was not finished, or is being written"
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,10 +178,12 @@ def _is_count(value: Any) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
 
 
-def passed_over(run: Path, than: str = "") -> list[str]:
-    """The entries of `snapshots` after the snapshot of that name that are none, and why."""
+def passed_over(run: Path, than: str = "", *, unfinished: bool = True) -> list[str]:
+    """The entries of `snapshots` after the snapshot of that name that are none, and why. unfinished: also those
+    without a manifest."""
     places = sorted(path for path in (run / "snapshots").glob("step-*") if path.name > than)
-    return [f"{path.name} {why}" for path in places if (why := _why_none(path))]
+    found = [(path.name, why) for path in places if (why := _why_none(path))]
+    return [f"{name} {why}" for name, why in found if unfinished or why != UNFINISHED]
 
 
 def _why_none(path: Path) -> str:
@@ -190,7 +193,7 @@ def _why_none(path: Path) -> str:
     if not path.is_dir():
         return "is no folder"
     if not (path / MANIFEST).is_file():
-        return f"has no {MANIFEST}: it was not finished, or is being written"
+        return UNFINISHED
     return "" if NAME.fullmatch(path.name) else "has no name that a run gives"
 
 

@@ -35,8 +35,8 @@ from ffdist.runtime.ray import RayOptions, run_ray
 from ffdist.runtime.ray_actor import ActorInfo, actor_info
 from ffdist.runtime.ray_cluster import check_health, listens, put_back, with_token
 from ffdist.runtime.threads import run_threads
-from ffdist.runtime.writers import written_there
 from ffdist.snapshot import latest
+from ffdist.snapshot.writers import written_there
 
 pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore::ResourceWarning")]
 ray.cloudpickle.register_pickle_by_value(gated)

@@ -12,9 +12,12 @@ import pytest
 from ffdist.errors import ConfigError, SnapshotError
 from ffdist.runtime.folder import check_free, check_places
 from ffdist.runtime.run import HEAD, SETTINGS, read_settings, with_snapshot, write_settings
+from ffdist.runtime.threads import run_threads
 from ffdist.settings import Settings
 from ffdist.snapshot import latest
 from ffdist.snapshot.manifest import MANIFEST, Manifest, commit, committed, discard_others, snapshot_folder
+from ffdist.snapshot.writers import writing_there, written_there
+from tests.jobs import DigitsJob
 
 
 def made(run: Path, *steps: int) -> list[Path]:
@@ -43,6 +46,28 @@ def test_the_newest_says_what_it_passes_over(tmp_path: Path, capsys: pytest.Capt
     assert "step-last is no folder" in said
     assert "the one of step 2 is taken" in said
     assert first.name not in said
+
+
+def test_what_a_run_at_work_is_writing_is_no_damage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made(tmp_path, 1, 2)
+    (snapshot_folder(tmp_path, 3, 1)).mkdir()
+    with writing_there(tmp_path):
+        assert with_snapshot(tmp_path, lambda manifest: manifest.step) == 2
+        assert not capsys.readouterr().err
+        assert latest(tmp_path)  # who goes on there is told: it is what an attempt before has left
+        assert "epoch-00001 has no manifest.json" in capsys.readouterr().err
+    assert with_snapshot(tmp_path, lambda manifest: manifest.step) == 2
+    assert "epoch-00001 has no manifest.json" in capsys.readouterr().err
+
+
+def test_threads_hold_the_folder_that_they_write(tmp_path: Path) -> None:
+    held = list[bool]()
+    run_threads(
+        DigitsJob(tmp_path, epochs=1, settings={"samples": 64})(), lambda _: held.append(written_there(tmp_path))
+    )
+    assert held
+    assert all(held)
+    assert not written_there(tmp_path)
 
 
 def test_whole_runs_say_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

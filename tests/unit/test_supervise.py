@@ -130,7 +130,7 @@ def test_ranks_that_were_told_to_stop_are_told_from_those_that_failed(
 HOLDING = """
 import sys
 from pathlib import Path
-from ffdist.runtime.writers import writing_there
+from ffdist.snapshot.writers import writing_there
 with writing_there(Path(sys.argv[1])):
     print("here", flush=True)
     sys.stdin.read()
