@@ -4,6 +4,8 @@ alone."""
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
@@ -47,7 +49,8 @@ class KeyValueActor:
 
 
 class ActorStore(Store):
-    """The part of a `torch.distributed` store that ffdist uses, upon a KeyValueActor."""
+    """The part of a `torch.distributed` store that ffdist uses, upon a KeyValueActor. All raise DistNetworkError where
+    that is gone."""
 
     def __init__(self, actor: Any, timeout: timedelta) -> None:
         super().__init__()
@@ -55,7 +58,8 @@ class ActorStore(Store):
         self._timeout = timeout
 
     def set(self, key: str, value: str | bytes) -> None:
-        ray.get(self._actor.set.remote(key, value.encode() if isinstance(value, str) else value))
+        with reached():
+            ray.get(self._actor.set.remote(key, value.encode() if isinstance(value, str) else value))
 
     def get(self, key: str) -> bytes:
         """Raises DistStoreError when the key does not come in time."""
@@ -63,10 +67,8 @@ class ActorStore(Store):
 
     def check(self, keys: list[str]) -> bool:
         """True if all are there."""
-        try:
+        with reached():
             return ray.get(self._actor.has.remote(keys))
-        except RayActorError as error:
-            raise dist.DistNetworkError("the actor is gone") from error
 
     def wait(self, keys: list[str], timeout: timedelta | None = None) -> None:
         """Raises DistStoreError when the keys do not come in time."""
@@ -74,8 +76,17 @@ class ActorStore(Store):
 
     def _get(self, keys: list[str], timeout: timedelta) -> list[bytes]:
         try:
-            return ray.get(self._actor.get.remote(keys), timeout=timeout.total_seconds())
+            with reached():
+                return ray.get(self._actor.get.remote(keys), timeout=timeout.total_seconds())
         except GetTimeoutError as error:
             raise dist.DistStoreError(f"wait timeout after {timeout}, keys: {', '.join(keys)}") from error
-        except RayActorError as error:
-            raise dist.DistNetworkError("the actor is gone") from error
+
+
+@contextmanager
+def reached() -> Iterator[None]:
+    """Raises DistNetworkError, a RuntimeError as a lost store of torch's own raises, where the actor is gone or cannot
+    be reached."""
+    try:
+        yield
+    except RayActorError as error:
+        raise dist.DistNetworkError("the actor is gone") from error

@@ -22,6 +22,7 @@ from ffdist.errors import StageError
 from ffdist.events import EpochEnded, Observer, PulseReported, RunEvent, RunStopped, SnapshotCommitted
 from ffdist.pipeline.trace import TraceSpan
 from ffdist.report.log import writing
+from ffdist.runtime.meeting import set_key, store_lost_error
 from ffdist.runtime.world import World
 
 if TYPE_CHECKING:
@@ -55,13 +56,14 @@ def common_clock(store: dist.Store, world: World, timeout: timedelta) -> ClockOf
         for rank in range(1, world.size):
             for number in range(ROUNDS):
                 awaited(store, f"clock {rank} {number} asked", timeout)
-                store.set(f"clock {rank} {number}", json.dumps([time.perf_counter_ns(), mine]))
+                answer = json.dumps([time.perf_counter_ns(), mine])
+                set_key(store, f"clock {rank} {number}", answer, where=str(world))
         return ClockOffset(0, 0)
     found = list[ClockOffset]()
     theirs = ""
     for number in range(ROUNDS):
         began = time.perf_counter_ns()
-        store.set(f"clock {world.rank} {number} asked", "")
+        set_key(store, f"clock {world.rank} {number} asked", "", where=str(world))
         then, theirs = json.loads(awaited(store, f"clock {world.rank} {number}", timeout))
         ended = time.perf_counter_ns()
         found.append(ClockOffset(then - (began + ended) // 2, (ended - began + 1) // 2))
@@ -72,18 +74,21 @@ def common_clock(store: dist.Store, world: World, timeout: timedelta) -> ClockOf
 
 def awaited(store: dist.Store, key: str, timeout: timedelta) -> bytes:
     """The key's value, looked for more often than `await_key` does: the time that an answer takes is its error. Raises
-    StageError where none comes in time."""
+    StageError where none comes in time, StageAwayError where the store is gone."""
     deadline = time.monotonic() + timeout.total_seconds()
-    while not store.check([key]):
-        if time.monotonic() > deadline:
-            raise StageError(
-                "the workers' clocks were not compared",
-                where=key,
-                got="no answer",
-                expected=f"one within {timeout.total_seconds():g} s",
-            )
-        time.sleep(LOOK)
-    return store.get(key)
+    try:
+        while not store.check([key]):
+            if time.monotonic() > deadline:
+                raise StageError(
+                    "the workers' clocks were not compared",
+                    where=key,
+                    got="no answer",
+                    expected=f"one within {timeout.total_seconds():g} s",
+                )
+            time.sleep(LOOK)
+        return store.get(key)
+    except RuntimeError as error:
+        raise store_lost_error(error, key) from error
 
 
 def first_of(settings: Settings, start: AgreedStart) -> int:

@@ -27,7 +27,7 @@ from ffdist.errors import TransportError, setting
 from ffdist.transport import wire
 from ffdist.transport.base import Edge, Frame, Receiver, Sender
 from ffdist.transport.buffers import BufferPool
-from ffdist.transport.packet_socket import Store
+from ffdist.transport.packet_socket import Store, key_of, post
 
 CREDIT, END = b"+", b"."
 START = timedelta(seconds=10)
@@ -41,8 +41,8 @@ def open_sender(edge: Edge, store: Store) -> ObjectStoreSender:
     """
     mine = new_edge_actor(f"{edge.name}-{secrets.token_hex(8)}")
     try:
-        store.wait([_key(edge)], edge.timeout + START)
-        theirs = find_edge_actor(store.get(_key(edge)).decode())
+        store.wait([key_of(edge, "actor")], edge.timeout + START)
+        theirs = find_edge_actor(store.get(key_of(edge, "actor")).decode())
     except RuntimeError as error:  # what every kind of store raises when a wait times out
         raise edge.silent("receiver") from error
     except ValueError as error:  # Ray knows no such actor
@@ -63,7 +63,7 @@ def open_receiver(edge: Edge, store: Store) -> ObjectStoreReceiver:
     mine = new_edge_actor(name)
     poster = EdgeActorWriter(mine, "guest")
     poster.post(wire.encode_hello(edge))
-    store.set(_key(edge), name)
+    post(edge, store, "actor", name)
     hello, theirs = EdgeActorReader(edge, mine, "owner", "the sender").take("sender", 0, START)
     wire.check_hello(hello, edge)
     try:  # so that the first frame finds this end connected to where it is posted
@@ -222,7 +222,3 @@ def store_capacity() -> int:
     """Bytes of the object store on this node."""
     here = ray.get_runtime_context().get_node_id()
     return int(next(node["Resources"].get("object_store_memory", 0) for node in ray.nodes() if node["NodeID"] == here))
-
-
-def _key(edge: Edge) -> str:
-    return f"ffdist/{edge.name}/{edge.attempt}/actor"

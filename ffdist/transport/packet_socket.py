@@ -17,7 +17,7 @@ from datetime import timedelta
 from multiprocessing.connection import wait
 from typing import Protocol
 
-from ffdist.errors import TransportError
+from ffdist.errors import PeerLostError, TransportError
 from ffdist.transport.base import Edge
 from ffdist.transport.wire import HELLO_BYTES, MAGIC, check_hello, encode_hello, is_strangers
 
@@ -95,7 +95,7 @@ def accept(edge: Edge, store: Store) -> PacketSocket:
         server.bind(f"\0{name}")
         server.listen()
         server.setblocking(False)
-        store.set(_key(edge, "address"), name)
+        post(edge, store, "address", name)
         while True:
             ready = wait([server, *pending.waiting], max(0.0, deadline - time.monotonic()))
             if not ready:
@@ -189,8 +189,16 @@ def _greet(packets: PacketSocket, edge: Edge, token: str) -> PacketSocket:
 def post_token(edge: Edge, store: Store) -> str:
     """Post the receiver's token: only who reaches the store knows it, and an end of an edge is known by it."""
     token = secrets.token_hex(16)
-    store.set(_key(edge, "token"), token)
+    post(edge, store, "token", token)
     return token
+
+
+def post(edge: Edge, store: Store, what: str, value: str) -> None:
+    """Post what the other end waits for. Raises PeerLostError where the store is gone."""
+    try:
+        store.set(key_of(edge, what), value)
+    except RuntimeError as error:
+        raise store_gone(edge) from error
 
 
 def digest_of_token(token: str) -> str:
@@ -203,18 +211,24 @@ def await_posted(edge: Edge, store: Store, what: str) -> str:
     store is gone."""
     deadline = time.monotonic() + edge.timeout.total_seconds()
     try:
-        while not store.check([_key(edge, what)]):
+        while not store.check([key_of(edge, what)]):
             if time.monotonic() >= deadline:
                 raise edge.silent(f"{what} of the receiver")
             time.sleep(LOOK)
-        return store.get(_key(edge, what)).decode()
+        return store.get(key_of(edge, what)).decode()
     except TransportError:
         raise
     except RuntimeError as error:
-        raise edge.lost("the store through which the ends meet is gone") from error
+        raise store_gone(edge) from error
 
 
-def _key(edge: Edge, what: str) -> str:
+def store_gone(edge: Edge) -> PeerLostError:
+    """The error for a store that raises what torch's and Ray's raise when its process has died."""
+    return edge.lost("the store through which the ends meet is gone")
+
+
+def key_of(edge: Edge, what: str) -> str:
+    """The key in the store under which an end of this edge posts something to the other."""
     return f"ffdist/{edge.name}/{edge.attempt}/{what}"
 
 

@@ -7,16 +7,20 @@ import threading
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from typing import Any
 
 import pytest
 import ray
 import torch
+import torch.distributed as dist
 from ray._private.internal_api import get_memory_info_reply, get_state_from_address
 from ray.cluster_utils import Cluster
 
 from ffdist.edge_actor import new_edge_actor
-from ffdist.errors import TransportError
+from ffdist.errors import StageAwayError, TransportError
+from ffdist.runtime.meeting import set_key
+from ffdist.runtime.ray_store import ActorStore, KeyValueActor
 from ffdist.transport import Frame, Receiver, Sender, transport_of
 from ffdist.transport.contract import ContractRank, Crew, EdgePair, ProcessPair, TransportContract
 from ffdist.transport.contract.sides import EDGE, keep_silent
@@ -91,6 +95,20 @@ def test_a_mailbox_counts_what_lay_there_for_a_side(driver: str) -> None:
     ray.get([actor.post.remote("guest", number, "message") for number in range(3)])
     ray.get(actor.post.remote("owner", 0, "of no concern"))
     assert [ray.get(actor.take.remote("guest", number))[1] for number in range(3)] == [3, 2, 1]
+
+
+def test_a_store_whose_actor_is_gone_raises_what_a_lost_store_of_torchs_raises(driver: str) -> None:
+    actor: Any = ray.remote(KeyValueActor).options(num_cpus=0).remote()
+    store = ActorStore(actor, timedelta(seconds=20))
+    store.set("key", "value")
+    assert store.get("key") == b"value"
+    ray.kill(actor)
+    uses = (lambda: store.set("a", "b"), lambda: store.get("a"), lambda: store.check(["a"]), lambda: store.wait(["a"]))
+    for use in uses:
+        with pytest.raises(dist.DistNetworkError, match="the actor is gone"):
+            use()
+    with pytest.raises(StageAwayError, match="the store through which the stages meet is gone"):
+        set_key(store, "a", "b", where="stage 1")
 
 
 def test_a_mailbox_is_a_process_without_torch(driver: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from contextvars import copy_context
 from datetime import timedelta
 from threading import Event, current_thread
@@ -11,14 +12,21 @@ from time import monotonic
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from torch import nn
+from torch._C._distributed_c10d import TCPStore
 
 from ffdist import SFF, Pipeline
-from ffdist.errors import ConfigError, PeerLostError, PeerTimeoutError, StageError
+from ffdist.errors import ConfigError, PeerLostError, PeerTimeoutError, StageAwayError, StageError
 from ffdist.runtime import threads
+from ffdist.runtime.meeting import await_key, set_key
 from ffdist.runtime.outcome import root_cause
 from ffdist.runtime.rank import enough_memory
+from ffdist.runtime.tracing import common_clock
 from ffdist.runtime.world import World
+from ffdist.transport import Edge, EdgeContext
+from ffdist.transport.shared_memory import TRANSPORT
+from ffdist.transport.stores import serve_store
 
 
 def test_the_error_that_explains_the_others_is_the_one_told() -> None:
@@ -38,6 +46,29 @@ def test_a_stage_without_enough_memory_says_so(make: Callable[[int], object]) ->
 def test_other_errors_of_a_stage_stay_what_they_are() -> None:
     with pytest.raises(RuntimeError, match="shapes"), enough_memory(World()):
         torch.ones(2, 3) @ torch.ones(2, 3)
+
+
+EDGE = Edge("0-1", timeout=timedelta(seconds=20))
+THROUGH_A_STORE: dict[str, Callable[[dist.Store], object]] = {
+    "a word": lambda store: set_key(store, "key", "value", where="stage 1"),
+    "a wait": lambda store: await_key(store, "key", timedelta(seconds=20), failure="it stays away", where="stage 1"),
+    "a clock that is asked": lambda store: common_clock(store, World(0, 2), timedelta(seconds=20)),
+    "a clock that asks": lambda store: common_clock(store, World(1, 2), timedelta(seconds=20)),
+    "an address": lambda store: TRANSPORT.open_receiver(EDGE, EdgeContext(store)),
+    "a connection": lambda store: TRANSPORT.open_sender(EDGE, EdgeContext(store)),
+}
+
+
+@pytest.mark.parametrize("use", THROUGH_A_STORE.values(), ids=THROUGH_A_STORE)
+def test_a_store_that_is_gone_is_a_lost_stage_to_whoever_uses_it(use: Callable[[dist.Store], object]) -> None:
+    server = serve_store("127.0.0.1")
+    store = TCPStore("127.0.0.1", server.port, is_master=False, timeout=timedelta(seconds=20))
+    del server
+    with suppress(RuntimeError):
+        while True:  # the first words still find room in the connection
+            store.set("key", "value")
+    with pytest.raises((PeerLostError, StageAwayError), match=r"the store through which the .* meet is gone"):
+        use(store)
 
 
 @pytest.mark.parametrize("hung", [0, 1])
