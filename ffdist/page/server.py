@@ -11,6 +11,7 @@ import ipaddress
 import os
 import socket
 import threading
+from contextlib import suppress
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -31,6 +32,8 @@ POLICY = (
     "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; img-src data:; base-uri 'none'; "
     "form-action 'none'; frame-ancestors 'none'"
 )
+MAX_OPEN = 64
+"""Connections, each with a thread, that are open at once; a browser opens some six."""
 HEADERS = {
     "Content-Security-Policy": POLICY,
     "X-Content-Type-Options": "nosniff",
@@ -95,6 +98,29 @@ class Server(ThreadingHTTPServer):
     daemon_threads = True
     block_on_close = False  # a browser keeps its connection open, and no thread of ours writes anything
     watch: PageServer
+
+    def __init__(self, *args: Any) -> None:
+        self.connections: dict[socket.socket, None] = {}
+        """Those that are open, the oldest first."""
+        self.lock = threading.Lock()
+        super().__init__(*args)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """In a thread of its own; where too many are open, the oldest is closed for it: whoever opens thousands and
+        says nothing, or a byte at a time, takes neither memory nor descriptors of a process that may train, too."""
+        with self.lock:
+            while len(self.connections) >= MAX_OPEN:
+                oldest = next(iter(self.connections))
+                del self.connections[oldest]
+                with suppress(OSError):  # it has gone by itself
+                    oldest.shutdown(socket.SHUT_RDWR)  # its thread reads the end, and closes it
+            self.connections[request] = None
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        with self.lock:
+            self.connections.pop(request, None)
+        super().shutdown_request(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Print nothing: it is a browser that has closed its connection."""

@@ -22,7 +22,7 @@ from ffdist.transport.base import Edge
 from ffdist.transport.wire import HELLO_BYTES, MAGIC, check_hello, encode_hello, is_strangers
 
 MAX_PENDING = 64
-"""Connections, at most, that an end has not been greeted by yet."""
+"""Connections, at most, that an end holds and has not been greeted by yet."""
 LOOK = 0.02
 """Seconds between two looks for the other end; between them a signal's handler has its turn."""
 
@@ -123,12 +123,15 @@ class PendingConnections:
             connection.close()
 
     def admit(self, server: socket.socket, edge: Edge) -> None:
-        """Accept a connection, and greet it; one of another user, or beyond MAX_PENDING, is closed."""
+        """Accept a connection, and greet it; one of another user is closed. Beyond MAX_PENDING the oldest is: an end
+        of this run greets at once, so that whoever keeps silent for long is none."""
         with suppress(OSError):  # gone again
             connection, _ = server.accept()
-            if _peer_uid(connection) != os.geteuid() or len(self.waiting) == MAX_PENDING:
+            if _peer_uid(connection) != os.geteuid():
                 connection.close()
                 return
+            if len(self.waiting) == MAX_PENDING:
+                self.leave(self.waiting[0]).close()
             self.waiting.append(connection)
             connection.setblocking(False)
             connection.send(encode_hello(edge, digest_of_token(self.token)))

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import ExitStack, suppress
 from http.client import HTTPResponse
 from pathlib import Path
 
@@ -21,6 +22,7 @@ import pytest
 import ffdist
 from ffdist.cli import main
 from ffdist.errors import ConfigError
+from ffdist.page.server import MAX_OPEN
 
 
 @pytest.fixture(scope="module")
@@ -286,6 +288,25 @@ def test_many_may_look_at_once(watch: ffdist.PageServer) -> None:
     for thread in threads:
         thread.join()
     assert found == [200] * 16
+
+
+def test_a_flood_of_silent_connections_takes_no_more_than_so_many_and_keeps_nobody_out(
+    watch: ffdist.PageServer,
+) -> None:
+    before = threading.active_count()
+    with ExitStack() as ends:
+        flood = [ends.enter_context(socket.create_connection(("127.0.0.1", watch.port))) for _ in range(3 * MAX_OPEN)]
+        for end in flood[::2]:
+            with suppress(ConnectionError):  # closed already
+                end.send(b"GET / HTTP/1.1\r\nX: ")
+        assert ask(watch)[0].status == 200
+        flood[0].settimeout(20)
+        with suppress(ConnectionError):
+            assert flood[0].recv(1) == b"", "the oldest is closed"
+        assert threading.active_count() <= before + MAX_OPEN + 10
+        flood[-1].setblocking(False)
+        with pytest.raises(BlockingIOError):  # the newest waits for its request
+            flood[-1].recv(1)
 
 
 def test_one_runs_folder_is_its_page(run: Path) -> None:

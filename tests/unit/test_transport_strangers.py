@@ -8,7 +8,7 @@ import socket
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from datetime import timedelta
 from typing import Any
 
@@ -32,7 +32,7 @@ from ffdist.pipeline.message import (
 )
 from ffdist.transport import EdgeContext, shared_memory
 from ffdist.transport.base import Edge, Frame
-from ffdist.transport.packet_socket import PacketSocket
+from ffdist.transport.packet_socket import MAX_PENDING, PacketSocket
 from ffdist.transport.slots import Slots
 from ffdist.transport.wire import decode_header, decode_prelude, encode, encode_hello, from_bytes, payload_end
 
@@ -174,6 +174,20 @@ def test_a_stranger_of_the_same_user_is_passed_over(said: bytes | None) -> None:
             stranger.close()
         elif said:
             stranger.send(said)
+        with closing(shared_memory.TRANSPORT.open_sender(EDGE, EdgeContext(store))) as sender:
+            sender.send(Frame("for you"))
+            with closing(opening.result()) as receiver:
+                assert receiver.recv().kind == "for you"
+
+
+def test_more_strangers_than_are_held_keep_no_end_out() -> None:
+    store = dist.HashStore()
+    with ThreadPoolExecutor(1) as pool, ExitStack() as flood:
+        opening = pool.submit(shared_memory.TRANSPORT.open_receiver, EDGE, EdgeContext(store))
+        address = "\0" + store.get(f"ffdist/{EDGE.name}/{EDGE.attempt}/address").decode()
+        for _ in range(2 * MAX_PENDING):
+            stranger = flood.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET))
+            stranger.connect(address)
         with closing(shared_memory.TRANSPORT.open_sender(EDGE, EdgeContext(store))) as sender:
             sender.send(Frame("for you"))
             with closing(opening.result()) as receiver:
