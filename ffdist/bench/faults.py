@@ -115,7 +115,7 @@ def settle(run: DisturbedRun, outcomes: list[KillOutcome]) -> None:
     """Fill in the time and the batches that the last kill has cost, once the stages are ready again."""
     for each in outcomes:
         if each.again is None and each is outcomes[-1] and run.begun() > each.begun:
-            each.again = time.time() - each.at
+            each.again = time.monotonic() - each.since
             newest = committed(run.run)
             kept = int(newest[-1].name.split("-")[1]) if newest else 0
             each.lost = max(0, each.step - kept)
@@ -184,8 +184,10 @@ def faults(kills: int, seed: int, launcher: Launcher, folder: Path, progress: Pr
             outcomes = kill_and_finish(run, schedule(kills, seed, nodes=launcher == "ray"))
     finally:
         if run.process and run.process.poll() is None:
+            workers = {*run.descendants()}
             run.process.kill()
             run.process.wait()
+            left_of(workers, GONE[launcher])  # they write until they are gone
     seconds, load = time.monotonic() - begun, os.getloadavg()[2]
     check_equal(folder / "whole", folder / "killed")
     if len(outcomes) < kills - 1:

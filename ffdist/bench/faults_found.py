@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import median
 
 from ffdist.bench.disturbed import PLANS, Launcher
@@ -33,6 +34,8 @@ class KillOutcome:
     """Batches that were learned again."""
     imports: float = 0.0
     """Seconds of `again` in which processes imported torch and the like."""
+    since: float = field(default_factory=time.monotonic)
+    """When, by a clock that nobody sets."""
 
     @property
     def of_launcher(self) -> bool:

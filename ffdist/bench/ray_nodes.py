@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from ffdist.runtime.interrupts import signals_restored
 from ffdist.runtime.process_stat import is_alive, parent_of
 
 NODES = 3
@@ -43,9 +44,10 @@ class RayNodes:
 
         logging.getLogger("ray").setLevel(logging.ERROR)
         self.cluster = Cluster()
-        self.cluster.add_node(
-            num_cpus=0, object_store_memory=STORE, include_dashboard=False, temp_dir=str(folder), dashboard_port=0
-        )
+        with signals_restored():  # Ray takes SIGTERM for itself, to end this process with status 15
+            self.cluster.add_node(
+                num_cpus=0, object_store_memory=STORE, include_dashboard=False, temp_dir=str(folder), dashboard_port=0
+            )
         for _ in range(NODES):
             self._add()
 
@@ -78,7 +80,8 @@ class RayNodes:
         return sorted(self.cluster.worker_nodes, key=raylet_of)
 
     def _add(self) -> None:
-        self.cluster.add_node(num_cpus=1, object_store_memory=STORE)
+        with signals_restored():
+            self.cluster.add_node(num_cpus=1, object_store_memory=STORE)
 
 
 def raylet_of(node: Any) -> int:

@@ -37,7 +37,7 @@ class Faults:
     record: Path | None = None
     """Write a record (JSON, Markdown) into this directory."""
     folder: Path | None = None
-    """Folder of the two runs, which are kept. Default: a temporary folder, which goes after a run that ended well."""
+    """Folder of the two runs, which are kept. Default: a temporary folder, kept after an error alone."""
 
 
 @dataclass(frozen=True)
@@ -103,15 +103,16 @@ def run(command: Faults | Soak, argv: Sequence[str], measure: Callable[[Progress
 def run_faults(command: Faults, progress: Progress) -> BenchResult:
     from ffdist.bench.faults import faults
 
-    folder = command.folder or Path(tempfile.mkdtemp(prefix="ffdist-faults-"))
+    folder, keep = command.folder or Path(tempfile.mkdtemp(prefix="ffdist-faults-")), command.folder is not None
     try:
-        result = faults(command.kills, command.seed, command.launcher, folder.absolute(), progress)
+        return faults(command.kills, command.seed, command.launcher, folder.absolute(), progress)
     except FfdistError:
         progress(f"both runs, and what was said, are in {folder}")
+        keep = True
         raise
-    if command.folder is None:
-        shutil.rmtree(folder)
-    return result
+    finally:  # also where it was told to stop
+        if not keep:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def run_soak(command: Soak, progress: Progress) -> BenchResult:

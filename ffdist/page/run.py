@@ -211,9 +211,9 @@ def named_in_locks(files: Iterable[Path]) -> Iterable[str]:
 
 
 def is_recent(path: Path) -> bool:
-    """True if a file was written within the last minute."""
+    """True if a file was written within the last minute; not where the clock was set back since by more."""
     try:
-        return time.time() - path.stat().st_mtime < 60
+        return abs(time.time() - path.stat().st_mtime) < 60
     except OSError:
         return False
 
