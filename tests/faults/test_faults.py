@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
+import tempfile
+import time
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
 from ffdist.bench.fault_schedule import LAST, MOMENTS, schedule
+from ffdist.cli.faults import main
+from ffdist.errors import Interrupted
+from ffdist.runtime.interrupts import signals_restored
 
 SEED = 33
 pytestmark = [pytest.mark.distributed, pytest.mark.measures]
@@ -22,6 +30,22 @@ def test_a_seed_draws_every_moment_and_both_victims_and_always_the_same() -> Non
     assert {fault.victim for fault in faults} == {"worker", "launcher"}
     assert {fault.victim for fault in schedule(50, 0, nodes=True)} == {"worker", "launcher", "node"}
     assert [fault.moment for fault in faults[-LAST:]] == ["last commit"] * LAST
+
+
+def test_told_to_stop_it_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+
+    def stop() -> None:
+        while not any(tmp_path.glob("ffdist-faults-*/tmp")):
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    with signals_restored():
+        Thread(target=stop, daemon=True).start()
+        with pytest.raises(Interrupted) as told:
+            main("faults", ["--kills", "1"])
+    assert told.value.status == 143
+    assert not any(tmp_path.iterdir())
 
 
 def test_a_run_that_is_killed_equals_one_that_is_not_and_leaves_nothing(tmp_path: Path) -> None:
