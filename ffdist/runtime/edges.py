@@ -7,7 +7,7 @@ import os
 import re
 import socket
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, nullcontext
 from datetime import timedelta
 from typing import NamedTuple
 
@@ -20,8 +20,11 @@ from ffdist.runtime.meeting import await_key, set_key
 from ffdist.runtime.routes import Route
 from ffdist.runtime.world import World
 from ffdist.transport import Edge, EdgeContext, Receiver, Sender, Transport, WorkerLocation, transport_of
+from ffdist.transport.listeners import deaf_afterwards
 from ffdist.transport.registry import fastest, own_location
 
+LATER = "TORCH_GLOO_LAZY_INIT"
+"""Where it is set, gloo connects two ranks when they first have something to say."""
 Kind = str
 """The name of a transport."""
 
@@ -131,21 +134,24 @@ class ProcessEdges:
             return groups
         check_gloo()
         world = self.world
+        # an accelerator's own ways connect later than its group is formed, and gloo does where it is told to
+        connect_now = not any(each.on_device for each in transports.values()) and LATER not in os.environ
         try:
-            dist.init_process_group(
-                "gloo",
-                store=dist.PrefixStore("group", self.store),
-                rank=world.rank,
-                world_size=world.size,
-                timeout=self.timeout,
-            )
-            self.grouped = True
-            for route in (route for route in routes if backends[route.name]):
-                pair = sorted((route.source, route.target))
-                bound = self.device if transports[route.name].on_device and world.rank in pair else None
-                group = dist.new_group(pair, self.timeout, backends[route.name], device_id=bound)
-                if isinstance(group, dist.ProcessGroup):
-                    groups[route.name] = group
+            with deaf_afterwards() if connect_now else nullcontext():
+                dist.init_process_group(
+                    "gloo",
+                    store=dist.PrefixStore("group", self.store),
+                    rank=world.rank,
+                    world_size=world.size,
+                    timeout=self.timeout,
+                )
+                self.grouped = True
+                for route in (route for route in routes if backends[route.name]):
+                    pair = sorted((route.source, route.target))
+                    bound = self.device if transports[route.name].on_device and world.rank in pair else None
+                    group = dist.new_group(pair, self.timeout, backends[route.name], device_id=bound)
+                    if isinstance(group, dist.ProcessGroup):
+                        groups[route.name] = group
         except RuntimeError as error:
             raise StageError(
                 "the stages could not connect",

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +28,7 @@ from ffdist.runtime.stage_process import StageMain
 from ffdist.runtime.threads import run_threads
 from ffdist.runtime.world import World
 from ffdist.snapshot import latest
+from ffdist.transport.listeners import listening
 
 pytestmark = pytest.mark.distributed
 
@@ -81,6 +84,30 @@ def test_stage_processes_equal_one_process_bit_for_bit(
 ) -> None:
     result = run_in(crew, placed(DigitsJob(noisy=True), tmp_path, stages, {"transport": transport}), stages)
     assert (fingerprint(tmp_path), learned(result.records), result.test) == alone
+
+
+def strangers_in(place: ContractRank, make: DigitsJob, workers: int) -> list[bool]:
+    """Whether each socket that listens for a rank's edges takes a stranger while the run is at work."""
+    before, taken = listening(), list[bool]()
+
+    def knock(event: RunEvent) -> None:
+        for descriptor in () if taken else listening() - before:
+            with socket.socket(fileno=os.dup(descriptor)) as listener, socket.socket(listener.family) as stranger:
+                stranger.settimeout(0.1)
+                taken.append(stranger.connect_ex(listener.getsockname()) == 0)
+
+    if place.rank < workers:
+        world = World(place.rank, workers, place.rank)
+        run_worker(make, world, place.store, knock, stop=Event(), activity=Activity())
+    return taken
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs filters of sockets")
+def test_by_gloo_nobody_gets_in_once_the_ranks_are_joined(crew: Crew, tmp_path: Path) -> None:
+    """gloo would take all who come, until it has no descriptors left, and abort."""
+    make = placed(DigitsJob(epochs=1, settings={"samples": 64}), tmp_path, 2, {"transport": "gloo"})
+    _, last, *_ = crew.run(strangers_in, make, 2, timeout=250)
+    assert last.unwrap() == [False, False], "of the group of all, and of the edge's"
 
 
 def test_stages_that_are_started_for_it_equal_one_process_bit_for_bit(

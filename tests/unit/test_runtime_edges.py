@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import socket
+import sys
+from contextlib import ExitStack
 from itertools import pairwise
 
 import pytest
@@ -9,6 +12,7 @@ import pytest
 from ffdist.errors import ConfigError
 from ffdist.runtime.edges import host_kind, kind_of
 from ffdist.transport import WorkerLocation
+from ffdist.transport.listeners import deaf_afterwards
 
 
 def place(device: str, host: str | None, collective: str | None = None) -> WorkerLocation:
@@ -57,3 +61,20 @@ def test_the_edge_back_goes_from_cpu_to_cpu() -> None:
     assert host_kind("auto", CPU, OTHER_HOST) == "gloo"
     assert host_kind("gloo", CPU, CPU) == "gloo"
     assert host_kind("object-store", ON_RAY, ON_RAY_ELSEWHERE) == "object-store"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs filters of sockets")
+def test_what_has_begun_to_listen_takes_nobody_behind_the_context_and_keeps_whom_it_has() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as before, ExitStack() as ends:
+        with deaf_afterwards():
+            within = ends.enter_context(socket.create_server(("127.0.0.1", 0)))
+            guest = ends.enter_context(socket.create_connection(within.getsockname()))
+            taken = ends.enter_context(within.accept()[0])
+        with pytest.raises(TimeoutError):
+            socket.create_connection(within.getsockname(), timeout=0.1)
+        for one, other in ((guest, taken), (taken, guest)):
+            one.send(b"x")
+            assert other.recv(1) == b"x"
+        with socket.create_server(("127.0.0.1", 0)) as later:
+            for server in (before, later):
+                socket.create_connection(server.getsockname(), timeout=20).close()

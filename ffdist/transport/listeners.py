@@ -1,0 +1,49 @@
+"""Sockets that listen though all who should connect have done so: strangers find them deaf."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import socket
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+SO_ATTACH_FILTER = 26
+"""Linux's; Python's socket module has no name for it."""
+DROP = struct.pack("HBBI", 0x06, 0, 0, 0)
+"""A filter of one instruction, "return 0": nothing that comes is let in (linux/filter.h)."""
+
+
+@contextmanager
+def deaf_afterwards() -> Iterator[None]:
+    """What begins to listen inside the context takes no connection behind it; those that it has are as they were.
+
+    gloo listens as long as a group lives, though its ranks connect when they form it, takes whoever comes, and aborts
+    the process when there are no descriptors left for them. It cannot be told to stop listening. On Linux; elsewhere of
+    no effect.
+    """
+    before = listening()
+    yield
+    program = ctypes.create_string_buffer(DROP, len(DROP))
+    for descriptor in listening() - before:
+        with suppress(OSError), socket.socket(fileno=os.dup(descriptor)) as listener:  # a sandbox without filters
+            listener.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, struct.pack("HP", 1, ctypes.addressof(program)))
+
+
+def listening() -> set[int]:
+    """This process's descriptors that listen; none where the system does not tell."""
+    found = set[int]()
+    with suppress(OSError):
+        for entry in Path("/proc/self/fd").iterdir():
+            with suppress(OSError):
+                if os.readlink(entry).startswith("socket:") and listens(int(entry.name)):
+                    found.add(int(entry.name))
+    return found
+
+
+def listens(descriptor: int) -> bool:
+    """True if it is a socket that listens. Raises OSError where it is gone."""
+    with socket.socket(fileno=os.dup(descriptor)) as one:
+        return bool(one.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
