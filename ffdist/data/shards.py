@@ -58,7 +58,7 @@ class ShardSplit(Split):
         if self.held is not None and self.here.issuperset(shards):
             return self.held
         with self.lock:
-            if self.held is None:  # before anything is read: what `here` says is of this memory, also behind an error
+            if self.held is None:  # before anything is read: what `here` says is of this memory, after an error, too
                 self.held = np.empty((len(self), self.width), np.uint8)
             for shard in set(shards) - self.here:
                 rows = np.arange(len(self.files[shard].labels))

@@ -64,7 +64,7 @@ def test_the_edge_back_goes_from_cpu_to_cpu() -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs filters of sockets")
-def test_what_has_begun_to_listen_takes_nobody_behind_the_context_and_keeps_whom_it_has() -> None:
+def test_what_has_begun_to_listen_takes_nobody_after_the_context_and_keeps_whom_it_has() -> None:
     with socket.create_server(("127.0.0.1", 0)) as before, ExitStack() as ends:
         with deaf_afterwards():
             within = ends.enter_context(socket.create_server(("127.0.0.1", 0)))
