@@ -35,16 +35,19 @@ from ffdist.snapshot.records import RECORDS, PackedRecords
 
 
 def checked_folder(run: Path, marker: Snapshot) -> Path:
-    """The folder of a snapshot. Raises SnapshotError for a link to somewhere else."""
+    """Where a snapshot goes. Raises SnapshotError for a link to somewhere else, which may have come since the run
+    began."""
     folder = snapshot_folder(run, marker.step, marker.epoch)
-    if folder.is_symlink():
-        raise SnapshotError(
-            "a link stands where a snapshot goes",
-            where=folder,
-            expected="a folder, or nothing",
-            got=f"a link to {folder.readlink()}",
-            remedy="remove the link; the snapshot before, where there was one, is whole",
-        )
+    for place in (folder.parent, folder):
+        if place.is_symlink():
+            raise SnapshotError(
+                "a link stands where a snapshot goes",
+                where=place,
+                expected="a folder, or nothing",
+                got=f"a link to {place.readlink()}",
+                remedy="remove the link, and put back the folder that was there; the snapshot before, where there was "
+                "one, is whole",
+            )
     return folder
 
 

@@ -14,10 +14,12 @@ import pytest
 from ffdist.cli import main
 from ffdist.digests import with_digest, without_digest
 from ffdist.errors import ConfigError, FfdistError, SnapshotError
+from ffdist.pipeline.message import Snapshot
 from ffdist.plan import Plan
 from ffdist.regular import read_bytes
 from ffdist.runtime.folder import locked
 from ffdist.runtime.run import PLAN, load_classifier, read_settings, saved_plan, write_plan
+from ffdist.snapshot import SnapshotStore
 from ffdist.snapshot.chosen import MARK, marked_best, read_mark
 from ffdist.snapshot.manifest import MANIFEST, committed
 from ffdist.transport.stores import serve_store
@@ -151,6 +153,25 @@ def test_where_a_run_writes_is_never_a_link(tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match="writes nothing through a link"), locked(run):
             pass
         assert victim.read_text() == "precious"
+
+
+@pytest.mark.parametrize("name", ["snapshots", "snapshots/step-000000001-epoch-00000"])
+def test_no_snapshot_goes_into_a_link_that_has_come_since_the_run_began(name: str, tmp_path: Path) -> None:
+    run, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
+    run.mkdir()
+    elsewhere.mkdir()
+    store = SnapshotStore(run, [])
+    (run / name).parent.mkdir(exist_ok=True)
+    (run / name).symlink_to(elsewhere)
+    marker = Snapshot(1, 0, 1)
+    for write in (
+        lambda: store.save([], marker),
+        lambda: store.save_extra_file(marker, "scores", {}, {}),
+        lambda: store.commit(marker, []),
+    ):
+        with pytest.raises(SnapshotError, match="a link stands where a snapshot goes"):
+            write()
+    assert not any(elsewhere.iterdir())
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
