@@ -106,8 +106,8 @@ class Server(ThreadingHTTPServer):
         super().__init__(*args)
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """In a thread of its own; where too many are open, the oldest is closed for it: whoever opens thousands and
-        says nothing, or a byte at a time, takes neither memory nor descriptors of a process that may train, too."""
+        """Answer in a thread of its own; where too many are open, the oldest is closed for it: whoever opens thousands
+        and says nothing, or a byte at a time, takes neither memory nor descriptors of a process that may train, too."""
         with self.lock:
             while len(self.connections) >= MAX_OPEN:
                 oldest = next(iter(self.connections))

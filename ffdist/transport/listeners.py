@@ -18,7 +18,7 @@ DROP = struct.pack("HBBI", 0x06, 0, 0, 0)
 
 @contextmanager
 def deaf_afterwards() -> Iterator[None]:
-    """What begins to listen inside the context takes no connection after it; those that it has are as they were.
+    """A context after which what began to listen inside takes no connection; those that it has are as they were.
 
     gloo listens as long as a group lives, though its ranks connect when they form it, takes whoever comes, and aborts
     the process when there are no descriptors left for them. It cannot be told to stop listening. On Linux; elsewhere of
