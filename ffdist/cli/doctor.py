@@ -89,7 +89,7 @@ def devices() -> list[DoctorCheck]:
 
 
 def precisions() -> list[DoctorCheck]:
-    """How fast this machine's devices compute in the short types."""
+    """The speed of this machine's devices in the short types."""
     from ffdist import device  # behind the parsing: these import torch
     from ffdist.pipeline.precision import SLOW, slowdown
 

@@ -32,7 +32,7 @@ def autocast(device: torch.device, precision: Precision) -> torch.autocast:
 
 
 def slowdown(device: torch.device, precision: Precision) -> float:
-    """How many times as long a product of matrices takes as in float32, measured on the device: a processor without
+    """The time of a product of matrices as a multiple of that in float32, measured on the device: a processor without
     instructions for a short type computes it many times slower, where others are faster than in float32."""
     return _seconds_of_product(device, dtype_of(precision)) / _seconds_of_product(device, torch.float32)
 

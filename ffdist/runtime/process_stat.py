@@ -1,4 +1,4 @@
-"""What Linux says of a process in /proc. Imports nothing that takes long: it is read before torch is there."""
+"""Linux's word on a process, by /proc. Imports nothing that takes long: it is read before torch is there."""
 
 from __future__ import annotations
 
