@@ -35,7 +35,7 @@ from ffdist.snapshot.records import RECORDS, PackedRecords
 
 
 def checked_folder(run: Path, marker: Snapshot) -> Path:
-    """Where a snapshot goes. Raises SnapshotError for a link to somewhere else, which may have come since the run
+    """The folder of a snapshot. Raises SnapshotError for a link to somewhere else, which may have come since the run
     began."""
     folder = snapshot_folder(run, marker.step, marker.epoch)
     for place in (folder.parent, folder):
