@@ -181,6 +181,7 @@ def _load_file(path: Path, network: Chain | nn.Sequential | None, objective: Obj
     except (
         SafetensorError,
         OSError,
+        RuntimeError,
         LookupError,
         ValueError,
         TypeError,

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
 from ffdist.digests import with_digest, without_digest
 from ffdist.errors import ConfigError, DamagedSnapshotError, SnapshotError, described, setting
 from ffdist.notes import note
-from ffdist.regular import read_text
+from ffdist.regular import read_bytes, read_text
 from ffdist.snapshot.files import RESTORE, write_of_snapshot
 from ffdist.snapshot.manifest import Manifest, committed, read_manifest, snapshot_folder
 from ffdist.snapshot.newest import newest
@@ -58,9 +59,25 @@ def use_snapshot(run: Path, snapshot: str | int, use: Callable[[Manifest], T]) -
         return newest(run, use, beside=True)
     if not (kept := committed(run)):
         return None
-    return use(
-        read_manifest(marked_best(run, kept) if snapshot == BEST else snapshot_of_step(run, kept, int(snapshot)))
-    )
+    if snapshot == BEST:
+        return use_best(run, use)
+    return use(read_manifest(snapshot_of_step(run, kept, int(snapshot))))
+
+
+def use_best(run: Path, use: Callable[[Manifest], T]) -> T:
+    """Return what `use` makes of the best snapshot; where a run at work has marked another meanwhile, and discarded
+    that one, of the other. Raises as `use_snapshot` does."""
+    before = None
+    while True:
+        mark = b""
+        with suppress(OSError):  # as `marked_best` says
+            mark = read_bytes(run / MARK)
+        try:
+            return use(read_manifest(marked_best(run, committed(run))))
+        except DamagedSnapshotError:
+            if mark == before:  # nobody marks another: it is damaged
+                raise
+            before = mark
 
 
 def mark_final(run: Path, folder: Path) -> None:

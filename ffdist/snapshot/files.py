@@ -178,9 +178,10 @@ def read_block(path: Path, entry: dict[str, Any]) -> tuple[dict[str, Tensor], di
         with safe_open(path, framework="pt") as file:
             fields = json.loads((file.metadata() or {})[FIELDS])
             return {name: file.get_tensor(name) for name in file.keys()}, fields  # noqa: SIM118
-    except FileNotFoundError as error:  # since it was checked: a run at work has discarded the snapshot
-        raise DamagedSnapshotError("a snapshot file is missing", where=path, remedy=RESTORE) from error
-    except (SafetensorError, OSError, KeyError, ValueError) as error:
+    except (SafetensorError, OSError, KeyError, ValueError, RuntimeError) as error:
+        # since it was checked: a run at work has discarded the snapshot. torch opens it anew, and has no type for that
+        if isinstance(error, FileNotFoundError) or "No such file or directory" in str(error):
+            raise DamagedSnapshotError("a snapshot file is missing", where=path, remedy=RESTORE) from error
         raise DamagedSnapshotError(
             "a snapshot file was not written by ffdist", where=path, got=error, remedy=RESTORE
         ) from error

@@ -6,6 +6,8 @@ import errno
 import json
 import os
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,10 +16,11 @@ import pytest
 import torch
 from jobs import QUIET, DigitsJob
 
-from ffdist.errors import SnapshotError
+from ffdist.errors import DamagedSnapshotError, SnapshotError
 from ffdist.pipeline.message import Snapshot
 from ffdist.runtime.threads import run_threads
-from ffdist.snapshot import Manifest, SnapshotStore, latest, newest, read_manifest
+from ffdist.snapshot import Manifest, SnapshotStore, committed, latest, newest, read_manifest, use_snapshot
+from ffdist.snapshot.chosen import BEST, write_mark
 from ffdist.snapshot.files import BlockCopy, read_block, write_of_snapshot
 from ffdist.snapshot.manifest import MANIFEST, commit, discard_others, snapshot_folder
 
@@ -196,6 +199,48 @@ def test_reading_while_training_goes_on_takes_what_is_newest_then(tmp_path: Path
 
     assert newest(tmp_path, slow) == 7
     assert read == [5, 6, 7]
+
+
+def test_the_best_that_is_read_while_another_takes_its_place_is_the_other(tmp_path: Path) -> None:
+    write_mark(tmp_path, {"snapshot": snapshot(tmp_path, 5).name, "accuracy": 0.5})
+    read: list[int] = []
+
+    def slow(manifest: Manifest) -> int:
+        read.append(manifest.step)
+        if len(read) == 1:
+            write_mark(tmp_path, {"snapshot": snapshot(tmp_path, 6, keep=1).name, "accuracy": 0.6})
+        return int(read_block(manifest.folder / manifest.files[0]["file"], manifest.files[0])[1]["step"])
+
+    assert use_snapshot(tmp_path, BEST, slow) == 6
+    assert read == [5, 6]
+    (committed(tmp_path)[0] / "block-000-a.safetensors").unlink()
+    with pytest.raises(DamagedSnapshotError, match="a snapshot file is missing"):
+        use_snapshot(tmp_path, BEST, slow)
+
+
+COME_AND_GO = """
+import os, sys
+path, away = sys.argv[1:]
+while os.getppid() != 1:
+    os.rename(path, away)
+    os.rename(away, path)
+"""
+
+
+def test_a_file_that_goes_at_any_moment_while_it_is_read_is_missing_and_nothing_else(tmp_path: Path) -> None:
+    """safetensors opens it twice, and raises something else for the second time."""
+    path, missed = tmp_path / "block.safetensors", list[str]()
+    entry = BlockCopy({"weight": torch.ones(3)}, {"step": 1}).write(path)
+    with subprocess.Popen([sys.executable, "-S", "-c", COME_AND_GO, path, tmp_path / "away"]) as going:
+        try:
+            while len(missed) < 600 and going.poll() is None:
+                try:
+                    read_block(path, entry)
+                except DamagedSnapshotError as error:
+                    missed.append(error.what)
+        finally:
+            going.kill()
+    assert set(missed) == {"a snapshot file is missing"}
 
 
 def test_a_full_disk_is_told_and_leaves_the_last_snapshot_whole(
