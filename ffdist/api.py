@@ -17,7 +17,7 @@ from ffdist import posix  # noqa: F401 - first: it says which systems have what 
 from ffdist.arguments import as_fields, as_settings, check_options, is_share
 from ffdist.data import Images
 from ffdist.data.given import Data
-from ffdist.errors import ConfigError, DataError, spelled
+from ffdist.errors import ConfigError, DataError
 from ffdist.events import Observer, Observers
 from ffdist.given_network import GivenNetwork
 from ffdist.launch import Watching, check_flags, check_unkept, launched, note_run_facts, open_given, result_of, watched
@@ -245,7 +245,7 @@ class Pipeline:
             return self._join(JoinedRun(world, job, begin, resume, finished, ready), watching)
         with begin() as run:
             if resume and (text := nothing_left(settings)):
-                note(f"{spelled(text)} ({run})")
+                note(f"{text} ({run})")
                 self._load(job, run)
                 return result_of(run)
             go_on = resume and bool(committed(run))

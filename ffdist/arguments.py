@@ -8,11 +8,12 @@ from typing import Any, get_args, get_origin
 
 import torch
 
-from ffdist.errors import ConfigError, in_call, is_plain, setting
+from ffdist.errors import ConfigError, setting
 from ffdist.objectives import Objective, load_objective
 from ffdist.options import nearest, text_of
 from ffdist.settings import GROUP_OF, GROUPS, Settings, kind_of
 from ffdist.settings.base import as_words
+from ffdist.spelling import in_call, is_plain
 
 OWN = {
     "data": "the first argument of fit",

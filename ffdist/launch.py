@@ -9,7 +9,7 @@ from typing import Any
 from ffdist.arguments import OTHERS, short
 from ffdist.data import Images
 from ffdist.data.given import Data, as_images
-from ffdist.errors import ConfigError, setting, spelled
+from ffdist.errors import ConfigError, setting
 from ffdist.events import Observer, Observers
 from ffdist.notes import note
 from ffdist.plain import PlainConsole
@@ -71,7 +71,7 @@ def note_run_facts(job: Job) -> None:
     origin = f"weights to start from: {job.chain.origin}" if job.chain.origin else None
     for text in (validation_note(job), job.chain.joined, origin, *unused_settings(job.settings)):
         if text:
-            note(spelled(text))
+            note(text)
 
 
 def check_unkept(settings: Settings) -> None:

@@ -8,10 +8,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
-from ffdist.errors import spelled
+from ffdist.spelling import as_field, as_flags, spelled
 
 QUIET = "FFDIST_QUIET"
 """In the environment: a user wants to hear of errors alone; for processes that are started, too."""
+
+
+FLAGS = "FFDIST_FLAGS"
+"""In the environment: the user is at the command line, and knows settings by their flags; for processes that are
+started, too, which have notes of their own."""
 
 
 _silent: ContextVar[bool] = ContextVar("silent", default=False)
@@ -27,16 +32,32 @@ def silenced() -> Iterator[None]:
         _silent.reset(before)
 
 
+@contextmanager
+def spelled_as_flags() -> Iterator[None]:
+    """A context whose notes spell settings as the command line does, in processes that are started within, too."""
+    before = os.environ.get(FLAGS)
+    os.environ[FLAGS] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            os.environ.pop(FLAGS, None)
+
+
 def note(text: str) -> None:
-    """A line on stderr, with settings by their fields, but where a user wants none."""
+    """A line on stderr, with settings as the user's front door spells them, but where a user wants none."""
     if QUIET not in os.environ and not _silent.get():
-        print(f"ffdist: {spelled(text)}", file=sys.stderr, flush=True)
+        write(text)
 
 
 def failure(text: str) -> None:
     """Print what has failed though the run goes on: for users who want to hear of errors alone, too."""
     if not _silent.get():
-        print(f"ffdist: {spelled(text)}", file=sys.stderr, flush=True)
+        write(text)
+
+
+def write(text: str) -> None:
+    print(f"ffdist: {spelled(text, as_flags if FLAGS in os.environ else as_field)}", file=sys.stderr, flush=True)
 
 
 def listed(values: list, limit: int = 8) -> str:

@@ -14,7 +14,6 @@ from typing import NoReturn
 
 from ffdist.cli.help import wrapped
 from ffdist.cli.parsing import UsageError
-from ffdist.cli.spelling import as_flags
 from ffdist.errors import (
     ConfigError,
     FfdistError,
@@ -26,13 +25,14 @@ from ffdist.errors import (
 )
 from ffdist.folders import check_temporary
 from ffdist.loading import missing
-from ffdist.notes import QUIET
+from ffdist.notes import QUIET, spelled_as_flags
 from ffdist.options import nearest
 from ffdist.plain import let_any_text_pass
 from ffdist.presets import PRESETS
 from ffdist.runtime.agent import notify_agent
 from ffdist.runtime.interrupts import handle_signals, leave_at_once, signals_restored
 from ffdist.runtime.world import World
+from ffdist.spelling import as_flags
 
 COMMANDS = {
     "train": ("ffdist.cli.train:main", "train a network through a pipeline of stages"),
@@ -58,7 +58,7 @@ COMMANDS = {
 def main(argv: Sequence[str] | None = None) -> None:
     """Run one command. Exits with 0; 1 for an error; 2 for a wrong command line; 129, 130 or 143 after SIGHUP, Ctrl-C
     or SIGTERM, also where a run has made a snapshot and can be resumed."""
-    with signals_restored():
+    with signals_restored(), spelled_as_flags():
         handle_signals(leave_at_once)
         let_any_text_pass()
         verbose, args = split_off_flags(VERBOSE, sys.argv[1:] if argv is None else argv)

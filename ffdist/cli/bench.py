@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 from ffdist.bench.settings import BASE, OURS_ALONE, BenchSettings, CompareSettings, SuiteName
 from ffdist.cli.help import Positional
 from ffdist.cli.parsing import UsageError, help_of, parsed_values, usage, wants_help
-from ffdist.cli.spelling import as_flags
-from ffdist.errors import ConfigError, setting, spelled
+from ffdist.errors import ConfigError, setting
 from ffdist.known import LazyNames, baseline_names
 from ffdist.notes import note
 from ffdist.options import nearest
@@ -104,7 +103,7 @@ def run(suite: SuiteName, settings: BenchSettings, args: Sequence[str]) -> None:
     console = PlainConsole(stderr=True)
     compute = settings.train.compute
     if text := slow_precision(stage_device(compute.device, World()), compute.precision):
-        note(spelled(text, as_flags))
+        note(text)
     suites = list(SUITES) if suite == "all" else [suite]
     if suite == "all" and (reason := why_not()):
         console.print(f"bandwidth is left out: {reason}")

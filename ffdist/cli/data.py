@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from ffdist.cli.help import Flag, Positional
 from ffdist.cli.parsing import parsed_of
-from ffdist.cli.spelling import as_flags
-from ffdist.errors import ConfigError, spelled
+from ffdist.errors import ConfigError
 from ffdist.folders import command, loss
 from ffdist.notes import QUIET, note
 from ffdist.plain import PlainConsole, table
@@ -136,7 +135,7 @@ class Prepare:
             validation_fraction=self.validation_fraction,
             seed=self.seed,
             workers=self.workers,
-            notify=lambda text: note(spelled(text, as_flags)),
+            notify=note,
         )
         manifest = read_manifest(RemoteFolder.of(out) or Path(out))
         if self.json:

@@ -14,10 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from ffdist.cli.spelling import as_flags
 from ffdist.cores import available_cores
 from ffdist.data import Images
-from ffdist.errors import FfdistError, StageError, TransportError, exit_status, spelled
+from ffdist.errors import FfdistError, StageError, TransportError, exit_status
 from ffdist.events import Observers
 from ffdist.folders import command as shell_command
 from ffdist.folders import ends_with_container, loss
@@ -208,9 +207,9 @@ def train_here(command: Train, images: Images, world: World, argv: Sequence[str]
 
 
 def warn(text: str | None) -> None:
-    """A line on stderr, its settings as flags."""
+    """A note, where there is something to say."""
     if text:
-        note(spelled(text, as_flags))
+        note(text)
 
 
 def begin_or_go_on(command: Train, images: Images, meeting: Rendezvous, start: ExitStack) -> tuple[str, bool]:

@@ -28,6 +28,7 @@ from ffdist.settings.run import RunSettings
 from ffdist.settings.scheduler import SchedulerSettings, as_texts
 from ffdist.settings.training import TrainingSettings
 from ffdist.settings.watch import WatchSettings
+from ffdist.spelling import as_flag
 
 __all__ = [
     "GROUPS",
@@ -139,11 +140,6 @@ def is_free(name: str) -> bool:
     learns."""
     (found,) = (f for f in dataclasses.fields(GROUPS[GROUP_OF[name]]) if f.name == name)
     return found.metadata.get("free", False)
-
-
-def as_flag(name: str) -> str:
-    """A field, or another name of an argument, as the command line spells it."""
-    return f"--{name.rpartition('.')[2].replace('_', '-')}"
 
 
 def in_place_of(options: Mapping[str, Any]) -> dict[str, Any]:

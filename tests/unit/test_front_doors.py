@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import MISSING, fields
 from inspect import signature
 from pathlib import Path
@@ -22,6 +24,7 @@ from ffdist.cli.train import parse
 from ffdist.cli.watch import WatchCommand
 from ffdist.cores import available_cores
 from ffdist.errors import ConfigError
+from ffdist.notes import spelled_as_flags
 from ffdist.presets import with_preset
 from ffdist.report.log import read_run_log
 from ffdist.runtime.record import read_starts
@@ -174,3 +177,22 @@ def test_weights_in_a_runs_folder_are_exported_first(tmp_path: Path) -> None:
     (tmp_path / "config.toml").touch()
     with pytest.raises(ConfigError, match=r"remedy: ffdist export .* --to FILE.safetensors"):
         Pipeline("mlp", "sff", pretrained=str(tmp_path)).fit("digits", progress=False)
+
+
+NOTE = "from ffdist.notes import note; from ffdist.spelling import setting; note(setting('plan.exchange', 'whole'))"
+
+
+def test_notes_spell_settings_as_the_front_door_does_in_processes_of_a_run_too(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    told = SMALL | {"plan": "* @ 0, 1 by batch", "exchange": "slices", "samples": 64}
+    (tmp_path / "none.toml").touch()
+    words = ["train", "--config", str(tmp_path / "none.toml"), "--launcher", "threads", *flags(told)]
+    main([*words, "--out", str(tmp_path / "line")])
+    assert "ffdist: nothing reads --exchange, which is for lanes" in capfd.readouterr().err
+    Pipeline("cnnb", "sff", **told).fit("digits", progress=False)
+    assert "ffdist: nothing reads plan.exchange, which is for lanes" in capfd.readouterr().err
+    with spelled_as_flags():
+        subprocess.run([sys.executable, "-c", NOTE], check=True)
+    subprocess.run([sys.executable, "-c", NOTE], check=True)
+    assert capfd.readouterr().err == 'ffdist: --exchange whole\nffdist: plan.exchange="whole"\n'

@@ -16,7 +16,8 @@ from ffdist.models.meta import OLD
 ROOT = Path(ffdist.__file__).parent
 ROOMS = {
     "calls": {"errors", "known", "options"},
-    "errors": set(),
+    "errors": {"spelling"},
+    "spelling": set(),
     "device": set(),
     "digests": set(),
     "environment": {"cores"},
@@ -26,7 +27,7 @@ ROOMS = {
     "known": set(),
     "loading": set(),
     "edge_actor": set(),
-    "notes": {"errors"},
+    "notes": {"spelling"},
     "plain": {"notes"},
     "plan": {"errors", "renamed"},
     "planner": {
@@ -89,7 +90,7 @@ ROOMS = {
         "settings",
         "transport",
     },
-    "settings": {"calls", "errors", "known", "options"},
+    "settings": {"calls", "errors", "known", "options", "spelling"},
     "presets": {"errors", "options", "settings"},
     "baselines": {"device", "errors", "options", "known", "models", "objectives", "data", "pipeline", "settings"},
     "snapshot": {"data", "regular", "remote", "digests", "errors", "notes", "pipeline"},
@@ -138,7 +139,7 @@ ROOMS = {
         "trust",
         "calls",
     },
-    "arguments": {"errors", "options", "settings", "objectives", "data"},
+    "arguments": {"errors", "options", "settings", "objectives", "data", "spelling"},
     "sending": {"errors", "payload", "runtime"},
 }
 """What each room may import, besides itself; those in `ABOVE` may import anything."""

@@ -20,12 +20,12 @@ from torch import nn
 import ffdist
 from ffdist import SFF, Pipeline, from_tensors, models
 from ffdist.cli import COMMANDS, main
-from ffdist.cli.spelling import as_flags
 from ffdist.errors import DataError, DivergedError, NetworkError, setting, spelled
 from ffdist.models import MODELS
 from ffdist.objectives import OBJECTIVES, CwC
 from ffdist.pipeline.plan import check_objective
 from ffdist.settings import GROUP_OF
+from ffdist.spelling import as_flags
 
 ROOT = Path(ffdist.__file__).parent
 DATA = ("list", "prepare", "check")

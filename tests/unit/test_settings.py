@@ -12,7 +12,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ffdist.cli.spelling import as_flags
 from ffdist.cli.train import parse
 from ffdist.errors import ConfigError, spelled
 from ffdist.plan import Plan
@@ -22,6 +21,7 @@ from ffdist.runtime.run import SETTINGS, read_settings, write_settings
 from ffdist.settings import GROUP_OF, GROUPS, OptimSettings, Settings, TrainingSettings, apply, explained, flat
 from ffdist.settings.toml import read_toml, tomllib, write_toml
 from ffdist.settings.unused import unused_settings
+from ffdist.spelling import as_flags
 
 
 def test_each_layer_covers_the_one_below(tmp_path: Path) -> None:

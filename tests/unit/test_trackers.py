@@ -17,7 +17,6 @@ from jobs import DigitsJob
 
 import ffdist
 from ffdist.cli import print_error
-from ffdist.cli.spelling import as_flags
 from ffdist.errors import ConfigError
 from ffdist.events import Observers, StopRun
 from ffdist.known import TRACKERS
@@ -26,6 +25,7 @@ from ffdist.report.log import read_run_log
 from ffdist.runtime.observing import observers
 from ffdist.runtime.threads import run_threads
 from ffdist.settings import Settings
+from ffdist.spelling import as_flags
 from ffdist.trackers.tensorboard import FOLDER, TensorBoard
 
 TOLD = {"validation": 0.2, "samples": 400, "stages": 2, "log_every": 2}
