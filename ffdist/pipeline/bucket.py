@@ -15,6 +15,11 @@ from ffdist.transport.base import Frame
 MAX_BUCKETS = 4
 """The most buckets of a stage: an edge holds the frames of a whole batch, so that nobody waits for room in the middle
 of one."""
+SPARE_FRAMES = 3
+"""What else may wait on such an edge. A frame a bucket is enough that nobody waits in a circle: whoever is furthest
+behind has room for all that it posts before it takes the others' like. With these one that is ahead need not wait
+while slices of the batch before still lie there; it gets no further than the others' slices let it, so more would be
+memory for little."""
 SMALL = 128 * 2**10
 """Bytes of gradients that consecutive blocks send in one message: its own cost is more than that of so many bytes."""
 

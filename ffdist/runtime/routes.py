@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
 
-from ffdist.pipeline.bucket import MAX_BUCKETS
+from ffdist.pipeline.bucket import MAX_BUCKETS, SPARE_FRAMES
 from ffdist.pipeline.by_batch import MAX_STATE_FRAMES, OTHER_FRAMES
 from ffdist.plan import Plan
 
@@ -61,8 +61,8 @@ def routes_of_stage(plan: Plan, stage: int, queue: int) -> list[Route]:
             many = len(plan.stages[stage].blocks)
             if plan.stages[stage].by_batch:
                 depth = min(MAX_STATE_FRAMES, many) + OTHER_FRAMES
-            else:  # a batch's sums, and the slices of the one before that are handed on beside them
-                depth = min(MAX_BUCKETS, many) + 3
+            else:
+                depth = min(MAX_BUCKETS, many) + SPARE_FRAMES
             routes.append(Route(name, one, other, depth, "gradients", stage))
     if stage + 1 < len(plan.stages):
         alone = len(workers) == len(plan.stages[stage + 1].workers) == 1
