@@ -36,7 +36,7 @@ MORE = """\
 A bare `ffdist train` is `ffdist train digits`, whose values stand here."""
 
 
-NAMING = ("model", "objective", "optimizer", "augment", "preprocess", "callback", "metric")
+NAMING = ("model", "objective", "optimizer", "augment", "preprocess", "callback", "metric", "transport")
 """Settings that may name code: what the command line says of them is its user's word."""
 
 

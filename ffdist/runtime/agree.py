@@ -34,6 +34,7 @@ from ffdist.runtime.world import World
 from ffdist.settings import OptimSettings
 from ffdist.settings.optim import OPTIMIZERS
 from ffdist.snapshot import latest, set_aside
+from ffdist.transport import transport_of
 
 
 def agree(store: dist.Store, world: World, key: str, decide: Callable[[], Any], timeout: timedelta) -> Any:
@@ -92,7 +93,7 @@ def check_job(job: Job) -> None:
     """Everything that can be found wrong before anything is started or written.
 
     Raises NetworkError for blocks that do not fit together or that the objective cannot use, ConfigError for a cut,
-    windows or a schedule that do not fit, DataError for samples that are not there.
+    windows or a schedule that do not fit, or a transport that is none, DataError for samples that are not there.
     """
     check_cut(job, job.workers)
     if not is_searched(job.settings):  # else the plan that is found has to do
@@ -102,6 +103,8 @@ def check_job(job: Job) -> None:
     job.settings.scheduler.check_windows(len(job.chain))
     job.settings.optim.check_blocks(len(job.chain))
     check_optimizer(job.settings.optim)
+    if job.settings.plan.transport != "auto":
+        transport_of(job.settings.plan.transport)
     loaders = job.loaders()
     epochs = job.settings.training.epochs
     check_rise(job.settings.scheduler, epochs * len(loaders.train), epochs)

@@ -84,7 +84,7 @@ class ProcessEdges:
         self.timeout = timeout
         self.grouped = False
         """Whether this process is in groups of torch.distributed."""
-        set_key(store, f"place/{world.rank}", json.dumps(own_location(device)), where=str(world))
+        set_key(store, f"place/{world.rank}", json.dumps(own_location(device, transport)), where=str(world))
         self.places = [self._place(rank) for rank in range(world.size)]
 
     def _place(self, rank: int) -> WorkerLocation:

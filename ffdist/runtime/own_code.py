@@ -28,10 +28,12 @@ WORDS = {"model": "network", "objective": "rule", "optimizer": "optimiser"}
 
 
 def named_code(settings: Settings) -> list[str]:
-    """All names of a user's own code in settings: of network, rule, optimiser, transforms, callbacks, metrics."""
+    """All names of a user's own code in settings: of network, rule, optimiser, transforms, callbacks, metrics,
+    transport."""
     names = [settings.value(kind) for kind in KINDS if settings.value(kind) not in KINDS[kind]]
     texts = [*settings.dataset.augment, *settings.dataset.preprocess]
-    return [*names, *own_transforms(texts), *settings.watch.callback, *settings.watch.metric]
+    transport = [settings.plan.transport] if ":" in settings.plan.transport else []
+    return [*names, *own_transforms(texts), *settings.watch.callback, *settings.watch.metric, *transport]
 
 
 def own_transforms(texts: Sequence[object]) -> list[str]:
@@ -41,7 +43,7 @@ def own_transforms(texts: Sequence[object]) -> list[str]:
 
 def with_absolute_paths(settings: Settings) -> Settings:
     """The same settings with the paths of data and of a user's own code absolute, so that they hold in any folder."""
-    root = settings.dataset.data_root
+    root, transport = settings.dataset.data_root, settings.plan.transport
     return settings.changed(
         data=settings.dataset.data if settings.dataset.data == GIVEN else settled_source(settings.dataset.data),
         data_root=root and root.absolute(),
@@ -50,6 +52,7 @@ def with_absolute_paths(settings: Settings) -> Settings:
         optimizer=settled_name("optimizer", settings.optim.optimizer),
         callback=tuple(settled_name("callback", name) for name in settings.watch.callback),
         metric=tuple(settled_name("metric", name) for name in settings.watch.metric),
+        transport=settled_name("transport", transport) if ":" in transport else transport,
     )
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from ffdist.errors import ConfigError, setting
 from ffdist.known import TRANSPORT_PLACES, TRANSPORTS_OF_RAY
+from ffdist.options import nearest
 from ffdist.settings.base import SettingsGroup, option
 
 WAYS = (("stages", "cut"), ("plan",), ("replicas",), ("devices",))
@@ -15,7 +16,7 @@ WAYS = (("stages", "cut"), ("plan",), ("replicas",), ("devices",))
 if TYPE_CHECKING:
     Transport = str
 else:
-    Transport = Literal[("auto", *TRANSPORT_PLACES)]
+    Transport = Literal[("auto", *TRANSPORT_PLACES)] | str
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class PlanSettings(SettingsGroup):
     transport: Transport = option("auto", free=True)
     """How activations travel. auto: NCCL between GPUs (XCCL between Intel's), shared memory within a
     host, gloo across hosts. object-store: Ray's, for clusters whose nodes reach one another by Ray's own ports
-    alone."""
+    alone. module:NAME or file.py:NAME: a Transport of your own."""
     exchange: Literal["auto", "slices", "whole"] = option("auto", free=True, rare=True)
     """How workers that share a stage exchange its gradients. slices: each adds up and updates a part of the weights,
     keeps the optimiser's state of that part alone, and hands it on; whole: each takes all gradients and updates all.
@@ -74,6 +75,14 @@ class PlanSettings(SettingsGroup):
             raise ConfigError(f"{' and '.join(given)} say who computes what in several ways", expected="one of them")
         if self.plan is not None and not self.plan.strip():
             raise ConfigError(f"{setting('plan.plan')} is empty", expected="a plan, a file, or auto")
+        if self.transport not in ("auto", *TRANSPORT_PLACES) and ":" not in self.transport:
+            raise ConfigError(
+                f"there is no transport '{self.transport}'",
+                where=setting("plan.transport"),
+                expected=f"auto, {', '.join(TRANSPORT_PLACES)}, module:NAME or file.py:NAME",
+                got=self.transport,
+                remedy=nearest(self.transport, TRANSPORT_PLACES),
+            )
         if self.transport in TRANSPORTS_OF_RAY and self.launcher != "ray":
             raise ConfigError(
                 f"{setting('plan.transport', self.transport)} is Ray's",

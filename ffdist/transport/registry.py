@@ -1,7 +1,8 @@
 """Every transport by its name, and which one joins two places.
 
-A transport is added by a file with an instance of `Transport`, and one line in `ffdist.known.TRANSPORT_PLACES`; the
-settings, their help, `ffdist doctor`, `ffdist bench transport`, and the tests of the contract read it there.
+A user's own is a file with an instance of `Transport`, named by its place: `--transport file.py:NAME`. One of ffdist's
+has a line in `ffdist.known.TRANSPORT_PLACES` besides; the settings, their help, `ffdist doctor`, `ffdist bench
+transport`, and the tests of the contract read it there, and auto may take it.
 """
 
 from __future__ import annotations
@@ -9,7 +10,9 @@ from __future__ import annotations
 import torch
 
 from ffdist.device import CPU, collective, identity
+from ffdist.errors import ConfigError
 from ffdist.known import TRANSPORT_PLACES, LazyNames
+from ffdist.options import find
 from ffdist.transport.process_group import OverDevices
 from ffdist.transport.transport import Transport, WorkerLocation
 
@@ -17,14 +20,33 @@ TRANSPORTS: LazyNames[Transport] = LazyNames(TRANSPORT_PLACES)
 
 
 def transport_of(name: str) -> Transport:
-    """The transport of this name: one of the registry's, or the backend by which torch.distributed joins accelerators
-    of a kind that has none there."""
+    """The transport of this name: one of the registry's; a user's own, as "package.module:NAME" or "file.py:NAME"; or
+    the backend by which torch.distributed joins accelerators of a kind that has none there.
+
+    Raises ConfigError for a user's own that cannot be found, or is none.
+    """
+    if ":" in name:
+        return users_transport(name)
     return TRANSPORTS[name] if name in TRANSPORTS else OverDevices(name)
 
 
-def own_location(device: torch.device = CPU) -> WorkerLocation:
-    """The location of this process, which computes on `device`, with the mark of each transport."""
-    marks = {name: mark for name in TRANSPORTS if (mark := TRANSPORTS[name].mark()) is not None}
+def users_transport(name: str) -> Transport:
+    """Raises ConfigError for what cannot be imported, and for what is no transport."""
+    found = find(name, {}, "transport")
+    if not isinstance(found, Transport) or found.name in TRANSPORTS:
+        raise ConfigError(
+            f"'{name}' is no transport of your own",
+            expected=f"an instance of ffdist.transport.Transport, of another name than {', '.join(TRANSPORTS)}",
+            got=found.name if isinstance(found, Transport) else found,
+        )
+    return found
+
+
+def own_location(device: torch.device = CPU, wanted: str = "auto") -> WorkerLocation:
+    """The location of this process, which computes on `device`, with the mark of each transport; wanted: one of a
+    user's own, perhaps."""
+    transports = [*TRANSPORTS.values(), *([transport_of(wanted)] if ":" in wanted else [])]
+    marks = {transport.name: mark for transport in transports if (mark := transport.mark()) is not None}
     return WorkerLocation(identity(device), collective(device), marks)
 
 

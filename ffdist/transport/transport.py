@@ -52,10 +52,11 @@ class EdgeContext:
 
 
 class Transport(ABC):
-    """One way to travel. Made once, in the file that implements it, and named in `known.TRANSPORT_PLACES`."""
+    """One way to travel. Made once, in the file that implements it; ffdist's own are named in
+    `known.TRANSPORT_PLACES`, a user's by `--transport file.py:NAME`."""
 
     name: str
-    """Its key in `known.TRANSPORT_PLACES`, by which `--transport` names it."""
+    """Its key in `known.TRANSPORT_PLACES`, by which `--transport` names it; any other word, of a user's own."""
     speed: ClassVar[int]
     """auto takes the fastest that joins two places; what has 0 is taken where it is asked for only."""
     needs: str

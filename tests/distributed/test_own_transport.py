@@ -1,4 +1,5 @@
-"""A transport is added by a file and a line of the registry, here to a copy of ffdist; nothing else is touched."""
+"""A transport is a file: a user's is named by its place, ffdist's own by a line of the registry, here in a copy of it;
+nothing else is touched."""
 
 from __future__ import annotations
 
@@ -14,7 +15,10 @@ import pytest
 from jobs import fingerprint
 
 import ffdist
+from ffdist import Pipeline
 from ffdist.cli import main
+from ffdist.errors import ConfigError
+from ffdist.runtime.run import read_settings
 from ffdist.transport.contract import EdgeContract, TransportContract
 
 pytestmark = pytest.mark.distributed
@@ -54,11 +58,29 @@ def command(environment: dict[str, str], *words: str | Path) -> str:
     return done.stdout
 
 
-def test_stages_train_through_it_to_the_same_bits(environment: dict[str, str], tmp_path: Path) -> None:
-    command(environment, "ffdist", *TRAIN, "--transport", "files", "--out", tmp_path / "own")
-    assert "edges of the run: files" in (tmp_path / "own/stage-0.log").read_text()
+def test_stages_train_through_a_users_own_to_the_same_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(OWN.parent)
+    main([*TRAIN, "--transport", "files.py:TRANSPORT", "--out", str(tmp_path / "own")])
+    assert "edges of the run: files.py:TRANSPORT" in (tmp_path / "own/stage-0.log").read_text()
     main([*TRAIN, "--launcher", "threads", "--out", str(tmp_path / "threads")])
     assert fingerprint(tmp_path / "own") == fingerprint(tmp_path / "threads")
+    assert read_settings(tmp_path / "own").plan.transport == f"{OWN}:TRANSPORT", "a run goes on from any folder"
+
+
+@pytest.mark.parametrize(
+    ("name", "match"),
+    [
+        (f"{OWN}:Files", r"no transport of your own(.|\n)*got: <class"),
+        ("ffdist.transport.process_group:GLOO", r"no transport of your own(.|\n)*got: gloo"),
+        (f"{OWN}:TRANSPOR", r"has no 'TRANSPOR'"),
+        ("glo", r"there is no transport 'glo'(.|\n)*did you mean 'gloo'"),
+    ],
+)
+def test_what_is_no_transport_is_refused_before_anything_starts(name: str, match: str, tmp_path: Path) -> None:
+    pipeline = Pipeline("mlp", "sff", stages=2, launcher="processes")
+    with pytest.raises(ConfigError, match=match):
+        pipeline.fit("digits", transport=name, out=tmp_path / "run", progress=False)
+    assert not (tmp_path / "run").exists()
 
 
 def test_help_and_doctor_know_it(environment: dict[str, str]) -> None:

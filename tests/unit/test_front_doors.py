@@ -185,7 +185,7 @@ NOTE = "from ffdist.notes import note; from ffdist.spelling import setting; note
 def test_notes_spell_settings_as_the_front_door_does_in_processes_of_a_run_too(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    told = SMALL | {"plan": "* @ 0, 1 by batch", "exchange": "slices", "samples": 64}
+    told: dict[str, Any] = SMALL | {"plan": "* @ 0, 1 by batch", "exchange": "slices", "samples": 64}
     (tmp_path / "none.toml").touch()
     words = ["train", "--config", str(tmp_path / "none.toml"), "--launcher", "threads", *flags(told)]
     main([*words, "--out", str(tmp_path / "line")])

@@ -74,7 +74,7 @@ ROOMS = {
         "renamed",
         "seeds",
     },
-    "transport": {"device", "errors", "known", "edge_actor", "renamed"},
+    "transport": {"device", "errors", "known", "edge_actor", "options", "renamed"},
     "trackers": {"errors", "events", "pipeline", "regular", "renamed"},
     "pipeline": {
         "options",
