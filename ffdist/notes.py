@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
@@ -47,16 +47,29 @@ def spelled_as_flags() -> Iterator[None]:
 def note(text: str) -> None:
     """A line on stderr, with settings as the user's front door spells them, but where a user wants none."""
     if QUIET not in os.environ and not _silent.get():
-        write(text)
+        write(text, always=False)
 
 
 def failure(text: str) -> None:
     """Print what has failed though the run goes on: for users who want to hear of errors alone, too."""
     if not _silent.get():
-        write(text)
+        write(text, always=True)
 
 
-def write(text: str) -> None:
+PassOn = Callable[[str, bool], None]
+"""Takes a text with the settings in it still to be spelled, and whether it tells of a failure."""
+_pass_on: list[PassOn] = []
+
+
+def passed_to(take: PassOn) -> None:
+    """Pass on to `take` whatever this process notes from here on: nobody reads its stderr."""
+    _pass_on[:] = [take]
+
+
+def write(text: str, *, always: bool) -> None:
+    for take in _pass_on:
+        take(text, always)
+        return
     print(f"ffdist: {spelled(text, as_flags if FLAGS in os.environ else as_field)}", file=sys.stderr, flush=True)
 
 

@@ -19,11 +19,12 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from ffdist.errors import ConfigError, FfdistError, Interrupted, StageError, StageLostError, TransportError, setting
 from ffdist.events import Observer, StagesPlaced, from_json
+from ffdist.notes import failure, note
 from ffdist.runtime.heartbeat import STACK, silence_of
 from ffdist.runtime.interrupts import say_stopping
 from ffdist.runtime.job import Job
 from ffdist.runtime.outcome import Result, root_cause
-from ffdist.runtime.ray_actor import CONCURRENCY, ActorInfo, StageActor
+from ffdist.runtime.ray_actor import CONCURRENCY, NOTE, ActorInfo, StageActor
 from ffdist.runtime.ray_cluster import RayOptions, needs, no_room
 from ffdist.runtime.ray_store import Address, KeyValueActor
 from ffdist.runtime.supervise import AttemptLost
@@ -136,10 +137,12 @@ class ActorGroup:
         """Wait until every worker has ended, or GRACE seconds after the first failed; return the errors by rank."""
         errors: dict[int, BaseException] = {}
         deadline: float | None = None
-        events, beats = self.actors[-1].events.remote(), Heartbeats(self.options.timeout)
+        events = {actor.events.remote(): rank for rank, actor in enumerate(self.actors)}
+        beats = Heartbeats(self.options.timeout)
         while runs or (events and not errors):
-            waiting = [*runs, *([events] if events else [])]
-            ready, _ = ray.wait(waiting, timeout=LOOK if deadline is None else max(0.0, deadline - time.monotonic()))
+            ready, _ = ray.wait(
+                [*runs, *events], timeout=LOOK if deadline is None else max(0.0, deadline - time.monotonic())
+            )
             if not ready and deadline is not None:  # the grace is over: whoever is left is ended below
                 break
             for rank in beats.missed({rank: self.actors[rank] for rank in runs.values()}):
@@ -147,14 +150,16 @@ class ActorGroup:
                 deadline = deadline or time.monotonic() + GRACE
                 runs = {run: other for run, other in runs.items() if other != rank}
                 self._end(rank)
-            events = None if self.actors[-1] is None else events
+            events = {asked: rank for asked, rank in events.items() if self.actors[rank] is not None}
             if beats.stop_signal and not self.stopping:
                 self.stop(beats.stop_signal)
                 say_stopping(beats.stop_signal)
-            if not ready or ready[0] not in (*runs, *([events] if events else [])):
+            if not ready or ready[0] not in (*runs, *events):
                 continue
-            if ready[0] == events:
-                events = self._listen(events, observer)
+            if ready[0] in events:
+                rank = events.pop(ready[0])
+                if more := self._listen(ready[0], rank, observer):
+                    events[more] = rank
                 continue
             rank = runs.pop(ready[0])
             try:
@@ -167,16 +172,18 @@ class ActorGroup:
             self._dismiss(rank)
         return errors | dict.fromkeys(runs.values(), hung)
 
-    def _listen(self, events: Any, observer: Observer) -> Any:
-        """Pass events on, and ask for more; None when there are no more."""
+    def _listen(self, events: Any, rank: int, observer: Observer) -> Any:
+        """Pass on a stage's notes, and the last one's events, and ask for more; None when there are no more."""
         try:
             heard = ray.get(events)
         except RayError:  # its `run` says more
             return None
         for event in heard:
-            if event is not None:
+            if event is not None and event["event"] == NOTE:
+                (failure if event["failed"] else note)(event["text"])
+            elif event is not None and rank == len(self.actors) - 1:
                 observer(from_json(event))
-        return None if heard[-1] is None else self.actors[-1].events.remote()
+        return None if heard[-1] is None else self.actors[rank].events.remote()
 
     def _dismiss_unfit(self, ranks: set[int]) -> None:
         """Those that are dead, do not answer, or cannot begin again make room for new ones."""

@@ -25,6 +25,7 @@ with loading():  # in the actor's process it is here that torch is imported
     import torch.distributed as dist
 
     from ffdist.events import EdgesOpened, RunEvent
+    from ffdist.notes import passed_to
     from ffdist.runtime.heartbeat import Activity
     from ffdist.runtime.interrupts import SIGNALS, handle_in_thread
     from ffdist.runtime.job import Job
@@ -37,7 +38,9 @@ with loading():  # in the actor's process it is here that torch is imported
     from ffdist.transport.stores import serve_store
 
 BACKLOG = 1000
-"""Events that the last stage holds for the driver, at most; then it waits."""
+"""Events and notes that a stage holds for the driver, at most; then it waits."""
+NOTE = "note"
+"""What stands among the events for a note of the actor's process."""
 CONCURRENCY = 5
 """The concurrency of an actor's methods: `run`, `events`, `stop`, `beat`, and one more that asks how it is."""
 SIOCGIFADDR = 0x8915
@@ -72,6 +75,7 @@ class StageActor:
         self._activity = Activity()
         self._stop_signal = 0
         self._handle_signals()
+        passed_to(self._note)  # Ray writes an actor's stderr to files of its own
 
     def __repr__(self) -> str:
         return f"stage-{self._rank}"
@@ -123,7 +127,7 @@ class StageActor:
         self._report(EdgesOpened(self._kinds))
 
     def events(self) -> list[dict[str, Any] | None]:
-        """The events since the last call, at least one event, in JSON's form; None is the last."""
+        """The events and notes since the last call, at least one, in JSON's form; None is the last."""
         heard = [self._events.get()]
         while heard[-1] is not None and not self._events.empty():
             heard.append(self._events.get())
@@ -131,6 +135,9 @@ class StageActor:
 
     def _report(self, event: RunEvent) -> None:
         self._events.put(event.to_json())
+
+    def _note(self, text: str, failed: bool) -> None:
+        self._events.put({"event": NOTE, "text": text, "failed": failed})
 
     def stop(self) -> None:
         """End the run early, with a snapshot: rank 0 is told."""

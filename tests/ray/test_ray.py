@@ -100,15 +100,18 @@ def test_actors_on_several_nodes_learn_the_same_bits_as_one_process(
         assert sent < max(span["ts"] for span in spans if span["pid"] == 1 and span["args"]["step"] == step)
 
 
-def test_actors_that_share_blocks_learn_the_same_bits_as_one_process(driver: str, tmp_path: Path) -> None:
+def test_actors_that_share_blocks_learn_the_same_bits_as_one_process_and_note_what_it_would(
+    driver: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     """Slices of every block but the first, by three actors."""
     lanes = gated.SETTINGS.changed(lanes=3, epochs=1)
     one, run = begun(tmp_path / "one"), begun(tmp_path / "run")
     run_threads(GatedJob(one, settings=lanes.changed(plan="* @ 0"), workers=1)(), lambda event: None)
     first, *rest = GatedJob(one)().names
-    shared = lanes.changed(plan=f"{first} @ 0 | {' '.join(rest)} @ 0-2", launcher="ray")
+    shared = lanes.changed(plan=f"{first} @ 0 | {' '.join(rest)} @ 0-2", launcher="ray", tf32=True, device="cpu")
     run_ray(GatedJob(run, settings=shared, workers=3), 3, Events(), run=run, options=SPREAD)
     assert fingerprint(run) == fingerprint(one)
+    assert capfd.readouterr().err.count("ffdist: TF32 is for CUDA devices") == 1
 
 
 @pytest.mark.parametrize("stage", [0, 1])
