@@ -143,6 +143,8 @@ class Plan:
                 "is for another number of workers",
                 f"{ranks} workers, one a rank ({where})",
                 f"{self.workers}",
+                f"{self.workers} ranks (torchrun --nproc-per-node), or a plan of {ranks} workers, as `ffdist plan "
+                f"--devices {ranks}` prints",
             )
 
     def as_json(self) -> dict[str, Any]:

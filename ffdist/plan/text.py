@@ -95,13 +95,18 @@ def shares_in(text: str, lanes: int, whole_text: str) -> tuple[Share, ...]:
     return tuple(sorted(shares, key=lambda share: share.lanes[0]))
 
 
-def refused(text: str, what: str, expected: object, got: object) -> ConfigError:
+EXAMPLES = (
+    "`ffdist plan` prints plans of a network; e.g. 'conv1 @ 0 | conv2 @ 0:0, 1:1-3 | conv3 @ 1', or "
+    "'conv1..conv3 @ 0, 1 by batch'"
+)
+
+
+def refused(text: str, what: str, expected: object, got: object, remedy: str = EXAMPLES) -> ConfigError:
     """The error for a plan; what: is wrong with it, after "the plan ..."."""
     return ConfigError(
         f"the plan {what}",
         where=setting("plan.plan", repr(text.strip())),
         expected=expected,
         got=got,
-        remedy="`ffdist plan` prints plans of a network; e.g. 'conv1 @ 0 | conv2 @ 0:0, 1:1-3 | conv3 @ 1', or "
-        "'conv1..conv3 @ 0, 1 by batch'",
+        remedy=remedy,
     )

@@ -262,6 +262,6 @@ def no_room(options: RayOptions, stages: int) -> ConfigError:
         where=f"Ray cluster of {nodes} nodes",
         expected=f"{stages} stages, each with " + ", ".join(f"{name} {amount:g}" for name, amount in need.items()),
         got=f"{have}, after {options.start_timeout.total_seconds():g} s",
-        remedy=f"add nodes, wait for other jobs, or use fewer {setting('plan.stages')} or less "
-        f"{setting('ray.cpus_per_stage')} and {setting('ray.gpus_per_stage')}",
+        remedy=f"add nodes, wait for other jobs, or use a {setting('plan.plan')} of fewer workers, fewer "
+        f"{setting('plan.stages')}, or less {setting('ray.cpus_per_stage')} and {setting('ray.gpus_per_stage')}",
     )

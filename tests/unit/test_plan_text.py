@@ -125,3 +125,12 @@ def test_a_file_is_read(tmp_path: Path) -> None:
     path = tmp_path / "plan.json"
     path.write_text(json.dumps({"plan": plan.as_json(), "beside": 1}))
     assert read_plan(path) == plan
+
+
+def test_a_plan_of_more_or_fewer_workers_than_ranks_says_how_many_of_each() -> None:
+    plan = Plan.pipeline(NAMES, [1, 2])
+    plan.check_ranks(2, "torchrun")
+    for ranks in (1, 3):
+        says = rf"(?s)expected: {ranks} workers, one a rank \(torchrun\).*got: 2.*remedy: 2 ranks.*--devices {ranks}`"
+        with pytest.raises(ConfigError, match=says):
+            plan.check_ranks(ranks, "torchrun")
