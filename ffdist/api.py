@@ -44,6 +44,7 @@ from ffdist.runtime.join import JoinedRun
 from ffdist.runtime.outcome import Result
 from ffdist.runtime.own_code import GIVEN, named_code, with_absolute_paths
 from ffdist.runtime.planned import planned
+from ffdist.runtime.planning import settled_plan
 from ffdist.runtime.record import facts, note_start
 from ffdist.runtime.run import classifier_of, not_here, write_settings
 from ffdist.runtime.world import World
@@ -193,6 +194,7 @@ class Pipeline:
             **as_fields(options, "Pipeline.fit"), **({} if out is None else {"out": pulled(out) if resume else out})
         )
         check_options(self.network, self.objective, settings)
+        settings = settled_plan(settings)
         settings, images, named = open_given(settings, data, test, held_out)
         world = World.from_env()
         job = self._given.job(images, settings, world)

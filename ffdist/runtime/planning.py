@@ -139,18 +139,25 @@ def given_plan(text: str, names: Sequence[str], lanes: int | None) -> Plan:
                 got="neither",
                 remedy="`ffdist plan` prints plans of a network",
             )
-        plan = read_plan(path)
+        plan = plan_in(path, lanes)
         plan.check(names)
-        if lanes not in (None, plan.lanes):
-            raise ConfigError(
-                f"{setting('training.lanes')} and the plan disagree",
-                where=path,
-                expected=f"{plan.lanes} lanes",
-                got=lanes,
-                remedy="leave one of them out",
-            )
         return plan
     return Plan.parse(text, names, lanes)
+
+
+def plan_in(path: Path, lanes: int | None) -> Plan:
+    """The plan of a file, still to be checked against a network. Raises ConfigError for what is none, and for one of
+    another number of lanes than is told."""
+    plan = read_plan(path)
+    if lanes not in (None, plan.lanes):
+        raise ConfigError(
+            f"{setting('training.lanes')} and the plan disagree",
+            where=path,
+            expected=f"{plan.lanes} lanes",
+            got=lanes,
+            remedy="leave one of them out",
+        )
+    return plan
 
 
 def settled_plan(settings: Settings) -> Settings:
@@ -158,8 +165,8 @@ def settled_plan(settings: Settings) -> Settings:
     text = settings.plan.plan
     if not text or text == AUTO or not Path(text).is_file():
         return settings
-    plan = read_plan(Path(text))
-    return settings.changed(plan=str(plan), lanes=settings.training.lanes or plan.lanes)
+    plan = plan_in(Path(text), settings.training.lanes)
+    return settings.changed(plan=str(plan), lanes=plan.lanes)
 
 
 def is_searched(settings: Settings) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from dataclasses import MISSING, fields
@@ -25,6 +26,7 @@ from ffdist.cli.watch import WatchCommand
 from ffdist.cores import available_cores
 from ffdist.errors import ConfigError
 from ffdist.notes import spelled_as_flags
+from ffdist.plan import Plan
 from ffdist.presets import with_preset
 from ffdist.report.log import read_run_log
 from ffdist.runtime.record import read_starts
@@ -196,3 +198,24 @@ def test_notes_spell_settings_as_the_front_door_does_in_processes_of_a_run_too(
         subprocess.run([sys.executable, "-c", NOTE], check=True)
     subprocess.run([sys.executable, "-c", NOTE], check=True)
     assert capfd.readouterr().err == 'ffdist: --exchange whole\nffdist: plan.exchange="whole"\n'
+
+
+def test_a_plan_of_a_file_goes_with_the_run_by_either_door(tmp_path: Path) -> None:
+    file, told = tmp_path / "plan.json", SMALL | {"samples": 64}
+    plan = Plan.parse("* @ 0-1", ("conv1", "conv2", "conv3"), 2)
+    file.write_text(json.dumps(plan.as_json()))
+    (tmp_path / "none.toml").touch()
+    words = ["train", "--config", str(tmp_path / "none.toml"), "--launcher", "threads", *flags(told)]
+    words += ["--plan", str(file), "--out"]
+    main([*words, str(tmp_path / "line")])
+    pipeline = Pipeline("cnnb", "sff", **told, plan=str(file))
+    with pytest.raises(ConfigError, match=rf"lanes and the plan disagree(.|\n)*{file}(.|\n)*expected: 2 lanes"):
+        pipeline.fit("digits", lanes=3, out=tmp_path / "python", progress=False)
+    pipeline.fit("digits", out=tmp_path / "python", progress=False)
+    file.unlink()
+    for of in ("line", "python"):
+        assert read_settings(tmp_path / of).plan.plan == str(plan)
+        resumed = Pipeline.resume(tmp_path / of, epochs=2, progress=False)
+        assert resumed.result
+        assert len(resumed.result.records) == 2
+    assert fingerprint(tmp_path / "python") == fingerprint(tmp_path / "line")
