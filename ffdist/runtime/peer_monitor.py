@@ -16,6 +16,7 @@ import torch.distributed as dist
 
 from ffdist.errors import StageLostError
 from ffdist.runtime.heartbeat import EVERY, STACK, Activity, silence_of, write_stacks
+from ffdist.runtime.looking import GRACE
 from ffdist.runtime.process_stat import parent_of
 from ffdist.runtime.watchdog import watched
 from ffdist.runtime.world import World
@@ -65,12 +66,21 @@ class PeerMonitor:
         """When the store answered last."""
         self.over = threading.Event()
 
+        self.threads = [
+            threading.Thread(target=work, name=f"ffdist {name}", daemon=True)
+            for name, work in (("alive", self._say), ("others", self._look))
+        ]
+
     def begin(self) -> None:
-        for name, work in (("alive", self._say), ("others", self._look)):
-            threading.Thread(target=work, name=f"ffdist {name}", daemon=True).start()
+        for thread in self.threads:
+            thread.start()
 
     def end(self) -> None:
         self.over.set()
+        # the last word is the one below; and the interpreter's end, where it finds a thread within torch's C++, aborts
+        # the process
+        for thread in self.threads:
+            thread.join(GRACE)
         # said before this process ends: its silence from here on is no hang
         with suppress(RuntimeError):  # the store is gone
             self.store.set(str(self.world.rank), ENDED)

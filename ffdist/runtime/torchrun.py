@@ -7,10 +7,10 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from threading import Event, Thread, current_thread, main_thread
+from threading import Event, current_thread, main_thread
 from types import FrameType
 
 import torch.distributed as dist
@@ -21,6 +21,7 @@ from ffdist.runtime.attempt import share_attempt
 from ffdist.runtime.heartbeat import WORK_TIMEOUTS, Activity
 from ffdist.runtime.interrupts import handle_in_thread, handle_signals, say_stopping, signals_restored
 from ffdist.runtime.job import Job
+from ffdist.runtime.looking import looking
 from ffdist.runtime.meeting import await_key, set_key
 from ffdist.runtime.outcome import Result
 from ffdist.runtime.peer_monitor import watching_each_other
@@ -73,6 +74,7 @@ class RankSignals:
         self.number = 0
         self.ready = False
         self._store: dist.Store | None = None
+        self._looking = ExitStack()
 
     def handle(self) -> None:
         """Handle them for the rest of this process's life; `handling` does so for a while."""
@@ -99,7 +101,12 @@ class RankSignals:
         self._store = store
         self.ready = True
         if self.first:
-            Thread(target=self._watch_others, args=(store,), name="ffdist stop", daemon=True).start()
+            then = lambda: self._begin_to_stop(posted_signal(store))  # noqa: E731
+            self._looking.enter_context(looking(lambda: store.check([STOP]), then, LOOK))
+
+    def end(self) -> None:
+        """The stages have ended: nobody looks any more whether another rank is told to stop."""
+        self._looking.close()
 
     def _unwind(self, number: int, frame: FrameType | None) -> None:
         if not self.ready and not self.number:
@@ -121,12 +128,6 @@ class RankSignals:
                 self._store.set(STOP, str(self.number))
         if self.first:
             self._begin_to_stop(self.number)
-
-    def _watch_others(self, store: dist.Store) -> None:
-        with suppress(RuntimeError):
-            while not store.check([STOP]):
-                time.sleep(LOOK)
-            self._begin_to_stop(posted_signal(store))
 
     def _begin_to_stop(self, number: int) -> None:
         """number: the signal's; 0 where an observer wants the run to end."""
@@ -152,9 +153,11 @@ def run_rank(
     result, activity = Result(), Activity()
     observing = stopping(result.collecting(observer), signals.stop_all)
     with watching_each_other(world, timeout.total_seconds(), activity), ending_together(store, world, timeout, result):
-        run_worker(
-            make_job, world, store, observing, stop=signals.stop, activity=activity, ready=lambda: signals.begin(store)
-        )
+        ready = lambda: signals.begin(store)  # noqa: E731
+        try:
+            run_worker(make_job, world, store, observing, stop=signals.stop, activity=activity, ready=ready)
+        finally:
+            signals.end()
     if result.reason == "interrupted":
         result.signal = signals.number or posted_signal(store)
     return result

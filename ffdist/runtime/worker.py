@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from contextvars import copy_context
 from dataclasses import dataclass
 from functools import partial
 from queue import SimpleQueue
-from threading import Event, Thread
+from threading import Thread
 from typing import TYPE_CHECKING
 
 import torch
@@ -35,6 +35,7 @@ from ffdist.pipeline.trace import Trace
 from ffdist.pipeline.turn import Outbox, Turn
 from ffdist.report.log import StageLog, run_log
 from ffdist.runtime.heartbeat import stacks_to
+from ffdist.runtime.looking import looking
 from ffdist.runtime.meeting import await_key, set_key
 from ffdist.runtime.nonfinite import NonfiniteRecorder
 from ffdist.runtime.resumed_log import begin_logs
@@ -60,7 +61,9 @@ if TYPE_CHECKING:
 
 GRACE = 5.0
 """Seconds in which a worker's other parts end once its edges are closed."""
-LOOK = 1.0
+END_EARLY = "end early"
+"""Under which the first worker tells the one whose source leads that it was told to stop."""
+LOOK = 0.5
 """Seconds between two looks whether the first worker was told to stop."""
 
 
@@ -108,11 +111,10 @@ class Worker:
 
     def run(self) -> None:
         """Run until the stream stops. Raises the error that explains the others where one of its parts fails."""
-        self._watch_stop()
         if self.window:
             self.clock = common_clock(self.rank.store, self.world, self.job.timeout)
         self.rank.activity.set("building its blocks")
-        with ExitStack() as ends:
+        with self._passing_stop_on(), ExitStack() as ends:
             parts = [self._stage(index, ends) for index in self.stages]
             if self.ends_stream and not sink_is_on_last_stage(self.plan):
                 parts.append(self._collector())
@@ -316,23 +318,14 @@ class Worker:
         recent = store.load_extra_file(manifest, RECENT)[0].get("scores", ()) if manifest else ()
         return ScoreSender(senders, self.job.objective.score_lag, store.save_extra_file, recent)
 
-    def _watch_stop(self) -> None:
-        """Launchers tell rank 0; where another worker's source leads, it hears of it by the store."""
+    def _passing_stop_on(self) -> AbstractContextManager[None]:
+        """Launchers tell rank 0; where another worker's source leads, it hears of it by the store, within."""
+        stop, store = self.rank.stop, self.rank.store
         if self.leader == 0 or self.me not in (0, self.leader):
-            return
-        # a daemon: it may wait for a stop that never comes
-        Thread(target=self._pass_stop_on if self.me == 0 else self._await_stop, daemon=True, name="ffdist stop").start()
-
-    def _pass_stop_on(self) -> None:
-        self.rank.stop.wait()
-        with suppress(RuntimeError):  # the run is at its end
-            self.rank.store.set("end early", "")
-
-    def _await_stop(self) -> None:
-        with suppress(RuntimeError):
-            while not self.rank.store.check(["end early"]):
-                Event().wait(LOOK)
-            self.rank.stop.set()
+            return nullcontext()
+        if self.me == 0:
+            return looking(stop.is_set, lambda: store.set(END_EARLY, ""), LOOK)
+        return looking(lambda: store.check([END_EARLY]), stop.set, LOOK)
 
 
 def validation_key(epoch: int) -> str:

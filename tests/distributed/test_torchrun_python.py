@@ -14,7 +14,7 @@ from jobs import fingerprint
 pytestmark = pytest.mark.distributed
 
 SCRIPT = """
-import json, os, sys
+import json, os, sys, threading
 from pathlib import Path
 import torch
 from ffdist import SFF, Pipeline, models
@@ -32,6 +32,7 @@ third = Pipeline.resume(out / "kept", epochs=2, progress=False)
 found = {
     "results": [first.test, second.test, third.result.test],
     "epochs": len(third.result.records),
+    "threads": [t.name for t in threading.enumerate() if t.name in ("ffdist stop", "ffdist alive", "ffdist others")],
     "weights": [float(p.detach().double().sum()) for p in [*layers.parameters(), *third.classifier.parameters()]],
 }
 (out / f"{os.environ.get('RANK', 'alone')}.json").write_text(json.dumps(found))

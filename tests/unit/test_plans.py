@@ -142,6 +142,7 @@ def test_a_run_goes_on_by_another_plan(before: str, after: str, tmp_path: Path) 
     assert manifest
     assert manifest.batch, "in the middle of an epoch"
     assert run(JOBS[name], after, tmp_path, resume=True, snapshot_every=2, exchange="slices") == alone(name)
+    assert "ffdist stop" not in [thread.name for thread in threading.enumerate()], "also where worker 1 has the source"
 
 
 @pytest.mark.parametrize(
@@ -331,7 +332,8 @@ def test_batches_in_turn_end_behind_the_same_one_when_told_to_stop(workers: int,
         if isinstance(event, ProgressMade) and event.step >= stop_at:
             os.kill(os.getpid(), signal.SIGINT)
 
-    plan = f"* @ 0-{workers - 1} by batch"
+    order = range(workers) if stop_at == 1 else reversed(range(workers))  # the first of them has the source that leads
+    plan = f"* @ {', '.join(map(str, order))} by batch"
     job = replace(make, settings=make.settings | {"plan": plan, "report_every": 0.0})()
     assert run_threads(job, interrupt).reason == "interrupted"
     manifest = latest(tmp_path)
