@@ -52,6 +52,10 @@ def test_a_documents_links_lead_to_files_and_headings_that_are_there(document: P
         assert not anchor or anchor in anchors(file), target
 
 
+def test_readme_is_read_in_one_sitting() -> None:
+    assert 8_000 < (ROOT / "README.md").stat().st_size < 12_288
+
+
 STARTS = re.compile(r"^(?:docker run .*?ffdist:\w+ |torchrun .*-m ffdist )", re.MULTILINE)
 """The beginnings of commands that are ours behind them."""
 
