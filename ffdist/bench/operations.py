@@ -40,7 +40,7 @@ PROFILED = 5
 
 
 class Operation(NamedTuple):
-    """One operation of a step."""
+    """One operation of a step, with its time and how often it is called."""
 
     seconds: float
     """Seconds of its own, without what it calls."""

@@ -148,7 +148,7 @@ class LearningBlock:
             self.check_often(step)
 
     def backward(self, local: Local, y: Tensor, *, share: float = 1.0) -> bool:
-        """Backpropagate the block's own loss within the block; whether there was something to learn.
+        """Backpropagate the block's own loss within the block; return True if there was something to learn.
 
         share: of the batch's samples, which its loss is the mean of; gradients add up until the batch is complete.
         """
@@ -164,13 +164,14 @@ class LearningBlock:
         return True
 
     def check_often(self, step: int) -> None:
-        """`check_finite`, in a run, as often as it costs nothing to look; where each batch is watched, it was done."""
+        """Call `check_finite` in a run, as often as it costs nothing; where each batch is watched, that was done
+        already."""
         watched = self.watch is not None and self.watch.at_once
         if not watched and (self.watch or self.scale) and (step % CHECK_EVERY == 0 or not queues(self.config.device)):
             self.check_finite(step)
 
     def step(self) -> None:
-        """Update the weights by the gradients of a whole batch, unless that is not to be learned from."""
+        """Update the weights by the gradients of a whole batch, unless the batch is to be skipped."""
         if self.watch:
             self.watch.look_at(p.grad for p in self.learned if p.grad is not None)
             if trouble := self.watch.take():
@@ -179,7 +180,7 @@ class LearningBlock:
         self.apply()
 
     def apply(self) -> None:
-        """The step, whatever the gradients are."""
+        """Take the step, whatever the gradients are."""
         if self.watch:
             self.watch.end(None)
         self.descend()

@@ -64,7 +64,7 @@ Keep = Callable[[Nonfinite], str | None]
 
 
 class FiniteCheck:
-    """One block's eye on what it makes of its batches."""
+    """Checks what one block makes of its batches for NaN and infinity."""
 
     def __init__(self, spec: BlockSpec, policy: OnNan, device: torch.device) -> None:
         self.spec = spec

@@ -105,7 +105,7 @@ class FlatParameters:
         return flat, present
 
     def put(self, flat: Tensor, present: Sequence[int]) -> None:
-        """The vector's parts as the gradients of those parameters."""
+        """Set the vector's parts as the gradients of these parameters."""
         views = self.views(flat)
         for index in present:
             self.parameters[index].grad = views[index]

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 
 class MicrobatchRange(NamedTuple):
-    """One microbatch of a batch."""
+    """The place of a microbatch in its batch: its lane, and its rows."""
 
     lane: int
     number: int

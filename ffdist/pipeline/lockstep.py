@@ -93,9 +93,9 @@ class Lockstep:
     ) -> dict[int, tuple[R, list[Tensor | None]]]:
         """Run each lane, and return its value and the gradients of the block that it has made.
 
-        leader: the first of all lanes that have samples. resumed, left: told of each lane before it goes on, and when
-        it has come to where it waits, or to its end; no lane is at work then.
-        Raises the first lane's error; NetworkError where they do not all come to the same points.
+        leader: the first of all lanes that have samples. resumed, left: called for each lane before it goes on, and
+        when it has come to where it waits, or to its end; no lane is at work then. Raises the first lane's error;
+        NetworkError where they do not all come to the same points.
         """
         self.block = block
         self.parameters = block.learned

@@ -102,7 +102,7 @@ class LossScale:
         self.scaler.unscale_(self.optimizer)
 
     def step(self) -> None:
-        """The optimiser's, unless a gradient is not finite; the scale follows."""
+        """Take the optimiser's step, unless a gradient is not finite; raise or lower the scale."""
         self.scaler.step(self.optimizer)
         self.scaler.update()
         # schedules count batches here; torch's warn of one without a step before it

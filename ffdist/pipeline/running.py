@@ -15,7 +15,7 @@ from torch.nn.modules.batchnorm import _NormBase as NormBase
 
 
 class BufferKey(NamedTuple):
-    """A buffer after a microbatch."""
+    """The key of a buffer's value after a microbatch."""
 
     part: int
     name: str

@@ -45,7 +45,7 @@ class Sink:
         report_every: float = 0.25,
     ) -> None:
         """commit: of a snapshot whose files are all on disk. publish: gets each epoch, from 0, with its validation
-        accuracy. predictor: whose accuracy that is. restored: told when all stages have restored a snapshot.
+        accuracy. predictor: whose accuracy that is. restored: called when all stages have restored a snapshot.
         report_every: seconds between two events of progress, at least."""
         self.commit = commit
         self.publish = publish

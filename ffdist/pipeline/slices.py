@@ -52,7 +52,7 @@ class OwnSlice:
         self._take_as_parameters(self.views)
 
     def put(self, flat: Tensor, present: Sequence[int]) -> None:
-        """flat: the slice's gradients. Of those parameters they are what the optimiser's next step goes by."""
+        """Set the gradients of these parameters for the optimiser's next step. flat: the slice's gradients."""
         for index, first, end in self.own:
             if index in present:
                 place = self.flat.places[index] - self.begins

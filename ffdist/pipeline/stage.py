@@ -91,7 +91,7 @@ class Stage:
         self.step = 0
         self.worker = group.worker if group else index
         self.on_epoch: Callable[[int, dict[str, Any]], None] = lambda epoch, metrics: None
-        """Told at each end of an epoch what this stage reports of itself."""
+        """Called at each end of an epoch with what this stage reports of itself."""
         self.restore: Callable[[Sequence[LearningBlock], Restore], None] = lambda blocks, marker: None
         """Loads blocks as a snapshot has them."""
         self.take_queued: Callable[[str], float] = lambda user: 0.0
@@ -195,7 +195,7 @@ class Stage:
                 self.sharing.give(number, batch.step, batch.order)
 
     def train_lanes(self, batch: TrainBatch, outbox: Outbox) -> None:
-        """The same where a batch has several lanes: a block takes its step when all of them have been computed, here or
+        """Do as `train` where a batch has several lanes: a block takes its step when all have been computed, here or
         elsewhere, and before it is needed again."""
         y, self.step = moved(batch.y, self.device), batch.step
         if not len(y):  # fewer samples than lanes
@@ -216,7 +216,7 @@ class Stage:
         self.advance(batch, self.buckets)
 
     def train_side_by_side(self, batches: Sequence[TrainBatch], side_by_side: SideBySideLanes, outbox: Outbox) -> None:
-        """All lanes at once, as norms want the statistics of them all."""
+        """Train on all lanes at once, as norms want the statistics of them all."""
         last = batches[-1]
         self.step = last.step
         if not any(len(batch.y) for batch in batches):

@@ -83,7 +83,7 @@ class SideBySideLanes:
         return kept
 
     def begin(self, messages: Sequence[TrainBatch]) -> None:
-        """A batch, of which some lane here has samples."""
+        """Begin a batch, of which some lane here has samples."""
         self.messages = list(messages)
         self.full = [
             LaneBatch(

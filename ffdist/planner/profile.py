@@ -53,7 +53,7 @@ class SampleCurve:
 
 @dataclass(frozen=True)
 class BlockProfile:
-    """One block."""
+    """The measured times and sizes of one block."""
 
     name: str
     forward: SampleCurve

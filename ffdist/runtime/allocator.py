@@ -23,8 +23,8 @@ def keep_freed_memory() -> bool:
 
 @contextmanager
 def freed_memory_kept() -> Iterator[None]:
-    """`keep_freed_memory` within, and glibc's defaults after: what is measured is measured as a worker will do it, and
-    a process of a user's has its memory back."""
+    """A context with `keep_freed_memory`, and glibc's defaults after it: what is measured is measured as a worker will
+    do it, and a process of a user's has its memory back."""
     kept = keep_freed_memory()
     try:
         yield

@@ -59,7 +59,7 @@ def unwind(number: int, frame: FrameType | None = None) -> NoReturn:
 
 @contextmanager
 def signals_blocked() -> Iterator[None]:
-    """A process that is started within begins with them blocked, so that none comes before it can answer."""
+    """A context in which a process is started with these signals blocked, so that none comes before it can answer."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
         yield

@@ -41,7 +41,7 @@ def watching_each_other(world: World, timeout: float, activity: Activity) -> Ite
 
 
 class PeerMonitor:
-    """One rank's eye on the others."""
+    """Watches the other ranks, for one of them."""
 
     def __init__(self, world: World, timeout: float, activity: Activity) -> None:
         self.world = world

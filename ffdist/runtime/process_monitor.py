@@ -77,7 +77,7 @@ class ProcessMonitor:
         return max(0.0, min([now + LOOK if deadline is None else deadline, *moments]) - now)
 
     def _find_hung(self) -> None:
-        """One that is silent for too long will be ended; before that, all write where they are."""
+        """Find processes that are silent for too long: they are ended, after all have written their stacks."""
         if self.timeout is None:
             return
         now, limit = time.monotonic(), silence_of(self.timeout)

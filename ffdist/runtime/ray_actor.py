@@ -92,7 +92,7 @@ class StageActor:
         return self._address, self._hosted.port
 
     def run(self, make_job: Callable[[], Job], meeting: Address | Any) -> None:
-        """The stage until the stream stops. Raises what stopped it otherwise."""
+        """Run this worker until the stream stops. Raises what stopped it otherwise."""
         try:
             self._run(make_job, meeting)
         finally:

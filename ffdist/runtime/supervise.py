@@ -69,7 +69,7 @@ def supervise(
     max_restarts: int,
     stopping: Callable[[], bool] = lambda: False,
 ) -> Result:
-    """`attempt`, with its number from 0, until one ends by itself; observers hear of each restart, and
+    """Call `attempt`, with its number from 0, until one ends by itself; observers hear of each restart, and
     RUN/restarts.log says why.
 
     stopping: whether the run has been told to stop, and is not to begin again. Raises what an attempt raises; of one
