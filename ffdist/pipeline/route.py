@@ -12,38 +12,38 @@ from ffdist.plan import EVERY_BATCH
 
 
 class FanOut:
-    """An outbox with a way for each lane."""
+    """An outbox with an edge for each lane."""
 
     def __init__(self, by_batch: Sequence[Mapping[int, ToEdge]]) -> None:
-        """by_batch: the ways of each lane; batch n of the stream takes those at n modulo their number."""
+        """by_batch: each lane's edge; batch n of the stream takes those at n modulo the number of entries."""
         self.by_batch = list(by_batch)
-        self.all = list({id(way): way for ways in by_batch for way in ways.values()}.values())
+        self.all = list({id(edge): edge for edges in by_batch for edge in edges.values()}.values())
         self.written: Written | None = None
-        """What goes in front of the next message, by the way that this goes by, or the first of them."""
+        """What goes in front of the next message, over the edge that this goes over, or the first of them."""
 
     @property
     def waited(self) -> float:
-        return sum(way.waited for way in self.all)
+        return sum(edge.waited for edge in self.all)
 
     def send(self, message: Message) -> None:
         if isinstance(message, Written):
             self.written = joined(self.written, message)
             return
-        ways = self.all
+        edges = self.all
         if isinstance(message, (TrainBatch, EvalBatch)):
-            ways = [self.by_batch[message.order % len(self.by_batch)][message.lane]]
+            edges = [self.by_batch[message.order % len(self.by_batch)][message.lane]]
         if self.written:
-            ways[0].send(self.written)
+            edges[0].send(self.written)
             self.written = None
-        for way in ways:
-            way.send(message)
+        for edge in edges:
+            edge.send(message)
 
 
 class FanIn:
     """An inbox that reads each lane from whoever sends it: batch by batch, lane by lane, in order.
 
-    A marker is handed on once, when it has come by every way, with what each of its copies holds. `Written` comes by
-    one way, and is handed on at once.
+    A marker is handed on once, when it has come over every edge, with what each of its copies holds. `Written` comes
+    over one edge, and is handed on at once.
     """
 
     def __init__(self, by_batch: Sequence[Mapping[int, FromEdge]], orders: range = EVERY_BATCH) -> None:
@@ -51,7 +51,7 @@ class FanIn:
         read here."""
         self.by_batch = list(by_batch)
         self.orders = orders
-        self.all = list({id(way): way for ways in by_batch for way in ways.values()}.values())
+        self.all = list({id(edge): edge for edges in by_batch for edge in edges.values()}.values())
 
     def __iter__(self) -> Iterator[Message]:
         lanes = list(next(filter(None, self.by_batch)))
@@ -77,11 +77,11 @@ class FanIn:
             del message  # the memory it lies in goes back before the next is asked for
 
     def _merge_into(self, marker: Message, read: FromEdge) -> Iterator[Written]:
-        """Merge its copies into it, and yield what comes in front of them. read: the way it came by."""
-        for way in self.all:
-            if way is read:
+        """Merge its copies into it, and yield what comes in front of them. read: the edge it came over."""
+        for edge in self.all:
+            if edge is read:
                 continue
-            while isinstance(other := way.receive(), Written):
+            while isinstance(other := edge.receive(), Written):
                 yield other
             if type(other) is not type(marker):
                 raise out_of_order(type(marker).__name__, type(other).__name__)
@@ -90,15 +90,15 @@ class FanIn:
     @property
     def waited(self) -> float:
         """Seconds spent so far waiting for something to come."""
-        return sum(way.waited for way in self.all)
+        return sum(edge.waited for edge in self.all)
 
     def take_queued(self, user: str) -> float:
-        """The mean over all ways of `FromEdge.take_queued`."""
-        return sum(way.take_queued(user) for way in self.all) / len(self.all)
+        """The mean over all edges of `FromEdge.take_queued`."""
+        return sum(edge.take_queued(user) for edge in self.all) / len(self.all)
 
 
 def merge(marker: Message, other: Message) -> None:
-    """Add to the first marker what the other, a copy of it that came by another way, holds beside."""
+    """Add to the first marker what the other, a copy of it that came over another edge, holds beside."""
     match marker, other:
         case (EndOfEpoch(), EndOfEpoch()) | (Pulse(), Pulse()):
             marker.stages = united(marker.stages, other.stages, lambda entry: (entry["stage"], entry["worker"]))
@@ -113,7 +113,7 @@ def merge(marker: Message, other: Message) -> None:
 def united(
     one: Sequence[dict[str, Any]], other: Sequence[dict[str, Any]], key: Callable[[dict[str, Any]], Any]
 ) -> list[dict[str, Any]]:
-    """The entries of both, each once by its key, in the keys' order: whichever way came first changes nothing."""
+    """The entries of both, each once by its key, in the keys' order: whichever came first changes nothing."""
     entries = {key(entry): entry for entry in (*one, *other)}
     return [entries[place] for place in sorted(entries)]
 

@@ -107,15 +107,15 @@ class Rank:
         forget_plan(device)
         routes = routes_of(start.plan, settings.plan.queue, job.objective.score_lag)
         with ExitStack() as after_edges, ExitStack() as ends:
-            ways = local_edges(routes, world.rank, job.timeout, ends)
+            edge_ends = local_edges(routes, world.rank, job.timeout, ends)
             outside = [route for route in routes if not route.within]
             self.activity.set("opening its edges")
             opened = self.edges.open(outside, ends)
-            ways.senders.update(opened.senders)
-            ways.receivers.update(opened.receivers)
+            edge_ends.senders.update(opened.senders)
+            edge_ends.receivers.update(opened.receivers)
             kinds = [self.edges.kind(route) for route in outside if route.purpose != "back"]
             self.opened(kinds)
-            worker = Worker(replace(self, job=job), start, routes, ways, device, held, kinds)
+            worker = Worker(replace(self, job=job), start, routes, edge_ends, device, held, kinds)
             after_edges.callback(worker.join)  # when the edges are closed
             worker.run()
         self.edges.close()

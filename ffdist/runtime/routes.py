@@ -81,6 +81,6 @@ def max_in_flight(plan: Plan, queue: int) -> int:
     """Batches, at most, that have left the source and have not come back from the sink."""
     last = len(plan.stages) - 1
     held = sum(stage.batch_stride for stage in plan.stages)
-    ways = [max(one.batch_stride, other.batch_stride) for one, other in pairwise(plan.stages)]
-    ways += [plan.stages[last].batch_stride] * (not sink_is_on_last_stage(plan))
-    return held + sum(ways) * queue
+    strides = [max(one.batch_stride, other.batch_stride) for one, other in pairwise(plan.stages)]
+    strides += [plan.stages[last].batch_stride] * (not sink_is_on_last_stage(plan))
+    return held + sum(strides) * queue

@@ -64,15 +64,17 @@ class PlanSettings(SettingsGroup):
                 expected=f"{len(self.cut)} stages as in {setting('plan.cut')}",
                 got=setting("plan.stages", self.stages),
             )
-        ways = {
+        choices = {
             "stages": self.stages or self.cut,
             "plan": self.plan and self.plan != "auto",
             "replicas": self.replicas,
             "devices": self.devices,
         }
-        given = [setting(f"plan.{name}") for name, value in ways.items() if value]
+        given = [setting(f"plan.{name}") for name, value in choices.items() if value]
         if len(given) > 1:
-            raise ConfigError(f"{' and '.join(given)} say who computes what in several ways", expected="one of them")
+            raise ConfigError(
+                f"{' and '.join(given)} exclude one another", expected="one of them, to say who computes what"
+            )
         if self.plan is not None and not self.plan.strip():
             raise ConfigError(f"{setting('plan.plan')} is empty", expected="a plan, a file, or auto")
         if self.transport not in ("auto", *TRANSPORT_PLACES) and ":" not in self.transport:

@@ -75,7 +75,7 @@ class SchedulerSettings(SettingsGroup):
             )
         if len(names) > 1:
             raise ConfigError(
-                f"{' and '.join(names)} say in several ways how long the rate rises", expected="one of them"
+                f"{' and '.join(names)} exclude one another", expected="one of them, to say how long the rate rises"
             )
 
     def check_milestones(self) -> None:

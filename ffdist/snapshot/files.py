@@ -54,7 +54,7 @@ def write_durably(path: Path, data: bytes, *, make_parents: bool = True) -> None
         raise
 
 
-WAYS = {
+REMEDIES = {
     errno.EFBIG: "raise the limit of a file's size (ulimit -f)",
     errno.ENOENT: "let nothing remove a run's files while it is at work",
     errno.EACCES: "let this user write there",
@@ -73,13 +73,13 @@ def write_of_snapshot(path: Path, data: bytes, run: Path | None = None) -> None:
         write_durably(path, data, make_parents=False)
     except OSError as error:
         no_room = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        way = WAYS.get(error.errno or 0, "make room there")
+        remedy = REMEDIES.get(error.errno or 0, "make room there")
         raise SnapshotError(
             "no room on the disk for a snapshot" if no_room else "a snapshot file cannot be written",
             where=path,
             expected=f"{len(data)} bytes written",
             got=error.strerror or error,
-            remedy=f"{way}, then go on with {setting('resume')}: the snapshot before, where there was one, is whole",
+            remedy=f"{remedy}, then go on with {setting('resume')}: the snapshot before, where there was one, is whole",
         ) from error
 
 

@@ -250,7 +250,7 @@ def test_lanes_are_part_of_what_is_learned_and_stay(tmp_path: Path) -> None:
     ("told", "match"),
     [
         ({"replicas": 4, "lanes": 2}, "more replicas than lanes"),
-        ({"replicas": 2, "stages": 2}, "in several ways"),
+        ({"replicas": 2, "stages": 2}, "exclude one another"),
         ({"plan": "conv1 @ 0", "lanes": 1}, "leaves blocks out"),
         ({"plan": "nowhere.json"}, "there is no such plan"),
         ({"plan": " "}, "is empty"),

@@ -196,7 +196,7 @@ def test_a_warm_up_in_epochs_stays_when_a_run_goes_on_for_more() -> None:
         ({"block_rates": (1.0, 0.0)}, "too small"),
         ({"optimizer": "sgd", "nesterov": True, "momentum": 0.0}, "there is none"),
         ({"optimizer": "muon", "nesterov": True, "momentum": 0.0}, "there is none"),
-        ({"warmup": 0.1, "warmup_steps": 3}, "in several ways"),
+        ({"warmup": 0.1, "warmup_steps": 3}, "exclude one another"),
         ({"warmup_epochs": 1, "schedule": "plateau"}, "no warm-up"),
         ({"schedule": "milestones"}, "no milestones"),
         ({"schedule": "milestones", "milestones": (6, 3)}, "growing numbers"),
