@@ -48,13 +48,13 @@ class Steps:
         chain = load_model(model, shape, 10, {})
         config = BlockConfig(Settings().changed(precision=precision, on_nan=on_nan), 10**6)
         self.blocks: Sequence[LearningBlock] = [build_block(chain, s, SFF(), config) for s in block_specs(chain)]
-        self.checks = [block.watched() for block in self.blocks]
+        self.checks = [block.check_batches() for block in self.blocks]
         self.batch: tuple[Tensor, Tensor] = (torch.rand(BATCH, *shape), torch.randint(10, (BATCH,)))
 
     def seconds(self, looked_at: bool) -> float:
         """CPU seconds of one step in this thread. looked_at: whether blocks look for NaN and infinity."""
         for block, check in zip(self.blocks, self.checks, strict=True):
-            block.watch = check if looked_at else None
+            block.finite_check = check if looked_at else None
         began = time.thread_time()
         learn(self.blocks, *self.batch, 1)
         return time.thread_time() - began

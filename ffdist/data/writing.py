@@ -103,7 +103,7 @@ class DatasetWriter:
         """Items that were decoded, or cannot be."""
         self.moments = Moments(like.shape[2])
         self.survey = Survey()
-        self.twice = DuplicateCounter()
+        self.duplicates = DuplicateCounter()
         self.shapes: set[tuple[int, ...]] = {like.shape}
 
     def add(self, chunk: Chunk) -> None:
@@ -111,7 +111,7 @@ class DatasetWriter:
         self.broken += chunk.broken
         if self.making.skip_broken or not self.broken:  # else the rest is read to name all that is broken
             self.shards[chunk.split].add(chunk.pictures, chunk.labels)
-            self.twice.add(chunk.split, chunk.labels, chunk.digests)
+            self.duplicates.add(chunk.split, chunk.labels, chunk.digests)
             self.shapes |= chunk.shapes
             if chunk.split == self.measured:
                 self.moments.counts += chunk.moments.counts
@@ -148,7 +148,7 @@ class DatasetWriter:
             source.held_out,
             (*source.left_out, *(LeftOut(one.where, one.why) for one in self.broken)),
             tuple(map(spelled, self.notes())),
-            self.twice.between(),
+            self.duplicates.between(),
         )
 
     def notes(self) -> Iterator[str]:
@@ -156,6 +156,6 @@ class DatasetWriter:
         yield from self.source.notes
         yield from self.plan.notes
         yield from sizes_note(self.shapes)
-        yield from self.twice.notes()
+        yield from self.duplicates.notes()
         yield from self.survey.notes(self.making.decoding)
         yield from constant_channels(self.moments.counts)

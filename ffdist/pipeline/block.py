@@ -103,15 +103,15 @@ class LearningBlock:
         self.validation_loss = float("nan")
         self.scheduled = 0
         """Steps of the schedule in this attempt, but for those that epochs bring."""
-        self.watch: FiniteCheck | None = None
+        self.finite_check: FiniteCheck | None = None
         """In a run: what is done where a batch brings the block to NaN or infinity. In float16 the scale of its
         gradients does that."""
 
-    def watched(self) -> FiniteCheck | None:
+    def check_batches(self) -> FiniteCheck | None:
         """Check from now on what the block makes of its batches."""
         if self.scale is None and self.optimizer is not None:
-            self.watch = FiniteCheck(self.spec, self.config.settings.training.on_nan, self.config.device)
-        return self.watch
+            self.finite_check = FiniteCheck(self.spec, self.config.settings.training.on_nan, self.config.device)
+        return self.finite_check
 
     def forward(
         self, x: Tensor, y: Tensor, step: int, epoch: int = 0, part: int = 0, companion: Tensor | None = None
@@ -131,11 +131,11 @@ class LearningBlock:
         x = self._to_device(x)  # a copy to a GPU may wait; meanwhile other stages of this process may draw
         if self.scale:
             self.scale.remember(self.parts)
-        if self.watch:
-            self.watch.begin(step, epoch, self.parts, first=part == 0 and len(self.totals) == 1)
+        if self.finite_check:
+            self.finite_check.begin(step, epoch, self.parts, first=part == 0 and len(self.totals) == 1)
         with seeded(draws, self.config.device, all_kinds=self.own_code), self._autocast():
             local = self._forward_parts(self.parts, x, y, companion)
-        local = self.watch.seen(local) if self.watch else local
+        local = self.finite_check.seen(local) if self.finite_check else local
         if self.learned:
             check_graph(local, self.objective, self.spec)
         return local
@@ -164,33 +164,35 @@ class LearningBlock:
         return True
 
     def check_often(self, step: int) -> None:
-        """Call `check_finite` in a run, as often as it costs nothing; where each batch is watched, that was done
+        """Call `check_finite` in a run, as often as it costs nothing; where each batch is checked, that was done
         already."""
-        watched = self.watch is not None and self.watch.at_once
-        if not watched and (self.watch or self.scale) and (step % CHECK_EVERY == 0 or not queues(self.config.device)):
+        if self.finite_check is not None and self.finite_check.at_once:
+            return
+        is_due = step % CHECK_EVERY == 0 or not queues(self.config.device)
+        if is_due and (self.finite_check or self.scale):
             self.check_finite(step)
 
     def step(self) -> None:
         """Update the weights by the gradients of a whole batch, unless the batch is to be skipped."""
-        if self.watch:
-            self.watch.look_at(p.grad for p in self.learned if p.grad is not None)
-            if trouble := self.watch.take():
+        if self.finite_check:
+            self.finite_check.look_at(p.grad for p in self.learned if p.grad is not None)
+            if trouble := self.finite_check.take():
                 self.skip(trouble)
                 return
         self.apply()
 
     def apply(self) -> None:
         """Take the step, whatever the gradients are."""
-        if self.watch:
-            self.watch.end(None)
+        if self.finite_check:
+            self.finite_check.end(None)
         self.descend()
         self.rest_of_step()
 
     def skip(self, trouble: NonfiniteValue) -> None:
         """Take no step in a batch; schedules count it."""
-        assert self.watch is not None
+        assert self.finite_check is not None
         assert self.optimizer is not None
-        self.watch.end(trouble)
+        self.finite_check.end(trouble)
         self.optimizer.zero_grad()
         self.catch_up(self.scheduled + 1)
 
@@ -235,8 +237,8 @@ class LearningBlock:
         """Mean loss and accuracy over the split that has just passed; None where the block gave none."""
         metrics = self.metrics()
         self.totals.zero_()
-        if self.watch and split == "train":
-            self.watch.in_epoch = 0
+        if self.finite_check and split == "train":
+            self.finite_check.in_epoch = 0
         if split == "validation" and metrics["loss"] is not None:
             self.validation_loss = metrics["loss"]
         return metrics
@@ -250,8 +252,8 @@ class LearningBlock:
             "accuracy": correct / scored if scored else None,
             "lr": self.lr,
         }
-        if self.watch and self.watch.in_epoch:
-            metrics["skipped"] = self.watch.in_epoch
+        if self.finite_check and self.finite_check.in_epoch:
+            metrics["skipped"] = self.finite_check.in_epoch
         return metrics | ({"loss_scale": self.scale.value} if self.scale else {})
 
     def end_epoch(self) -> None:
@@ -277,9 +279,9 @@ class LearningBlock:
                 "broken pictures in the data",
             )
         if not torch.isfinite(self.totals[:, 0]).all():
-            if self.watch:
-                self.watch.step = self.watch.look_back(step)
-                raise self.watch.diverged(NonfiniteValue("loss", float(self.totals[:, 0].sum())))
+            if self.finite_check:
+                self.finite_check.step = self.finite_check.look_back(step)
+                raise self.finite_check.diverged(NonfiniteValue("loss", float(self.totals[:, 0].sum())))
             raise DivergedError(
                 "the loss is not a finite number",
                 where=f"{self.spec}, batch {step}",
@@ -293,7 +295,7 @@ class LearningBlock:
         """Raises DivergedError for weights that are not finite; called before they are saved, as nothing learns from
         such."""
         for name, parameter in self.parts.named_parameters():
-            if self.watch and parameter.requires_grad and not is_finite(parameter):
+            if self.finite_check and parameter.requires_grad and not is_finite(parameter):
                 raise DivergedError(
                     "the weights are not finite numbers",
                     where=f"{self.spec}, {name}, batch {step}",
@@ -318,8 +320,8 @@ class LearningBlock:
             if self.scale:
                 fields["loss_scale"] = self.scale.state()
             fields["schedule"] = {k: v for k, v in self.lr_scheduler.state_dict().items() if k != "lr_lambdas"}
-        if self.watch and (self.watch.in_row or self.watch.in_epoch):
-            fields["skipped"] = [self.watch.in_row, self.watch.in_epoch]
+        if self.finite_check and (self.finite_check.in_row or self.finite_check.in_epoch):
+            fields["skipped"] = [self.finite_check.in_row, self.finite_check.in_epoch]
         if self.average:
             tensors |= {f"average.{name}": value for name, value in self.average.state().items()}
             fields["averaged"] = self.average.updates
@@ -331,8 +333,8 @@ class LearningBlock:
         self.parts.load_state_dict({name: tensors[name] for name in own})
         self.totals.copy_(tensors["metrics.totals"].view(-1, 4))
         self.validation_loss = float(fields["validation_loss"])
-        if self.watch:
-            self.watch.in_row, self.watch.in_epoch = fields.get("skipped", (0, 0))
+        if self.finite_check:
+            self.finite_check.in_row, self.finite_check.in_epoch = fields.get("skipped", (0, 0))
         if self.optimizer is None or self.lr_scheduler is None:
             return
         slots: dict[int, dict[str, Tensor]] = {}
@@ -394,7 +396,7 @@ class LearningBlock:
         with torch.no_grad():
             if local.loss is not None:
                 loss, count = local.loss.detach(), len(y)
-                masked = self.scale or (self.watch and self.watch.policy == "skip")
+                masked = self.scale or (self.finite_check and self.finite_check.policy == "skip")
                 if masked and self.parts.training:  # such a batch, or lane, took no step
                     finite = loss.isfinite()
                     loss, count = loss.where(finite, 0), count * finite

@@ -67,8 +67,8 @@ class Handover:
             if groups is not None or described != self.described:
                 fields |= {"slots": described, "groups": groups}
             self.described, self.is_known = described, self.complete
-        if block.watch:
-            fields["skipped"] = [block.watch.in_row, block.watch.in_epoch]
+        if block.finite_check:
+            fields["skipped"] = [block.finite_check.in_row, block.finite_check.in_epoch]
         if block.scale:
             fields["scale"] = block.scale.state()
         if block.average:
@@ -88,8 +88,8 @@ class Handover:
                 tensor.copy_(each.view(tensor.shape))
         if "slots" in fields:
             self._keep_slots(fields["groups"])
-        if block.watch:
-            block.watch.in_row, block.watch.in_epoch = fields["skipped"]
+        if block.finite_check:
+            block.finite_check.in_row, block.finite_check.in_epoch = fields["skipped"]
         if block.scale:
             block.scale.load_state(fields["scale"])
         if block.average:

@@ -99,10 +99,10 @@ class Reduction:
     def end_lane(self, lane: int) -> None:
         """Called after the last microbatch of a lane."""
         found = self.flat.gradients()
-        if watch := self.block.watch:
+        if check := self.block.finite_check:
             if found:
-                watch.look_at_lane(found[0], self.num_lanes)
-            self.trouble = watch.take() or self.trouble
+                check.look_at_lane(found[0], self.num_lanes)
+            self.trouble = check.take() or self.trouble
         self.partial.put(lane, None if found is None else self._rounded(found[0]))
         self.present |= set(found[1]) if found else set()
 
@@ -156,8 +156,8 @@ class Reduction:
         elif self.summed is not None and self.own:
             for place, tensors in (slices or {}).items():
                 self.own.take(place, tensors["weights"])
-            if self.block.watch:
-                self.block.watch.end(None)
+            if self.block.finite_check:
+                self.block.finite_check.end(None)
             self.block.rest_of_step()
         elif self.summed is not None:
             others = {place: self._long(tensors["summed"]) for place, tensors in (slices or {}).items()}

@@ -65,7 +65,7 @@ class Stage:
         self.blocks = list(blocks)
         self.write = save
         self.device = blocks[0].config.device
-        self.watches = [watch for block in blocks if (watch := block.watched())]
+        self.finite_checks = [check for block in blocks if (check := block.check_batches())]
         """The checks of those blocks that have something to learn."""
         self.group = group
         self.turn = turn

@@ -248,8 +248,8 @@ class Replayer:
         return found
 
     def recorded(self, block: LearningBlock) -> Recorder:
-        block.watch = Recorder(block.spec, block.config.device)
-        return block.watch
+        block.finite_check = Recorder(block.spec, block.config.device)
+        return block.finite_check
 
     @contextmanager
     def messages(self) -> Iterator[tuple[Source, LastOutbox]]:

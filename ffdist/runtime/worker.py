@@ -175,8 +175,8 @@ class Worker:
         stage.on_epoch = log.epoch
         leads = group is None or group.leads or group.by_batch  # by batch, each alone knows of its batches
         keeper = NonfiniteRecorder(job.run, lambda: job.loaders().train, leads, log.write)
-        for watch in stage.watches:
-            watch.keep = keeper
+        for check in stage.finite_checks:
+            check.keep = keeper
         outbox = self._outbox(index, lanes)
         if loaders:
             scores = self._score_table(loaders)
