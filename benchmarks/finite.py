@@ -8,7 +8,6 @@ is drawn; the figure is the computing time of their thread, so that other work o
 
 from __future__ import annotations
 
-import random
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,7 +19,7 @@ from torch import Tensor
 
 from benchmarks.changes import BATCH, input_shape
 from benchmarks.report import report
-from benchmarks.segments import WARM, estimate
+from benchmarks.segments import estimate, measured_in_pairs
 from ffdist.bench.harness.result import BenchResult
 from ffdist.bench.harness.table import ResultTable
 from ffdist.models import load_model
@@ -79,12 +78,9 @@ def main(
     for model in models:
         for precision in precisions:
             for on_nan in ("stop", "skip"):
-                steps, draws, found = Steps(model, precision, on_nan), random.Random(0), list[dict[bool, float]]()
-                for _ in range(pairs + WARM):
-                    order = draws.choice(((True, False), (False, True)))
-                    found.append({looked: steps.seconds(looked) for looked in order})
-                without = median(pair[False] for pair in found[WARM:])
-                cost = estimate((pair[True] - pair[False]) / without for pair in found[WARM:])
+                found = measured_in_pairs(Steps(model, precision, on_nan).seconds, pairs)
+                without = median(plain for _, plain in found)
+                cost = estimate((looked - plain) / without for looked, plain in found)
                 made.add(side=on_nan, network=model, precision=precision, step=without * 1e3, cost=cost)
     notes = ["cost: the median of the pairs' differences by the median without; least and most: the bounds of its 95 %"]
     report(BenchResult("finite", {}, [made], notes), record)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from math import comb
 from pathlib import Path
 from statistics import median
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 
@@ -30,6 +30,7 @@ from ffdist.runtime.start import make_job
 from ffdist.settings import Settings
 from ffdist.snapshot import SnapshotStore
 
+T = TypeVar("T")
 WARM = 2
 """First pairs, which warm up and are not counted."""
 
@@ -103,12 +104,22 @@ class SegmentTraining:
         after: Callable[[Stage], object] = lambda stage: None,
     ) -> list[SegmentPair]:
         """Measure pairs of segments. marker: makes one for a step. after: called when it has passed the stage."""
-        draws, found = random.Random(0), list[SegmentPair]()
-        for _ in range(count + WARM):
-            order = draws.choice(((True, False), (False, True)))
-            took = {on: self.segment(batches, marker(self.stage.step) if on else None, after) for on in order}
-            found.append(SegmentPair(took[True], took[False]))
-        return found[WARM:]
+
+        def segment(marked: bool) -> Seconds:
+            return self.segment(batches, marker(self.stage.step) if marked else None, after)
+
+        return [SegmentPair(*pair) for pair in measured_in_pairs(segment, count)]
+
+
+def measured_in_pairs(measure: Callable[[bool], T], count: int) -> list[tuple[T, T]]:
+    """What `measure` gives with and without, pair by pair, in an order that is drawn for each; two more pairs before
+    them warm up, and are not counted."""
+    draws, found = random.Random(0), list[tuple[T, T]]()
+    for _ in range(count + WARM):
+        order = draws.choice(((True, False), (False, True)))
+        pair = {on: measure(on) for on in order}
+        found.append((pair[True], pair[False]))
+    return found[WARM:]
 
 
 def learned(source: Source) -> Iterator[TrainBatch]:
