@@ -46,7 +46,7 @@ class Accuracy:
     data_root: Path = Path("data")
     """Folder with the prepared data sets, by their names."""
     runs: Path = Path("runs/accuracy")
-    """Folder for the run directories."""
+    """Folder for the run folders."""
     records: Path = HERE / "records"
     """Folder for the record."""
     note: str = ""

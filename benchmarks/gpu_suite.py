@@ -110,7 +110,7 @@ def measure(name: str, args: argparse.Namespace, file: Path, deadline: float) ->
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True, help="directory of the results")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the results")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="default: all")
     parser.add_argument("--device", choices=("gpu", "cuda", "cpu"), default="gpu", help="gpu: what torch sees")
     parser.add_argument("--quick", action="store_true", help="tiny networks, short rounds")

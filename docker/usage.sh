@@ -62,14 +62,14 @@ expect 0 "goes with it" "$image" "${small[@]}"
 expect 0 "goes with it" --user 1234 "$image" "${small[@]}"
 expect 0 "docker run ... IMAGE eval runs/one" --user 1234:1234 --volume "$volume:/work" "$image" "${small[@]}" --out runs/one
 expect 0 '"accuracy"' --user 1234:1234 --volume "$volume:/work" "$image" eval runs/one --json
-expect 0 "run directory" --volume "$volume:/work" "$image" "${small[@]}"
-expect 0 "run directory" --user 1234:1234 --volume "$work/mine:/work" "$image" "${small[@]}"
+expect 0 "run folder" --volume "$volume:/work" "$image" "${small[@]}"
+expect 0 "run folder" --user 1234:1234 --volume "$work/mine:/work" "$image" "${small[@]}"
 expect 1 "/work is of user 0, mode 755; this is user 1234" --user 1234 --volume "$work/root:/work" "$image" "${small[@]}"
 expect 1 "docker run --user 1234" --volume "$work/mine:/work" "$image" "${small[@]}" --out other
 expect 1 "no temporary file can be written" "${hard[@]}" "$image" "${small[@]}"
 expect 1 "Read-only file system" "${hard[@]}" --tmpfs /tmp "$image" "${small[@]}"
 expect 0 "goes with it" "${hard[@]}" --tmpfs /tmp --tmpfs /work/runs "$image" "${small[@]}"
-expect 0 "run directory" "${hard[@]}" --tmpfs /tmp --user 1234 --volume "$volume:/work" "$image" "${small[@]}" --out runs/two
+expect 0 "run folder" "${hard[@]}" --tmpfs /tmp --user 1234 --volume "$volume:/work" "$image" "${small[@]}" --out runs/two
 expect 1 "cifar10 cannot be downloaded" --network none --user 1234 "$image" data prepare cifar10
 expect 0 "1 (control groups allow" --cpus 1 "$image" doctor
 for after in 0.5 2 4 8; do
@@ -77,6 +77,6 @@ for after in 0.5 2 4 8; do
     if docker run --rm --volume "$volume:/work" --entrypoint sh "$image" -c "ls runs/stopped-$after/snapshots/*/*" >/dev/null 2>&1; then
         expect 0 '"accuracy"' --volume "$volume:/work" "$image" eval "runs/stopped-$after" --json
     else
-        expect 0 "run directory" --volume "$volume:/work" "$image" "${small[@]}" --out "runs/stopped-$after"
+        expect 0 "run folder" --volume "$volume:/work" "$image" "${small[@]}" --out "runs/stopped-$after"
     fi
 done

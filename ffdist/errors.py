@@ -160,7 +160,7 @@ class Interrupted(KeyboardInterrupt):
     """Told to stop by a signal, and stopped at once."""
 
     def __init__(self, number: int, *, begun: bool = False) -> None:
-        """number: the signal's. begun: whether stages were at work, so that a run directory has something to keep."""
+        """number: the signal's. begun: whether stages were at work, so that a run folder has something to keep."""
         self.number = number
         self.begun = begun
         super().__init__(f"told to stop by {signal.Signals(number).name}")

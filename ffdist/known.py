@@ -208,4 +208,4 @@ TRACKER_PLACES = {
     "comet": "ffdist.trackers.comet:Comet",
 }
 TRACKERS: LazyNames[Any] = LazyNames(TRACKER_PLACES)
-"""Classes by name, made with a run's directory and its settings by name."""
+"""Classes by name, made with a run's folder and its settings by name."""

@@ -29,7 +29,7 @@ from ffdist.settings import Settings
 from ffdist.settings.unused import unused_settings
 
 Watching = Callable[[Path | None], Observers]
-"""Makes the observers of the run in this directory; None: of one that nobody keeps."""
+"""Makes the observers of the run in this folder; None: of one that nobody keeps."""
 
 
 def watched(settings: Settings, callbacks: Sequence[Observer], run: Path | None, *, progress: bool) -> Observers:
@@ -80,7 +80,7 @@ def check_unkept(settings: Settings) -> None:
     if watch.trace or watch.profile:
         name = "trace" if watch.trace else "profile"
         raise ConfigError(
-            f"a {name} needs a run directory to lie in",
+            f"a {name} needs a run folder to lie in",
             where=setting(f"watch.{name}"),
             expected="a folder for the run",
             remedy="fit(data, out=FOLDER)",

@@ -28,7 +28,7 @@ COUNTS = {"epochs": "", "samples": "", "parameters": "", "commit": ""}
 
 
 def measured(out: Path) -> dict[str, Any]:
-    """Read the results from one finished run's directory."""
+    """Read the results from one finished run's folder."""
     epochs, end = read_run_log(out)
     assert end, "it has finished"
     test = end["test"]

@@ -73,7 +73,7 @@ class CompareSettings(SettingsGroup):
     json: bool = False
     """Print the result as JSON, and no table."""
     record: Path | None = None
-    """Write a record (JSON, Markdown, plot) into this directory."""
+    """Write a record (JSON, Markdown, plot) into this folder."""
 
     @property
     def window_seconds(self) -> float:

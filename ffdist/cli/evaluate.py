@@ -27,7 +27,7 @@ class Eval:
     """Top-1 and top-5 accuracy of a run's snapshot on the test split, by predictor and block."""
 
     run: Annotated[Path, Positional]
-    """Run directory."""
+    """Run folder."""
     data: str | None = None
     """Another data set of the same shape and classes. Default: the run's own."""
     snapshot: str = "final"

@@ -23,7 +23,7 @@ class Export:
     """Write a run's snapshot as one file: a torch.export program (.pt2) or the weights (.safetensors)."""
 
     run: Annotated[Path, Positional]
-    """Run directory."""
+    """Run folder."""
     to: Path
     """FILE.pt2: takes pixels in [0, 1], float32 [B, C, H, W], and refuses others; gives scores [B, K]; torch is enough.
     FILE.safetensors: the state of one plain torch.nn.Module, `ffdist.Classifier`, with network, rule, classes,

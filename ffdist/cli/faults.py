@@ -35,7 +35,7 @@ class Faults:
     json: bool = False
     """Print the result as JSON, and no table."""
     record: Path | None = None
-    """Write a record (JSON, Markdown) into this directory."""
+    """Write a record (JSON, Markdown) into this folder."""
     folder: Path | None = None
     """Folder of the two runs, which are kept. Default: a temporary folder, kept after an error alone."""
 
@@ -55,7 +55,7 @@ class Soak:
     json: bool = False
     """Print the result as JSON, and no table."""
     record: Path | None = None
-    """Write a record (JSON, Markdown, plot) into this directory."""
+    """Write a record (JSON, Markdown, plot) into this folder."""
 
 
 def main(suite: str, args: Sequence[str]) -> None:

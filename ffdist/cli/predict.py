@@ -27,7 +27,7 @@ class Predict:
     """The class of each picture, by a run's snapshot."""
 
     run: Annotated[Path, Positional]
-    """Run directory."""
+    """Run folder."""
     images: Annotated[tuple[Path, ...], Positional]
     """Pictures of any format, size and mode, and folders of them; they are read as the run's data were."""
     snapshot: str = "final"

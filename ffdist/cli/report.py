@@ -29,9 +29,9 @@ class Report:
     --text, --json, --figures or --cam in the terminal."""
 
     run: Annotated[tuple[Path, ...], Positional]
-    """Run directories."""
+    """Run folders."""
     out: Path | None = None
-    """File of the page. Default: report.html in the run directory. Of several runs in this folder."""
+    """File of the page. Default: report.html in the run folder. Of several runs in this folder."""
     open: Flag = False
     """Show the page in a browser."""
     text: Flag = False
@@ -50,7 +50,7 @@ class Report:
     figures: Flag = False
     """Draw each block's loss and accuracy over the epochs (curves.png)."""
     to: Path | None = None
-    """Folder for the figures. Default: the run directory."""
+    """Folder for the figures. Default: the run folder."""
     trust: Flag = False
     """Run code that the run's settings name, though others began it. Code with which this user began a run may."""
     json: Flag = False
@@ -80,7 +80,7 @@ def check(command: Report, in_terminal: bool) -> None:
         raise ConfigError(
             "the figures of several runs would take each other's place",
             where="--to",
-            remedy="leave it out: each run's go into its own directory",
+            remedy="leave it out: each run's go into its own folder",
         )
     if command.open and in_terminal and not command.out:
         raise ConfigError(

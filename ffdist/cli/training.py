@@ -128,7 +128,7 @@ def train_local(command: Train, job: Job, argv: Sequence[str]) -> None:
 
 
 def start_folder(command: Train, images: Images, start: ExitStack) -> Path:
-    """The run's directory, held until `start` is left; a new one goes again where that is by an error before the stages
+    """The run's folder, held until `start` is left; a new one goes again where that is by an error before the stages
     are ready."""
     settings = command.settings
     out = start.enter_context(resumed_run(settings, images) if command.resume else new_run(settings, images))
@@ -213,7 +213,7 @@ def warn(text: str | None) -> None:
 
 
 def begin_or_go_on(command: Train, images: Images, meeting: Rendezvous, start: ExitStack) -> tuple[str, bool]:
-    """The run's directory, and whether to go on from a snapshot there, as a restarted attempt does where one exists."""
+    """The run's folder, and whether to go on from a snapshot there, as a restarted attempt does where one exists."""
     if meeting.lasting.check(["run"]):
         out = meeting.lasting.get("run").decode()
         if (Path(out) / SETTINGS).exists():  # else the former attempt was refused, and left nothing
@@ -234,7 +234,7 @@ def conclude(result: Result, out: Path, *, as_json: bool = False) -> None:
     console = PlainConsole()
     for each in result_tables(result.records, result.test):
         console.print(each)
-    console.print(f"run directory: {place}", soft_wrap=True)
+    console.print(f"run folder: {place}", soft_wrap=True)
     if ends_with_container() and (fields := loss(out)):
         console.print(fields, soft_wrap=True)
         return

@@ -25,7 +25,7 @@ class WatchCommand:
     reads."""
 
     run: Annotated[Path, Positional]
-    """Run directory, or a folder of such."""
+    """Run folder, or a folder of such."""
     host: str = "127.0.0.1"
     """Address to listen at. Others than 127.0.0.1 show the page to whoever reaches this machine there."""
     port: int | None = None

@@ -63,7 +63,7 @@ TURNED = {
 @dataclass(frozen=True)
 class Decoding:
     """The decoding of pictures of any kind to samples of one kind: kept in a prepared folder's manifest and in a run's
-    directory, so that what is predicted is read as what was trained on. Raises ConfigError for settings out of range.
+    folder, so that what is predicted is read as what was trained on. Raises ConfigError for settings out of range.
     """
 
     size: Size | None = None

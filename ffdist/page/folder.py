@@ -27,8 +27,8 @@ class WatchedFolder:
             raise ConfigError(
                 "there is no such folder",
                 where=folder,
-                expected="a run's directory, or a folder of runs",
-                remedy="name the run directory that `ffdist train` printed",
+                expected="a run's folder, or a folder of runs",
+                remedy="name the run folder that `ffdist train` printed",
             )
         self.folder = folder.resolve()
         self.shown = str(folder)

@@ -237,6 +237,6 @@ def check_runs(runs: list[Path]) -> None:
             raise SnapshotError(
                 "there is no run here",
                 where=as_user_named(run),
-                expected=f"a directory with {SETTINGS}",
-                remedy="name the run directory that `ffdist train` printed",
+                expected=f"a folder with {SETTINGS}",
+                remedy="name the run folder that `ffdist train` printed",
             )

@@ -44,7 +44,7 @@ def write_report(
     ConfigError for a file that cannot be written, or is there and no such page.
     """
     if not runs:
-        raise ConfigError("no run was given", expected="at least one run's directory")
+        raise ConfigError("no run was given", expected="at least one run's folder")
     if pictures is not None and (isinstance(pictures, bool) or not isinstance(pictures, int) or pictures < 1):
         raise ConfigError("pictures has a wrong value", expected=">= 1, or None", got=repr(pictures))
     chosen = as_snapshot(snapshot)

@@ -133,8 +133,8 @@ def stack_of(error: BaseException) -> str:
 
 
 class StageLog:
-    """`stage-<index>.log` in the run directory, or `stage-<index>-worker-<number>.log` of one of several workers: when,
-    and what; nothing where there is no run directory.
+    """`stage-<index>.log` in the run folder, or `stage-<index>-worker-<number>.log` of one of several workers: when,
+    and what; nothing where there is no run folder.
     """
 
     def __init__(self, run: Path | None, stage: int, worker: int | None = None) -> None:

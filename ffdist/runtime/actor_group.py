@@ -310,7 +310,7 @@ def brief(error: BaseException) -> str:
 
 
 def check_actor_infos(infos: list[ActorInfo], run: Path | None) -> None:
-    """Raises ConfigError unless all stages run the same versions, and see the same run directory and data."""
+    """Raises ConfigError unless all stages run the same versions, and see the same run folder and data."""
     first = infos[0]
     for rank, here in enumerate(infos):
         where = f"worker {rank} on {here.address}"
@@ -332,7 +332,7 @@ def check_actor_infos(infos: list[ActorInfo], run: Path | None) -> None:
             )
         if run and (here.run is None or here.run != first.run):
             raise ConfigError(
-                "the nodes do not share the run directory",
+                "the nodes do not share the run folder",
                 where=f"{where}, {run}",
                 expected="the settings that the driver wrote",
                 got=(here.run and "others") or "none",

@@ -28,7 +28,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
 
 def notify_agent(**said: Any) -> None:
-    """run: the run's directory. final: the run is not to be started again. Of no effect under torchrun's own agent."""
+    """run: the run's folder. final: the run is not to be started again. Of no effect under torchrun's own agent."""
     if file := os.environ.get(VARIABLE):
         with suppress(OSError), open(file, "a") as log:
             log.write(json.dumps(said) + "\n")

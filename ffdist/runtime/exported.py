@@ -1,4 +1,4 @@
-"""A trained network as one file and back, and out of a run's directory."""
+"""A trained network as one file and back, and out of a run's folder."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def load(
     snapshot: str | int = "final",
     trust: bool = False,
 ) -> Classifier:
-    """The trained network of a run's directory (the snapshot that it ended with), or of a file that `ffdist export`
+    """The trained network of a run's folder (the snapshot that it ended with), or of a file that `ffdist export`
     has written (.safetensors), on the CPU in evaluation mode: pixels in [0, 1], float32 [B, *input_shape] -> scores
     [B, K].
 
@@ -118,7 +118,7 @@ def load(
                 "an exported file holds one network",
                 where=path,
                 got=f"snapshot={chosen!r}",
-                remedy="name the run's directory, or leave the snapshot out",
+                remedy="name the run's folder, or leave the snapshot out",
             )
         return _load_file(path, network, objective)
     with trusting(trust):

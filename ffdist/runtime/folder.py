@@ -63,7 +63,7 @@ def check_free(out: Path) -> None:
     if committed(out):
         whole, go_on = (out / SETTINGS).exists(), f", or go on with {setting('resume', shlex.quote(str(out)))}"
         raise ConfigError(
-            "the run directory already holds a run",
+            "the run folder already holds a run",
             where=out,
             expected="a folder without a run",
             got=None if whole else f"snapshots without their {SETTINGS}",
@@ -236,7 +236,7 @@ def read_recorded(run: Path | None) -> Settings:
     """The settings of the run that is to go on."""
     if run is None:
         raise ConfigError(
-            "which run is to go on?", where=setting("resume"), remedy=f"name its directory with {setting('run.out')}"
+            "which run is to go on?", where=setting("resume"), remedy=f"name its folder with {setting('run.out')}"
         )
     return read_settings(run).changed(out=run)
 

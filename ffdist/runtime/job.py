@@ -39,7 +39,7 @@ class Job:
     workers: int = 1
     """Who share the work out, by a plan that is made when they meet."""
     run: Path | None = None
-    """Run directory for logs and snapshots; None keeps nothing on disk."""
+    """Run folder for logs and snapshots; None keeps nothing on disk."""
     resume: bool = False
     """Go on from the last snapshot there."""
     report_every: float = 0.25

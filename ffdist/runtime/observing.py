@@ -20,7 +20,7 @@ USUAL = "tensorboard"
 def observers(settings: Settings, run: Path | None, own: Iterable[Observer] = ()) -> Observers:
     """The run's own observers, then those of the settings, then the trackers.
 
-    run: its directory; None where none is kept, and then there are no trackers.
+    run: its folder; None where none is kept, and then there are no trackers.
     Raises ObserverError for an observer that there is not, or a tracker that is not installed or cannot be opened.
     """
     try:

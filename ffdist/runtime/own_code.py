@@ -21,7 +21,7 @@ from ffdist.snapshot.files import write_durably
 GIVEN = "(given in Python)"
 """In the settings of a run: a network, rule or data set that has no name by which it could be made again."""
 CODE = "code"
-"""Folder in a run directory with the texts of a user's own network and rule, as they were when the run began: to look
+"""Folder in a run folder with the texts of a user's own network and rule, as they were when the run began: to look
 at and to restore from, never imported."""
 KINDS = {"model": {*MODELS, GIVEN}, "objective": {*OBJECTIVES, "backprop", GIVEN}, "optimizer": {*OPTIMIZERS}}
 WORDS = {"model": "network", "objective": "rule", "optimizer": "optimiser"}
@@ -102,7 +102,7 @@ def file_of(name: str) -> Path | None:
 
 
 def keep_code(run: Path, settings: Settings) -> None:
-    """Copy the files of a user's own network and rule into the run directory. Raises OSError."""
+    """Copy the files of a user's own network and rule into the run folder. Raises OSError."""
     for kind, file in own_files(settings).items():
         write_durably(run / CODE / f"{kind}.py", file.read_bytes())
 

@@ -1,4 +1,4 @@
-"""The making of a run's plan from its settings, which is made once and kept in the run's directory."""
+"""The making of a run's plan from its settings, which is made once and kept in the run's folder."""
 
 from __future__ import annotations
 

@@ -63,7 +63,7 @@ def read_pictures(
     """Read pictures of any format, mode and size as a trained network takes them, float32 [B, C, H, W] in [0, 1]:
     for `Classifier`, `Pipeline.predict` and an exported .pt2 program.
 
-    pictures: one or many: paths, bytes, Pillow's or uint8 arrays. data: the run's directory, or the data that it was
+    pictures: one or many: paths, bytes, Pillow's or uint8 arrays. data: the run's folder, or the data that it was
     trained on; they say how pictures are read. workers: decoding threads; default: a core each. trust: as `ffdist.load`
     has it.
     Raises DataError naming all that cannot be read.
@@ -74,7 +74,7 @@ def read_pictures(
         raise DataError(
             "pictures are read as a run's data were",
             where="read_pictures, data",
-            expected="the run's directory, or the data that it was trained on",
+            expected="the run's folder, or the data that it was trained on",
             got=f"a {type(data).__name__}",
         )
     decoding, _ = decoding_of(facts)

@@ -33,7 +33,7 @@ def run_processes(
 ) -> Result:
     """Start a process for each stage, pass their events to `observer`, and wait for all; anew as `supervise` has it.
 
-    main: what each process does; `StageMain(make_job)` trains. run: the run's directory. max_restarts: how often in a
+    main: what each process does; `StageMain(make_job)` trains. run: the run's folder. max_restarts: how often in a
     row the run goes on from its last snapshot where a process died, or did not answer for `timeout` seconds; None: for
     ever.
     SIGINT, SIGTERM or SIGHUP ends the run early, with a snapshot, where this is the main thread. Raises the error that

@@ -36,7 +36,7 @@ def run_ray(
 ) -> Result:
     """Run a job on a Ray cluster, an actor a stage, and pass the last stage's events to `observer`.
 
-    make_job: picklable; called in each actor. run: its directory, on a disk that all nodes share. data: a prepared data
+    make_job: picklable; called in each actor. run: its folder, on a disk that all nodes share. data: a prepared data
     set's folder, shared or copied to each node. SIGINT or SIGTERM ends the run early, with a snapshot. A lost stage
     takes the run back to its last snapshot, as `supervise` has it. Raises the job's own error, the reason of the last
     loss, or ConfigError for a cluster that does not answer or has no room.

@@ -55,7 +55,7 @@ class ActorInfo(NamedTuple):
     pid: int
     versions: dict[str, str]
     run: str | None
-    """sha256 of the settings in the run directory; None where there are none."""
+    """sha256 of the settings in the run folder; None where there are none."""
     data: str | None
     """sha256 of the data set's manifest; None where there is none."""
 

@@ -1,4 +1,4 @@
-"""A run directory: what its settings say, and the network of its last snapshot."""
+"""A run folder: what its settings say, and the network of its last snapshot."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def network(
     """The chain and the rule the settings name; for "backprop", the twin of one block and a global loss.
 
     start: whether a run starts with it, by --pretrained weights if told so; otherwise a snapshot's will be loaded.
-    run: the directory of the run whose they are, for errors.
+    run: the folder of the run whose they are, for errors.
     """
     check_named(settings, run)
     chain = load_model(
@@ -70,7 +70,7 @@ def network(
 
 
 def check_named(settings: Settings, run: Path | None = None) -> None:
-    """Raises ConfigError for a network or a rule that has no name; run: the directory of theirs, which it then says."""
+    """Raises ConfigError for a network or a rule that has no name; run: the folder of theirs, which it then says."""
     for kind in ("model", "objective"):
         if settings.value(kind) == GIVEN:
             raise not_here(kind, run)
@@ -89,7 +89,7 @@ def not_here(kind: str, run: Path | None) -> ConfigError:
 
 
 def run_argument(run: Path | None) -> str:
-    """A run's directory as an argument in Python."""
+    """A run's folder as an argument in Python."""
     return "RUN" if run is None else repr(str(run))
 
 
@@ -161,7 +161,7 @@ def writing_to(out: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise ConfigError(
-            "the run directory cannot be written",
+            "the run folder cannot be written",
             where=out,
             got=why_unwritable(out, error),
             remedy=remedy_unwritable(out, error, [setting("run.out")]),
@@ -215,8 +215,8 @@ def read_settings(run: Path) -> Settings:
         raise SnapshotError(
             "there is no run here",
             where=named(run),
-            expected=f"a directory with {SETTINGS}",
-            remedy="name the run directory that `ffdist train` printed",
+            expected=f"a folder with {SETTINGS}",
+            remedy="name the run folder that `ffdist train` printed",
         )
     values = read_toml(path, read_bytes)
     head = read_text(path).removeprefix("\ufeff").partition("\n")[0].rstrip()

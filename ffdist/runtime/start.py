@@ -28,11 +28,11 @@ class SettingsJob:
     run: Path | None
     workers: int
     resume: bool = False
-    """Whether there is a snapshot in the run directory to go on from."""
+    """Whether there is a snapshot in the run folder to go on from."""
     recorded: Settings | None = None
-    """What the run directory says from when a run that goes on is ready; None for a new one, which says it already."""
+    """What the run folder says from when a run that goes on is ready; None for a new one, which says it already."""
     environment: dict[str, Any] | None = None
-    """What the run directory says of this start (`runtime.record.facts`) from when the stages are ready."""
+    """What the run folder says of this start (`runtime.record.facts`) from when the stages are ready."""
     outputs: list[Output] | None = None
     """The outputs of the blocks, where they are known (`Chain.outputs`)."""
     folder: Path | None = None

@@ -49,7 +49,7 @@ class Budget:
         self.seen = self.newest()
 
     def newest(self) -> str | None:
-        """The name of the newest snapshot; None where there is none, or no run directory."""
+        """The name of the newest snapshot; None where there is none, or no run folder."""
         found = committed(self.run) if self.run else []
         return found[-1].name if found else None
 

@@ -12,12 +12,12 @@ from ffdist.settings.base import SettingsGroup, option
 
 @dataclass(frozen=True)
 class RunSettings(SettingsGroup):
-    """The run directory and its snapshots."""
+    """The run folder and its snapshots."""
 
     group: ClassVar[str] = "run"
 
     out: Path | None = option(None, free=True)
-    """Run directory. Default: a new one below runs/."""
+    """Run folder. Default: a new one below runs/."""
     keep: int = option(2, ge=1, free=True, rare=True)
     """How many of the newest snapshots to keep."""
     keep_best: Literal["mean", "last", "weighted"] | None = option(None, free=True, alone="mean")

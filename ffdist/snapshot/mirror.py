@@ -134,7 +134,7 @@ def check_free_at(run: Path) -> None:
     with store_errors(remote):
         if committed_at(remote):
             raise ConfigError(
-                "the run directory already holds a run",
+                "the run folder already holds a run",
                 where=remote,
                 expected="an address without a run",
                 remedy=f"choose another {setting('run.out')}, or go on with {setting('resume', remote)}",

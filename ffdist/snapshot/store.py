@@ -52,7 +52,7 @@ def checked_folder(run: Path, marker: Snapshot) -> Path:
 
 
 class SnapshotStore:
-    """The snapshots of one run directory; without a directory, none are kept."""
+    """The snapshots of one run folder; without a folder, none are kept."""
 
     def __init__(self, run: Path | None, blocks: Sequence[str], *, keep: int = 2, keep_best: str | None = None) -> None:
         """keep: so many of the newest stay. keep_best: a predictor, by whose validation accuracy the best stays."""
@@ -93,7 +93,7 @@ class SnapshotStore:
         """Raises SnapshotError where the run's folder is gone, or another one has come in its place."""
         if self.identity is not None and identity_of(run) != self.identity:
             raise SnapshotError(
-                "the run directory is gone, or another is in its place",
+                "the run folder is gone, or another is in its place",
                 where=run,
                 expected="the folder in which the run began",
                 got="another one" if run.exists() else "none",

@@ -25,7 +25,7 @@ def writing_there(run: Path | None) -> Iterator[None]:
         file = (run / WRITERS).open("a")
     except OSError as error:
         raise StageError(
-            "the run directory is gone, or cannot be written", where=run, got=error.strerror or error
+            "the run folder is gone, or cannot be written", where=run, got=error.strerror or error
         ) from error
     with file:
         with suppress(OSError):  # a file system without locks

@@ -16,13 +16,13 @@ from ffdist.regular import read_text
 from ffdist.renamed import warn_renamed
 
 NAMES = "trackers.json"
-"""File in the run directory: each tracker's id of the run, by which a resumed run goes on there."""
+"""File in the run folder: each tracker's id of the run, by which a resumed run goes on there."""
 
 
 class Tracker(ABC):
     """An observer that writes the numbers of epochs, pulses and the test to a service or file of its own.
 
-    run: the run's directory. settings: those of the run, by their own names.
+    run: the run's folder. settings: those of the run, by their own names.
     """
 
     name: str
@@ -72,14 +72,14 @@ class Tracker(ABC):
         """Free what is open; called in any case, also after an error, and perhaps several times."""
 
     def recall(self) -> str | None:
-        """The id that the tracker gave this run, from the run's directory; None where it has not begun it yet."""
+        """The id that the tracker gave this run, from the run's folder; None where it has not begun it yet."""
         try:
             return json.loads(read_text(self.run / NAMES)).get(self.name)
         except (OSError, ValueError, AttributeError):
             return None
 
     def remember(self, name: str) -> None:
-        """Keep the tracker's id of this run in the run's directory, so that a resumed run goes on there."""
+        """Keep the tracker's id of this run in the run's folder, so that a resumed run goes on there."""
         try:
             names = dict(json.loads(read_text(self.run / NAMES)))
         except (OSError, ValueError, TypeError):

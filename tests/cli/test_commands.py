@@ -71,7 +71,7 @@ def test_a_place_that_cannot_be_written_is_refused(
     (tmp_path / "a-file").touch()
     place = tmp_path if below == "a-file" else Path("/proc")  # where nobody can make a folder
     text = refused(capsys, "train", *TINY, "--out", place / below / "runs" / "run")
-    assert "the run directory cannot be written" in text
+    assert "the run folder cannot be written" in text
     assert (tmp_path / "a-file").is_file()
 
 
@@ -284,7 +284,7 @@ def test_train_by_processes_ends_with_tables_and_exit_status_0(tmp_path: Path) -
     done = ffdist("train", "--stages", "2", "--epochs", "2", "--out", str(tmp_path / "run"))
     assert done.returncode == 0, done.stderr
     assert "Accuracy on 360 test samples" in done.stdout
-    assert f"run directory: {tmp_path / 'run'}" in done.stdout
+    assert f"run folder: {tmp_path / 'run'}" in done.stdout
 
 
 @pytest.mark.distributed

@@ -248,7 +248,7 @@ def test_a_cluster_without_room_says_what_is_missing(driver: str, tmp_path: Path
 
 
 def test_a_run_directory_that_the_nodes_do_not_see_is_refused(driver: str, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="do not share the run directory"):
+    with pytest.raises(ConfigError, match="do not share the run folder"):
         run_ray(GatedJob(tmp_path), 2, Events(), run=tmp_path / "elsewhere", options=SPREAD)
 
 
@@ -261,7 +261,7 @@ HERE = ActorInfo("10.0.0.1", "node", 1, {"torch": "2.15"}, run="settings", data=
         ({"versions": {"torch": "2.11"}}, "differ in versions"),
         ({"data": "another"}, "have different data"),
         ({"data": None}, "have different data"),
-        ({"run": None}, "do not share the run directory"),
+        ({"run": None}, "do not share the run folder"),
     ],
 )
 def test_nodes_that_do_not_agree_are_refused_by_address(other: dict[str, Any], what: str) -> None:

@@ -54,7 +54,7 @@ def test_a_submitted_job_trains_as_the_same_command_does_here(cluster: Cluster, 
     train = [sys.executable, str(LAUNCH / "ray_train.py"), "--stages", "2", "--out", str(run), *TINY]
     done = subprocess.run([*submit, *train], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert f"run directory: {run}" in done.stdout
+    assert f"run folder: {run}" in done.stdout
     main(["train", "--launcher", "threads", "--stages", "1", "--out", str(here), *TINY])
     assert [start["launcher"] for start in read_starts(run)] == ["ray"]
     made, wanted = latest(run), latest(here)

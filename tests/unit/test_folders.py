@@ -123,7 +123,7 @@ def without_rights(folder: Path, *words: object, **env: str) -> str:
 
 def test_a_folder_of_another_user_is_one_paragraph(foreign: Path) -> None:
     told = without_rights(foreign, "train", "--samples", "64", "--epochs", "1")
-    assert "\nffdist: error: the run directory cannot be written\n" in told
+    assert "\nffdist: error: the run folder cannot be written\n" in told
     owner, mode = foreign.stat().st_uid, foreign.stat().st_mode & 0o777
     assert f"{foreign} is of user {owner}, mode {mode:o}; this is user {os.geteuid()}" in told
     told = without_rights(foreign, "data", "prepare", "mnist", HOME=str(foreign))

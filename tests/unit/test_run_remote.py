@@ -89,7 +89,7 @@ def test_the_command_line_trains_reads_and_goes_on_at_an_address(
     told = ["--model", "mlp", "--model-args", "widths=16", "--samples", "200", "--launcher", "threads", "--epochs", "1"]
     main(["train", *told, "--out", url])
     shown = capsys.readouterr().out
-    assert f"run directory: {url}" in shown
+    assert f"run folder: {url}" in shown
     main(["eval", url, "--json"])
     first = json.loads(capsys.readouterr().out)
     main(["train", "--resume", url, "--epochs", "2"])

@@ -275,9 +275,9 @@ def test_a_run_folder_that_is_renamed_while_an_old_snapshot_goes_is_told(
         remove(path)
 
     monkeypatch.setattr(shutil, "rmtree", renamed_before)
-    with pytest.raises(SnapshotError, match="the run directory is gone"):
+    with pytest.raises(SnapshotError, match="the run folder is gone"):
         store._discard_others(run, manifest, None)
-    with pytest.raises(SnapshotError, match="the run directory is gone"), store.in_its_folder(run):
+    with pytest.raises(SnapshotError, match="the run folder is gone"), store.in_its_folder(run):
         os.unlink(run / "a file of it")
     assert latest(away)
 
