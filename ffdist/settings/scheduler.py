@@ -19,7 +19,7 @@ class SchedulerSettings(SettingsGroup):
     schedule: Literal[
         "constant", "cosine", "linear", "linear-late", "one-cycle", "triangular", "milestones", "plateau"
     ] = "cosine"
-    """Course of the learning rate. cosine or linear to `end`, linear to 0 over the second half
+    """Its course. cosine or linear to `end`, linear to 0 over the second half
     (linear-late), up and down again by cosines (one-cycle) or straight (triangular), multiplied by `factor` at each of
     `milestones`, or per block where its validation loss stays (plateau). one-cycle and triangular rise over 0.3 of the
     run unless a warm-up is given."""
