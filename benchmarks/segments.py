@@ -112,8 +112,8 @@ class SegmentTraining:
 
 
 def measured_in_pairs(measure: Callable[[bool], T], count: int) -> list[tuple[T, T]]:
-    """What `measure` gives with and without, pair by pair, in an order that is drawn for each; two more pairs before
-    them warm up, and are not counted."""
+    """Measure with and without, pair by pair, in an order that is drawn for each; two more pairs before them warm up,
+    and are not counted."""
     draws, found = random.Random(0), list[tuple[T, T]]()
     for _ in range(count + WARM):
         order = draws.choice(((True, False), (False, True)))

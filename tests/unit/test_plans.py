@@ -327,9 +327,11 @@ def test_a_file_that_is_no_plan_by_batch_is_refused(change: dict[str, Any]) -> N
 @pytest.mark.parametrize("stop_at", [1, 4])
 def test_batches_in_turn_end_behind_the_same_one_when_told_to_stop(workers: int, stop_at: int, tmp_path: Path) -> None:
     make = DigitsJob(tmp_path, epochs=1, settings=SMALL | {"lanes": 1, "samples": 200, "batch_size": 8})
+    sent = list[int]()  # one signal: a second one, a while later, would end the run at once
 
     def interrupt(event: RunEvent) -> None:
-        if isinstance(event, ProgressMade) and event.step >= stop_at:
+        if isinstance(event, ProgressMade) and event.step >= stop_at and not sent:
+            sent.append(event.step)
             os.kill(os.getpid(), signal.SIGINT)
 
     order = range(workers) if stop_at == 1 else reversed(range(workers))  # the first of them has the source that leads
