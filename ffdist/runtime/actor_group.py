@@ -199,6 +199,7 @@ class ActorGroup:
         """End a process that does not answer: Ray asks it to end, which it may not hear."""
         here = self.actor_infos[rank].node == ray.get_runtime_context().get_node_id()
         if here:
+            # a stopped process writes its stacks only when it goes on, and then needs a moment for it
             for number in (STACK, signal.SIGCONT):
                 with suppress(ProcessLookupError, PermissionError):
                     os.kill(self.actor_infos[rank].pid, number)

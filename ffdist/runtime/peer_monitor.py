@@ -154,6 +154,7 @@ def end_sibling(said: str) -> None:
     if not place or place[-1] != platform.node() or parent_of(int(place[1])) != os.getppid():
         return
     with suppress(OSError):
+        # a stopped process writes its stacks only when it goes on, and then needs a moment for it
         for number in (STACK, signal.SIGCONT):
             os.kill(int(place[1]), number)
         time.sleep(EVERY)

@@ -31,7 +31,7 @@ from ffdist.runtime.world import World
 STOP_SECONDS = 3.0
 """Seconds in which a rank that is told to stop before the stages are ready may tidy up; it may wait inside of torch."""
 STOP = "stop"
-"""Under which a rank that was told to stop tells the others the signal's number."""
+"""The store's key under which a rank that was told to stop tells the others the signal's number."""
 LOOK = 1.0
 """Seconds between two looks whether another rank was told to stop."""
 

@@ -92,6 +92,7 @@ def end(rank: int, timeout: float, what: str) -> None:
         "machine has too much to do",
     )
     print(f"ffdist: error (rank 0): {error}", file=sys.stderr, flush=True)
+    # a stopped process writes its stacks only when it goes on, and then needs a moment for it
     for number, seconds in ((STACK, 0.0), (signal.SIGCONT, STACKS), (signal.SIGKILL, 0.0)):
         if os.getppid() == rank:  # else it has ended, and its number may be another's
             with suppress(OSError):
