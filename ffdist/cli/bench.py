@@ -163,7 +163,7 @@ def show(result: BenchResult, *, as_json: bool) -> None:
 def record(
     result: BenchResult, folder: Path, argv: Sequence[str], settings: Mapping[str, Any], **row_keys: str
 ) -> None:
-    """Write a record into the folder, and say where. argv: the command. of: network and rule of all rows."""
+    """Write a record into the folder, and say where. argv: the command. row_keys: network and rule of all rows."""
     from ffdist.bench.harness.record import write_record
 
     paths = write_record(result, folder, argv, settings, **row_keys)

@@ -30,7 +30,7 @@ class ReaderStart(NamedTuple):
     threads: int
     """The threads of torch: as many as where items were read first, as sums of many numbers depend on it."""
     payload: Payload
-    """What has `read`: `Items` of a data set, or `Changes` of pictures."""
+    """What has `read`: `Items` of a data set, or `CallableTransforms` of pictures."""
 
 
 Order = tuple[Any, ...]

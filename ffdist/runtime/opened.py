@@ -26,7 +26,7 @@ def open_dataset(dataset: DatasetSettings) -> Images:
 
 
 def with_preprocessing(images: Images, dataset: DatasetSettings) -> Images:
-    """Samples in the size and on the scale that these settings say. Raises ConfigError as `presented` does."""
+    """Samples in the size and on the scale that these settings say. Raises ConfigError as `as_network_input` does."""
     return as_network_input(
         images, image_size=dataset.image_size, preprocess=dataset.preprocess, mean=dataset.mean, std=dataset.std
     )
