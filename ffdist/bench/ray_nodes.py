@@ -37,9 +37,12 @@ class RayNodes:
     """A head without cores, and nodes of one core each, all processes of this one's."""
 
     def __init__(self, folder: Path) -> None:
-        """folder: for what Ray writes; short, as sockets lie in it."""
+        """folder: for what Ray writes, named `ray`; short, as sockets lie in it."""
         os.environ |= ENVIRONMENT
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+        # Ray notes the newest cluster's address there: else in /tmp/ray, which may be missing, or have another's
+        os.environ["RAY_TMPDIR"] = str(folder.parent)
+        folder.mkdir(parents=True, exist_ok=True)
         from ray.cluster_utils import Cluster  # reads the environment
 
         logging.getLogger("ray").setLevel(logging.ERROR)
