@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 from collections.abc import Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from ffdist.cli.plan import PlanCommand, counts_of, lanes_of
 from ffdist.cores import available_cores
 from ffdist.errors import ConfigError, setting
 from ffdist.plain import PlainConsole, table
+from ffdist.plan import Plan
 from ffdist.planner.cluster import Cluster
 from ffdist.planner.forecast import Forecast, Request, ScalingPoint, parse_speeds, scaled
 from ffdist.planner.profile import Profile
@@ -114,14 +116,23 @@ def speed_table(found: Forecast) -> Table:
 
 def scaled_table(profile: Profile, grown: Sequence[ScalingPoint]) -> Table:
     rows = table(
-        "devices", "batch", "FF, best plan", "DDP, ring", "1F1B", "stages x workers", title="Samples/s, simulated"
+        "devices",
+        "batch",
+        "FF, best plan",
+        "DDP, ring",
+        "1F1B",
+        "at work",
+        "lanes",
+        "stages",
+        title="Samples/s, simulated",
     )
     for each in grown:
-        shape = " ".join(f"{len(s.blocks)}x{len(s.shares)}" for s in each.plan.stages)
         rates = (each.best, each.ddp, each.pipelined)
-        rows.add_row(str(each.devices), f"{each.batch:,}", *(rate_text(e.rate) for e in rates), shape)
+        row = (each.devices, each.batch, *(e.rate for e in rates), each.plan.workers, each.plan.lanes)
+        rows.add_row(*map(rate_text, row), shape(each.plan))
     rows.caption = (
-        f"simulated, {profile.batch} samples of a batch for each device, a lane each; blocks x workers a stage"
+        f"simulated; a batch has {profile.batch} samples for each device on all sides, each at the best of its shapes, "
+        "which may leave devices idle; at work, lanes, stages: of FF, blocks x workers a stage"
     )
     return rows
 
@@ -161,3 +172,10 @@ def as_json(each: ScalingPoint) -> dict[str, Any]:
 
 def rate_text(rate: float) -> str:
     return f"{rate:,.0f}" if rate >= 100 else f"{rate:.3g}"
+
+
+def shape(plan: Plan) -> str:
+    """The stages of a plan, blocks x workers; like ones in a row once, with their number."""
+    shapes = (f"{len(stage.blocks)}x{len(stage.shares)}{' by batch' * stage.by_batch}" for stage in plan.stages)
+    counted = ((text, len(list(group))) for text, group in groupby(shapes))
+    return ", ".join(f"{number} of {text}" if number > 1 else text for text, number in counted)

@@ -22,6 +22,9 @@ while slices of the batch before still lie there; it gets no further than the ot
 memory for little."""
 SMALL = 128 * 2**10
 """Bytes of gradients that consecutive blocks send in one message: its own cost is more than that of so many bytes."""
+MIN_SLICES = 16
+"""The slices from which on a stage's last block travels with others, too: what a message to each worker takes is more
+than what hides behind that block."""
 
 
 class Bucket:
@@ -129,21 +132,26 @@ def of_block(number: int, frame: Frame) -> dict[str, Tensor]:
 def in_buckets(reductions: Sequence[Reduction], group: StageGroup | None) -> list[Bucket]:
     """Few enough that an edge holds a batch's, and of like size; a block each where nothing is exchanged."""
     sizes = [reduction.flat.num_bytes for reduction in reductions]
-    counts = [1] * len(sizes) if group is None else bucket_sizes(sizes)
+    slices = max((len(reduction.slices) for reduction in reductions), default=1)
+    counts = [1] * len(sizes) if group is None else bucket_sizes(sizes, slices)
     left = iter(reductions)
     return [Bucket([next(left) for _ in range(count)], group, number) for number, count in enumerate(counts)]
 
 
-def bucket_sizes(sizes: Sequence[int]) -> list[int]:
+def bucket_sizes(sizes: Sequence[int], slices: int = 1) -> list[int]:
     """The numbers of consecutive blocks that travel together, of blocks with so many bytes of gradients; the last block
-    alone, as the others' exchange hides behind it."""
+    alone, as the others' exchange hides behind it.
+
+    slices: how many each block is cut into, of which a message has one; from MIN_SLICES on the last block is as any.
+    """
+    alone = sizes[-1:] if slices < MIN_SLICES else []
     groups: list[list[int]] = []
-    for size in sizes[:-1]:
-        if groups and sum(groups[-1]) + size <= SMALL:
+    for size in sizes[: len(sizes) - len(alone)]:
+        if groups and sum(groups[-1]) + size <= SMALL * slices:
             groups[-1].append(size)
         else:
             groups.append([size])
-    groups += [[size] for size in sizes[-1:]]
+    groups += [[size] for size in alone]
     return [len(group) for group in groups] if len(groups) <= MAX_BUCKETS else equal_bucket_sizes(sizes)
 
 

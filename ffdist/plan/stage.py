@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -46,7 +47,7 @@ class PlanStage:
         """The worker that computes a lane of batch `order` of the stream."""
         if self.by_batch:
             return self.shares[order % len(self.shares)].worker
-        return next(share.worker for share in self.shares if lane in share.lanes)
+        return self.shares[bisect_right(self.shares, lane, key=lambda share: share.lanes.start) - 1].worker
 
     def lanes_of(self, worker: int) -> range:
         """The lanes that a worker computes here; of its own batches, where they go by batch."""

@@ -14,7 +14,16 @@ from torch import Tensor
 from ffdist.baselines.base import BaselineConfig, WholeNetwork, optimised
 from ffdist.models import Chain
 from ffdist.pipeline.block import to_device
-from ffdist.planner.measure import EXTRA_SECONDS, MAX_REPEATS, MIN_REPEATS, bytes_of, timed
+from ffdist.planner.measure import (
+    EXTRA_SECONDS,
+    LONGEST,
+    MAX_REPEATS,
+    MIN_REPEATS,
+    bytes_of,
+    steady,
+    timed,
+    without_outliers,
+)
 from ffdist.planner.profile import BackpropProfile, BlockProfile, SampleCurve
 
 
@@ -84,6 +93,12 @@ def measure_one(
                 backward[place].append(back)
             for parameter in block.parameters():
                 parameter.grad = None if turn < MIN_REPEATS else parameter.grad
-        if turn >= MIN_REPEATS and time.perf_counter() - begun > EXTRA_SECONDS:
+        waited = time.perf_counter() - begun
+        if (
+            turn >= MIN_REPEATS
+            and waited > EXTRA_SECONDS
+            and (waited > LONGEST or (steady(forward) and steady(backward)))
+        ):
             break
+    forward, backward = ([without_outliers(values) for values in repeats] for repeats in (forward, backward))
     return tuple(map(tuple, forward)), tuple(map(tuple, backward)), outs

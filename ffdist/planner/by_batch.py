@@ -9,7 +9,8 @@ alone.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from math import ceil, inf
+from itertools import accumulate, pairwise
+from math import ceil, inf, isfinite
 from typing import NamedTuple
 
 from ffdist.plan import Plan, PlanStage, Share
@@ -30,21 +31,30 @@ class WorkersOfStage(NamedTuple):
     workers: int
 
 
-def best_by_batch(profile: Profile, cluster: Cluster, lanes: int = 1, *, exactly: bool = False) -> Price | None:
+def best_by_batch(
+    profile: Profile, cluster: Cluster, lanes: int = 1, below: float = inf, *, exactly: bool = False
+) -> Price | None:
     """The plan of this kind with the least price, of at most `cluster.devices` workers; None where none keeps to the
-    memory limit, and where one worker alone is no slower. exactly: every device has work.
+    memory limit, and where one worker alone is no slower. below: seconds that it may take at most, before its price is
+    known. exactly: every device has work.
 
-    Devices of unequal speed are taken to be as slow as the slowest, and cores that workers share do not count; the
-    price is with all that.
+    Devices of unequal speed are taken to be as slow as the slowest of them, the first ones alone where that is better,
+    and cores that workers share do not count; the price is with all that.
     """
-    search = ByBatchSearch(profile, cluster, lanes)
-    found = search.best()
-    if found is None:
-        return None
-    if exactly:
-        found = search.with_all(found)
-    priced = price(profile, cluster, search.plan(found))
-    return priced if cluster.memory_limit is None or priced.memory <= cluster.memory_limit else None
+    counts = [cluster.devices] if exactly else [cluster.devices, *slower_than_all_before(cluster)]
+    prices: list[Price] = []
+    for count in counts:
+        search = ByBatchSearch(profile, cluster.with_devices(count), lanes)
+        if (found := search.best(below)) is not None:
+            prices.append(price(profile, cluster, search.plan(search.with_all(found) if exactly else found)))
+    limit = inf if cluster.memory_limit is None else cluster.memory_limit
+    return min((each for each in prices if each.memory <= limit), key=lambda each: each.seconds, default=None)
+
+
+def slower_than_all_before(cluster: Cluster) -> list[int]:
+    """The numbers of those devices that are slower than each one before them."""
+    slowest = accumulate(map(cluster.speed, range(cluster.devices)), min)
+    return [worker for worker, (before, now) in enumerate(pairwise(slowest), start=1) if now < before]
 
 
 class ByBatchSearch:
@@ -58,8 +68,10 @@ class ByBatchSearch:
         self.speed = min((cluster.speed(worker) for worker in range(cluster.devices)), default=1.0)
         self.limit = cluster.memory_limit if cluster.memory_limit is not None else inf
 
-    def best(self) -> list[WorkersOfStage] | None:
-        """The stages that take the least time."""
+    def best(self, below: float = inf) -> list[WorkersOfStage] | None:
+        """The stages that take the least time; None where that is more than `below`."""
+        if isfinite(below) and not self.within(below):
+            return None
         size = self.costs.size
         whole = self.compute_seconds(0, size)
         high = whole if self.within(whole) else self.longest()

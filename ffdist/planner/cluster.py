@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
+from itertools import cycle, islice
 
 from ffdist.errors import ConfigError, setting
 from ffdist.pipeline.reduce import slices_pay
@@ -75,6 +76,10 @@ class ExchangeCost:
         """True if each adds up a slice of its own."""
         return workers > 1 and slices_pay(workers, self.choice)
 
+    def parts(self, workers: int) -> int:
+        """The number of parts that a block's gradients are cut into, of which a message has one."""
+        return workers if self.is_sliced(workers) else 1
+
     def sent(self, num_bytes: float, workers: int, *, weights: bool) -> float:
         """Bytes that each worker sends of a block's gradients, and gets.
 
@@ -83,6 +88,11 @@ class ExchangeCost:
         if not self.is_sliced(workers):
             return self.short * num_bytes * (workers - 1)
         return num_bytes * (self.short + (1.0 if weights else self.short)) * (workers - 1) / workers
+
+    def running(self, num_bytes: float, workers: int, lanes: int) -> float:
+        """Bytes that each worker sends of running statistics, and gets, where one lane makes so many: all are wanted by
+        all, with one message or in it."""
+        return num_bytes * lanes * (workers - 1) / workers
 
     def added(self, workers: int) -> float:
         """The number of times that a worker adds what others have sent, in units of a block's gradients."""
@@ -140,8 +150,9 @@ class Cluster:
         return self.speeds[worker] if self.speeds else 1.0
 
     def with_devices(self, devices: int) -> Cluster:
-        """The cluster with so many devices of the same kind; speeds, where given, are those of the first ones."""
-        return replace(self, devices=devices, speeds=self.speeds[:devices])
+        """The cluster with so many devices; their speeds, where given, are the first ones', over and over."""
+        speeds = tuple(islice(cycle(self.speeds), devices)) if self.speeds else ()
+        return replace(self, devices=devices, speeds=speeds)
 
 
 RATES = {

@@ -6,10 +6,12 @@ that has A of the L lanes of a stage of W workers takes, in each batch,
 
     busy    A sum c_b + (A - 1) sum add_b + step, and where W > 1 its part in adding and sending gradients; where each
             worker updates a slice (`ExchangeCost`), step / W. On a CPU, what messages take beside their bytes, too
-    out     A lanes' output that go to another worker, and 2 G (W - 1) / W bytes of gradients, over the link's rate
+    out     A lanes' output that go to another worker, 2 G (W - 1) / W bytes of gradients, and (W - 1) / W of all lanes'
+            running statistics, over the link's rate
     in      the same of what comes
-    cycle   from a block's first lane to its last one, and then the exchange of its gradients: they are needed when the
-            next batch comes to the block. max over b of  (A - 1) sum c + c_b + exchange_b; 0 where W = 1
+    cycle   from a block's first lane to its last one, and then the exchange of its gradients, and of those that travel
+            with them: they are needed when the next batch comes to the first of these blocks. max over such buckets b
+            of  (A - 1) sum c + c_b + exchange_b; 0 where W = 1
 
 By batch, where W workers take whole batches in turn and hand on S bytes of what blocks have learned,
 
@@ -24,7 +26,7 @@ order and full queues bring is for the simulator.
 from __future__ import annotations
 
 from functools import cached_property
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from math import ceil, log2
 from typing import NamedTuple
 
@@ -88,12 +90,13 @@ class PlanCosts:
                 "handover": [block.handover for block in blocks],
                 "add": [block.add for block in blocks],
                 "gradients": self.gradients,
+                "running": [float(parts * block.running_bytes) for block in blocks],
                 "weights": self.weights,
                 "moments": self.moments,
             }.items()
         }
         self._longest: dict[tuple[int, int, int, float], float] = {}
-        self._buckets: dict[tuple[int, int], int] = {}
+        self._buckets: dict[tuple[int, int, int], list[int]] = {}
         self._loads: dict[tuple[int, int, int, float], WorkerLoad] = {}
 
     def total(self, name: str, i: int, j: int) -> float:
@@ -111,23 +114,24 @@ class PlanCosts:
         return workers if self.profile.sliced and self.cluster.exchange.is_sliced(workers) else 1
 
     def exchanged(self, i: int, j: int, workers: int) -> float:
-        """Bytes of gradients and weights that each of the workers sends, and gets."""
-        return self.cluster.exchange.sent(self.total("gradients", i, j), workers, weights=self.profile.sliced)
+        """Bytes of gradients and weights, and of running statistics, that each of the workers sends, and gets."""
+        exchange = self.cluster.exchange
+        sent = exchange.sent(self.total("gradients", i, j), workers, weights=self.profile.sliced)
+        return sent + exchange.running(self.total("running", i, j), workers, self.lanes)
 
     def fixed(self, i: int, j: int, workers: int, speed: float) -> float:
         """The part of `busy` that does not grow with the lanes."""
         added = self.total("add", i, j) * (self.cluster.exchange.added(workers) - 1)
         own = self.total("step", i, j) / self.slices(workers) + added + self.total("after_lanes", i, j)
         link, messages = self.cluster.link, self.cluster.exchange.messages(workers)
-        own += messages * self.total("exchange", i, j)
-        sent = self.exchanged(i, j, workers) * (link.sender + link.receiver)
-        return own / speed + sent + 2 * messages * self.buckets(i, j) * link.message
+        sent = self.exchanged(i, j, workers) * (link.sender + link.receiver) + messages * self.total("exchange", i, j)
+        return own / speed + sent + 2 * messages * len(self.bucket_sizes(i, j, workers)) * link.message
 
-    def buckets(self, i: int, j: int) -> int:
-        """The number of messages in which the gradients of blocks i..j travel."""
-        key = (i, j)
+    def bucket_sizes(self, i: int, j: int, workers: int) -> list[int]:
+        """The numbers of blocks of i..j that travel together, in order."""
+        key = (i, j, self.cluster.exchange.parts(workers))
         if key not in self._buckets:
-            self._buckets[key] = len(bucket_sizes([block.gradient_bytes for block in self.profile.blocks[i:j]]))
+            self._buckets[key] = bucket_sizes([block.gradient_bytes for block in self.profile.blocks[i:j]], key[2])
         return self._buckets[key]
 
     def per_lane(self, i: int, j: int, speed: float) -> float:
@@ -139,21 +143,23 @@ class PlanCosts:
         return lanes * self.per_lane(i, j, speed) + self.fixed(i, j, workers, speed)
 
     def longest(self, i: int, j: int, workers: int, speed: float) -> float:
-        """Seconds from a block's start in its only lane to the end of its exchange, of the block with the most."""
+        """Seconds from a block's start in its only lane to the end of its exchange, of the block with the most: it
+        begins behind the last of the blocks that travel together, and all are updated before the first of them."""
         key = (i, j, workers, speed)
         if key not in self._longest:
-            own = self.lane[j - 1] / speed + self.exchange(j - 1, workers, speed)
-            self._longest[key] = max(own, self.longest(i, j - 1, workers, speed)) if j - 1 > i else own
+            ends = [i, *(i + end for end in accumulate(self.bucket_sizes(i, j, workers)))]
+            self._longest[key] = max(
+                self.total("lane", first, end) / speed + self.exchange(first, end, workers, speed)
+                for first, end in pairwise(ends)
+            )
         return self._longest[key]
 
-    def exchange(self, block: int, workers: int, speed: float) -> float:
-        """Seconds from a block's last gradient to its new weights."""
+    def exchange(self, i: int, j: int, workers: int, speed: float) -> float:
+        """Seconds from the last gradient of blocks that travel together to their new weights."""
         link = self.cluster.link
-        return (
-            link.seconds(self.exchanged(block, block + 1, workers))
-            + self.cluster.exchange.rounds(workers) * link.latency
-            + self.step[block] / self.slices(workers) / speed
-        )
+        carrying = link.carrying(self.exchanged(i, j, workers)) or link.seconds(self.exchanged(j - 1, j, workers))
+        step = self.step[j - 1] / self.slices(workers) / speed
+        return carrying + self.cluster.exchange.rounds(workers) * link.latency + step
 
     def load(self, i: int, j: int, workers: int, speed: float) -> WorkerLoad:
         """The load of one of so many workers of a stage i..j; kept, as the search asks for the same ones again."""

@@ -95,11 +95,13 @@ class WorkerLinks:
         self.out = [0.0] * workers
         self.back = [0.0] * workers
 
-    def carry(self, senders: list[int], receivers: list[int], seconds: float) -> float:
-        """Seconds from now until all have sent and received at once for so long."""
-        begin = max(self.events.now, *(self.out[w] for w in senders), *(self.back[w] for w in receivers))
-        for worker in senders:
-            self.out[worker] = begin + seconds
-        for worker in receivers:
-            self.back[worker] = begin + seconds
-        return begin + seconds - self.events.now
+    def carry(self, sender: int, receiver: int, seconds: float) -> float:
+        """Seconds from now until one has sent, and the other received, for so long."""
+        end = max(self.events.now, self.out[sender], self.back[receiver]) + seconds
+        self.out[sender] = self.back[receiver] = end
+        return end - self.events.now
+
+    def exchange(self, workers: list[int], seconds: float) -> float:
+        """Seconds from now until each has sent to the others, and received, for so long; each from when its own link
+        is free."""
+        return max(self.carry(worker, worker, seconds) for worker in workers)

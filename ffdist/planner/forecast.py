@@ -24,7 +24,7 @@ from ffdist.planner.price import Price, price
 from ffdist.planner.profile import Profile
 from ffdist.planner.schedules import ddp, one_f_one_b
 from ffdist.planner.search import best_pipeline, best_price, data_parallel
-from ffdist.planner.simulate import simulate
+from ffdist.planner.simulate import BATCHES, simulate
 from ffdist.settings import Settings
 
 SEEDS = (0, 1, 2)
@@ -32,6 +32,10 @@ SEEDS = (0, 1, 2)
 SURE = 0.05
 """How much faster, as a share, another plan is simulated before it takes the place of the one with the least price: the
 simulated speed of a plan with shared blocks came out too low by that, of replicas it did not (CNNB, two processes)."""
+
+
+FEW = 16
+"""Workers up to which plans are compared by all of SEEDS."""
 
 
 class ExpectedRate(NamedTuple):
@@ -109,13 +113,7 @@ def forecast(profile: Profile, cluster: Cluster, *, lanes: int | None = None, pl
     parallel = data_parallel(profile, cluster, lanes=lanes) if lanes in (None, 1) or cluster.devices <= lanes else None
     rates: dict[str, ExpectedRate] = {}
     if plan is None:
-        by_batch = best_by_batch(profile, cluster, lanes or 1)
-        found = [each for each in (best_price(profile, cluster, lanes=lanes), pipeline, parallel, by_batch) if each]
-        allowed = [each for each in found if lanes is None or each.plan.lanes == lanes]
-        expected = {each.plan: simulated(profile, cluster, each.plan) for each in allowed}
-        least, fastest = allowed[0], max(allowed, key=lambda each: expected[each.plan].rate)
-        best = fastest if expected[fastest.plan].rate > (1 + SURE) * expected[least.plan].rate else least
-        rates["best plan"] = expected[best.plan]
+        best, rates["best plan"] = fastest(profile, cluster, lanes)
     else:
         best = price(profile, cluster, plan)
         rates["given plan"] = simulated(profile, cluster, plan)
@@ -123,14 +121,79 @@ def forecast(profile: Profile, cluster: Cluster, *, lanes: int | None = None, pl
         if each:
             rates[name] = simulated(profile, cluster, each.plan)
     if profile.backprop:
-        rates["backprop, DDP"] = ExpectedRate.of([ddp(profile, cluster, seed=seed).rate for seed in SEEDS])
+        rates["backprop, DDP"] = best_ddp(profile, cluster)
         rates["backprop, 1F1B"] = ExpectedRate.of([one_f_one_b(profile, cluster, seed=seed).rate for seed in SEEDS])
     return Forecast(profile, cluster, best, pipeline, parallel, rates)
 
 
-def simulated(profile: Profile, cluster: Cluster, plan: Plan) -> ExpectedRate:
-    """The rate of a plan, simulated once with each of SEEDS."""
-    return ExpectedRate.of([simulate(profile, cluster, plan, seed=seed).rate for seed in SEEDS])
+def fastest(profile: Profile, cluster: Cluster, lanes: int | None = None) -> tuple[Price, ExpectedRate]:
+    """The plan with the least price; or one that is simulated as SURE to be faster, or one of fewer devices that is
+    simulated to be faster: to leave devices idle is always allowed.
+
+    Raises ConfigError where nothing keeps to the memory limit.
+    """
+    least = best_price(profile, cluster, lanes=lanes)
+    best, rate = of_least_price(profile, cluster, least, lanes)
+    devices = cluster.devices - 1
+    while devices:
+        there = cluster.with_devices(devices)
+        try:
+            fewer = best_price(profile, there, lanes=lanes)
+        except ConfigError:  # too little memory
+            break
+        if fewer.rate <= rate:  # what is simulated is no faster than its price
+            break
+        plan, expected = of_least_price(profile, there, fewer, lanes)
+        if expected > rate:
+            best, rate = price(profile, cluster, plan.plan), expected
+        devices = min(fewer.plan.workers, devices - devices // 8) - 1
+    return best, simulated(profile, cluster, best.plan)
+
+
+def of_least_price(profile: Profile, cluster: Cluster, least: Price, lanes: int | None) -> tuple[Price, float]:
+    """The plan with the least price; or a plain one, or the best by batch, where that is simulated as SURE to be
+    faster. With its rate."""
+    plain = (
+        best_pipeline(profile, cluster, lanes=lanes or 1),
+        data_parallel(profile, cluster, lanes=lanes),
+        best_by_batch(profile, cluster, lanes or 1),
+    )
+    best, rate = least, compared(profile, cluster, least.plan)
+    at_least = (1 + SURE) * rate
+    for each in plain:
+        if each and lanes in (None, each.plan.lanes) and each.rate > max(at_least, rate):
+            expected = compared(profile, cluster, each.plan)
+            if expected > max(at_least, rate):
+                best, rate = each, expected
+    return best, rate
+
+
+def compared(profile: Profile, cluster: Cluster, plan: Plan) -> float:
+    """The rate of a plan as plans are compared: of many workers, by one draw."""
+    seeds = SEEDS if plan.workers <= FEW else SEEDS[:1]
+    return simulated(profile, cluster, plan, seeds).rate
+
+
+def simulated(profile: Profile, cluster: Cluster, plan: Plan, seeds: Sequence[int] = SEEDS) -> ExpectedRate:
+    """The rate of a plan, simulated once with each seed; the more workers, the fewer batches."""
+    batches = batches_of(plan.workers * len(plan.stages))
+    return ExpectedRate.of([simulate(profile, cluster, plan, batches=batches, seed=seed).rate for seed in seeds])
+
+
+def batches_of(size: int) -> int:
+    """The batches to simulate of so many workers, or of workers times stages."""
+    return max(6, min(BATCHES, ceil(2000 / size)))
+
+
+def best_ddp(profile: Profile, cluster: Cluster, batches: int = BATCHES) -> ExpectedRate:
+    """DDP on as many of the devices as are fastest: all, or fewer by halves of the next power of two."""
+
+    def rates(devices: int, seeds: Sequence[int]) -> list[float]:
+        there = cluster.with_devices(devices)
+        return [ddp(profile, there, batches=batches, seed=seed).rate for seed in seeds]
+
+    counts = [cluster.devices, *(2**n for n in range((cluster.devices - 1).bit_length()))]
+    return ExpectedRate.of(rates(max(counts, key=lambda count: rates(count, SEEDS[:1])), SEEDS))
 
 
 class ScalingPoint(NamedTuple):
@@ -146,19 +209,21 @@ class ScalingPoint(NamedTuple):
 
 
 def scaled(profile: Profile, cluster: Cluster, counts: Sequence[int]) -> list[ScalingPoint]:
-    """FF by its best plan, DDP by a ring, and 1F1B on each number of devices. The batch grows with them: a lane of it
-    for each, of as many samples as the measured batch."""
-    found = []
-    for count in counts:
-        batch, there = profile.batch * count, replace(cluster.with_devices(count), cores=None)
-        grown = replace(profile, batch=batch)
-        best = best_price(grown, there, lanes=count)
-        seeds = SEEDS if count <= 128 else SEEDS[:1]
-        batches = max(6, min(24, ceil(3000 / (count * len(best.plan.stages)))))
-        runs = [simulate(grown, there, best.plan, batches=batches, seed=seed).rate for seed in seeds]
-        rings = [ddp(grown, there, batches=batches, seed=seed).rate for seed in seeds]
-        pipes = [one_f_one_b(grown, there, batches=6, seed=seed).rate for seed in seeds]
-        found.append(ScalingPoint(count, batch, best.plan, *map(ExpectedRate.of, (runs, rings, pipes))))
+    """FF by its best plan, DDP by a ring, and 1F1B on each number of devices, growing. The batch grows with them: as
+    many samples for each device as the measured batch has, on all sides. Of FF the plan for fewer devices is taken,
+    and the others are idle, where the larger batch is no slower by it."""
+    found: list[ScalingPoint] = []
+    for count in sorted(set(counts)):
+        there = replace(cluster.with_devices(count), cores=None)
+        grown = replace(profile, batch=profile.batch * count)
+        price_of_best, rate = fastest(grown, there)
+        best = price_of_best.plan
+        for plan in {point.plan for point in found[-1:]}:
+            if (before := simulated(grown, there, plan)).rate >= rate.rate:
+                best, rate = plan, before
+        ring = best_ddp(grown, there, batches_of(count))
+        pipes = [one_f_one_b(grown, there, batches=6, seed=seed).rate for seed in SEEDS]
+        found.append(ScalingPoint(count, grown.batch, best, rate, ring, ExpectedRate.of(pipes)))
     return found
 
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from statistics import median
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -23,6 +23,7 @@ from ffdist.pipeline.fusion import next_tensors
 from ffdist.pipeline.handover import Handover
 from ffdist.pipeline.plan import block_specs, build_block
 from ffdist.pipeline.reduce import Reduction
+from ffdist.pipeline.running import RunningStatistics
 from ffdist.pipeline.tensor_bytes import TensorBytes
 from ffdist.planner.profile import BlockProfile, SampleCurve
 from ffdist.transport import wire
@@ -44,10 +45,6 @@ Message = tuple[Tensor | None, Tensor, Tensor | None, Tensor | None]
 """What comes to a block (None after the last one), the labels, the features on the way to a fusion head, and what the
 rule wants beside."""
 R = TypeVar("R")
-Encoded = tuple[bytes, bytes, list[Tensor]]
-"""As `wire.encode` gives it."""
-Collected = tuple[dict[str, Any], list[dict[str, Tensor]]]
-"""As `Reduction.collect` gives it."""
 
 
 def sizes_of(batch: int) -> list[int]:
@@ -125,6 +122,7 @@ def measure_block(
         graph,
         *lanes_of(block),
         handover_seconds(block),
+        bytes_of(RunningStatistics(block.parts, own_code=block.own_code).buffers().values()),
     )
     return profile, passed
 
@@ -158,22 +156,35 @@ def lanes_of(block: LearningBlock) -> LaneTimes:
         end_lane_of(others, 1)
         (fields, (tensors,)), put = timed(mine.collect, device)
         theirs = others.collect()
-        came = wire.encode(Frame("Gradients", theirs[0], theirs[1][0]), edge, 0)
-
-        def exchange(came: Encoded = came, theirs: Collected = theirs, own: Collected = (fields, [tensors])) -> None:
-            wire.encode(Frame("Gradients", own[0], own[1][0]), edge, 0)
-            header = wire.decode_header(came[1], wire.decode_prelude(came[0], edge, 0), edge)
-            for spec in header.tensors:
-                wire.from_bytes(torch.empty(spec.nbytes, dtype=torch.uint8), spec)
-            mine.receive(header.fields, theirs[1][0])
-
-        exchanged = timed(exchange, device)[1]
+        frames = Frame("Gradients", fields, tensors), Frame("Gradients", theirs[0], theirs[1][0])
+        bare = Frame("Gradients", {}, {"x": torch.zeros(sum(map(len, tensors.values())))})
+        # as of several workers, whose messages come one after the other; what any message takes is the link's part
+        more = timed(partial(carried, frames, edge), device)[1] - timed(partial(carried, (bare, bare), edge), device)[1]
+        received = timed(partial(receive_often, mine, frames[1]), device)[1]
+        exchanged = (received + max(0.0, more)) / MIN_REPEATS
         added = timed(mine.add_up, device)[1]
         mine.summed = None  # no step: its time is measured elsewhere
         mine.apply()
         block.optimizer.zero_grad()
         found.append(LaneTimes(max(0.0, lane - zeros), put + added, exchanged))
     return LaneTimes(*(median(values) for values in zip(*found[1:], strict=True)))
+
+
+def carried(frames: tuple[Frame, Frame], edge: Edge) -> None:
+    """Make a message of the first frame, and read one of the second, MIN_REPEATS times."""
+    own, came = frames
+    for _ in range(MIN_REPEATS):
+        wire.encode(own, edge, 0)
+        prelude, header, _ = wire.encode(came, edge, 0)
+        for spec in wire.decode_header(header, wire.decode_prelude(prelude, edge, 0), edge).tensors:
+            wire.from_bytes(torch.empty(spec.nbytes, dtype=torch.uint8), spec)
+
+
+def receive_often(reduction: Reduction, came: Frame) -> None:
+    """Take what another worker has collected, MIN_REPEATS times; it counts once."""
+    for _ in range(MIN_REPEATS):
+        reduction.others = []
+        reduction.receive(came.fields, came.tensors)
 
 
 def handover_seconds(block: LearningBlock) -> float:

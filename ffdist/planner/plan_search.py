@@ -16,7 +16,8 @@ halved towards the least, then to the found plan's own price until there is none
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache, partial
 from math import ceil, inf, isfinite
 from typing import NamedTuple
 
@@ -70,6 +71,8 @@ class PartialPlan(NamedTuple):
         return self.spent + self.busy if self.worker >= 0 else 0.0
 
 
+LeftBehind = Callable[[int], PartialPlan | None]
+"""A plan when so many lanes of its last worker have gone to other workers; None where that takes too long."""
 FIRST = PartialPlan(-1, inf, 0.0, 0.0, 0.0, 0.0, 0)
 
 
@@ -111,6 +114,8 @@ class PlanSearch:
 
     def near_best(self, below: float = inf, within: float = COARSE) -> Price | None:
         """A plan that is at most so much slower than the best, as a share of its price."""
+        if isfinite(below) and self.within(below) is None:
+            return None
         size = self.costs.size
         alone = self.lanes * self.costs.total("lane", 0, size)
         low = alone / self.capacity[0]
@@ -153,7 +158,7 @@ class PlanSearch:
         runs: list[list[PartialPlan]] = [[FIRST], *([] for _ in range(size))]
         for i in range(size):
             for run in runs[i]:
-                gone = [self.sent(run, lanes, i, seconds) for lanes in range(run.lanes + 1)]
+                gone = cache(partial(self.sent, run, border=i, seconds=seconds))
                 for j in range(i + 1, size + 1):
                     if self.least_workers(i, j, seconds) > min(self.lanes, self.cluster.devices - run.worker):
                         break
@@ -218,14 +223,12 @@ class PlanSearch:
         room = room if self.shared else 0.0
         return left <= (room + self.capacity[run.worker + 1] * seconds) * (1 + CLOSE) or not isfinite(seconds)
 
-    def extended(
-        self, run: PartialPlan, gone: Sequence[PartialPlan | None], i: int, j: int, seconds: float
-    ) -> Iterator[PartialPlan]:
+    def extended(self, run: PartialPlan, gone: LeftBehind, i: int, j: int, seconds: float) -> Iterator[PartialPlan]:
         """Blocks i..j as one stage after `run`: by new workers, and with some lanes by the last one.
 
         gone: the run when so many of its lanes have gone to other workers, by their number.
         """
-        if left := gone[-1]:
+        if left := gone(run.lanes):
             yield from self.extended_by(left, i, j, seconds)
         if run.worker >= 0 and self.shared:
             lane = self.costs.total("lane", i, j) / self.cluster.speed(run.worker)
@@ -237,7 +240,7 @@ class PlanSearch:
                 yield from self.with_head(run, gone, lanes, i, j, seconds)
 
     def with_head(
-        self, run: PartialPlan, gone: Sequence[PartialPlan | None], lanes: int | None, i: int, j: int, seconds: float
+        self, run: PartialPlan, gone: LeftBehind, lanes: int | None, i: int, j: int, seconds: float
     ) -> Iterator[PartialPlan]:
         """lanes: how many the last worker takes; None: as many as it can."""
         workers, upto = max(1, self.least_workers(i, j, seconds) - 1), self.cluster.devices - run.worker
@@ -256,7 +259,7 @@ class PlanSearch:
     def head(
         self,
         run: PartialPlan,
-        gone: Sequence[PartialPlan | None],
+        gone: LeftBehind,
         lanes: int | None,
         workers: int,
         i: int,
@@ -269,16 +272,15 @@ class PlanSearch:
         """
         most = self.lanes - (workers - 1)
         own = min(most, lanes or most)
+        load = self.costs.load(i, j, workers, self.cluster.speed(run.worker))
         while own > 0:
-            left = gone[max(run.lanes - own, 0)]
+            left = gone(max(run.lanes - own, 0))
             head = self.keep_last_worker(left, run, own, workers, i, j, seconds) if left else None
             if head and workers > 1 and not self.can_leave(head, j, seconds):
                 head = None
             if head or lanes:
                 return head
-            speed = self.cluster.speed(run.worker)
-            room = seconds - run.busy - self.costs.fixed(i, j, workers, speed)
-            own = at_most(own - 1, room, self.costs.per_lane(i, j, speed))
+            own = at_most(own - 1, seconds - run.busy - load.fixed, load.lane)
         return None
 
     def extended_by(self, run: PartialPlan, i: int, j: int, seconds: float) -> Iterator[PartialPlan]:

@@ -8,7 +8,7 @@ from functools import cached_property
 from itertools import pairwise
 from typing import Any
 
-FORMAT = 4
+FORMAT = 5
 
 
 @dataclass(frozen=True)
@@ -80,11 +80,13 @@ class BlockProfile:
     lanes: float = 0.0
     """Seconds that the batch takes beside its lanes and the step, to put together what they made; median."""
     exchange: float = 0.0
-    """Seconds of putting a message of the block's gradients together, and of taking it apart, beside its bytes; median.
-    """
+    """Seconds of putting the block's gradients into a message, and of taking them out of one, beside what any message
+    takes; median."""
     handover: float = 0.0
     """Seconds of giving all that the block has learned to another worker, and of taking it, beside the bytes' way;
     median."""
+    running_bytes: int = 0
+    """The bytes of running statistics that a microbatch makes where a batch has several lanes."""
 
     @property
     def state_bytes(self) -> int:

@@ -1,4 +1,7 @@
-"""Backpropagation on the same cluster, by the same measurements: data parallelism with a ring, and a 1F1B pipeline."""
+"""Backpropagation on the same cluster, by the same measurements: data parallelism with a ring, and a 1F1B pipeline.
+
+A message takes of a CPU at both ends what one of ours does: a ring has 2 (N - 1) of them a bucket.
+"""
 
 from __future__ import annotations
 
@@ -31,14 +34,15 @@ class BackpropTime:
 def ddp(profile: Profile, cluster: Cluster, *, batches: int = BATCHES, seed: int | None = None) -> BackpropTime:
     """DistributedDataParallel on all devices: buckets of gradients are reduced around a ring, one after the other,
     from when backward has made them on every rank; the optimiser waits for the last."""
-    blocks, draw = backprop_of(profile).blocks, TimeDraw(seed)
+    blocks = backprop_of(profile).blocks
     ranks, link = cluster.devices, cluster.collective or cluster.link
+    draws = [TimeDraw(seed, rank) for rank in range(ranks)]
     samples = profile.batch / ranks
     total = 0.0
     for _ in range(batches):
         ready = [[0.0] * len(blocks) for _ in range(ranks)]
         """When each rank has each block's gradients."""
-        for rank in range(ranks):
+        for rank, draw in enumerate(draws):
             now = (draw(profile.source, samples) if profile.on_cpu else 0.0) / cluster.speed(rank)
             now += sum(draw(block.forward, samples) for block in blocks) / cluster.speed(rank)
             for index in reversed(range(len(blocks))):
@@ -48,28 +52,52 @@ def ddp(profile: Profile, cluster: Cluster, *, batches: int = BATCHES, seed: int
         end = max(times[0] for times in ready) * crowded
         if ranks > 1:
             end = max(end, reduced(blocks, [max(column) for column in zip(*ready, strict=True)], ranks, link) * crowded)
-            end += 2 * gradients(blocks) * (ranks - 1) / ranks * (link.sender + link.receiver)
+            end += ring_cpu(blocks, ranks, link) * crowded
         total += end + sum(block.step for block in blocks) * crowded
     return BackpropTime(total / batches, profile.batch)
 
 
 def reduced(blocks: Sequence[BlockProfile], ready: Sequence[float], ranks: int, link: NetworkLink) -> float:
     """The moment when the last bucket has been around the ring; ready: when every rank has each block's gradients."""
-    end = size = 0.0
+    end = 0.0
+    for index, size in ddp_buckets(blocks):
+        around = 2 * link.seconds(size) * (ranks - 1) / ranks + 2 * (ranks - 1) * link.latency
+        end = max(end, ready[index]) + around
+    return end
+
+
+def ring_cpu(blocks: Sequence[BlockProfile], ranks: int, link: NetworkLink) -> float:
+    """Seconds of computing that each rank loses with the rings of a batch."""
+    steps = 2 * (ranks - 1)
+    both_ends = gradients(blocks) / ranks * (link.sender + link.receiver) + 2 * len(ddp_buckets(blocks)) * link.message
+    return steps * both_ends
+
+
+def ddp_buckets(blocks: Sequence[BlockProfile]) -> list[tuple[int, float]]:
+    """The block that completes each bucket, and the bucket's bytes, in the order in which backward makes them."""
+    found: list[tuple[int, float]] = []
+    size = 0.0
     for index in reversed(range(len(blocks))):
         size += blocks[index].gradient_bytes
         if size >= BUCKET or index == 0:
-            around = 2 * link.seconds(size) * (ranks - 1) / ranks + 2 * (ranks - 1) * link.latency
-            end, size = max(end, ready[index]) + around, 0.0
-    return end
+            found.append((index, size))
+            size = 0.0
+    return found
 
 
 def one_f_one_b(profile: Profile, cluster: Cluster, *, batches: int = BATCHES, seed: int | None = None) -> BackpropTime:
     """A pipeline by 1F1B with a flush after each batch (PipeDream-Flush, Narayanan et al., ICML 2021), of a few
-    numbers of microbatches the best. Stages by measured time, one a device; where there are more devices than blocks,
-    replicas of the pipeline, whose gradients are reduced around a ring after the last microbatch."""
+    numbers of microbatches, and of replicas, the best. Stages by measured time, one a device; where there are more
+    devices than blocks, replicas of the pipeline, as many as there is room for, or fewer by halves, whose gradients are
+    reduced around a ring after the last microbatch. A stage is as fast as the slowest of its replicas."""
+    size = min(cluster.devices, len(backprop_of(profile).blocks) - 1)
     counts = [count for count in (1, 4, 8, 16, 32) if count <= profile.batch]
-    found = [pipeline_time(profile, cluster, count, min(batches, 8), seed) for count in counts]
+    replicas = [cluster.devices // size >> n for n in range((cluster.devices // size).bit_length())]
+    found = [
+        pipeline_time(profile, cluster.with_devices(size * each), count, min(batches, 8), seed)
+        for each in replicas
+        for count in counts
+    ]
     return min(found, key=lambda each: each.seconds)
 
 
@@ -78,6 +106,7 @@ def pipeline_time(
 ) -> BackpropTime:
     """A batch in so many microbatches by 1F1B; the first of the batches, which fills the pipeline, does not count."""
     blocks, draw, link = backprop_of(profile).blocks, TimeDraw(seed), cluster.link
+    ring = cluster.collective or link
     size = min(cluster.devices, len(blocks) - 1)
     replicas = cluster.devices // size
     samples = profile.batch / replicas / microbatches
@@ -90,9 +119,9 @@ def pipeline_time(
         clocks = one_batch(profile, cluster, stages, microbatches, samples, clocks, draw)
         if replicas > 1:
             for place, stage in enumerate(stages):
-                clocks[place] += reduced(stage, [0.0] * len(stage), replicas, link)
+                clocks[place] += reduced(stage, [0.0] * len(stage), replicas, ring) + ring_cpu(stage, replicas, ring)
         clocks = [
-            clock + sum(block.step for block in stage) / cluster.speed(place)
+            clock + sum(block.step for block in stage) / slowest(cluster, place, size)
             for place, (clock, stage) in enumerate(zip(clocks, stages, strict=True))
         ]
         if batch == 0:
@@ -116,7 +145,7 @@ def one_batch(
 
     Stage s of S goes forward with S - s microbatches, then backward and forward in turn, then backward with the rest.
     """
-    size, link, now = len(stages), cluster.link, list(clocks)
+    size, link, now, sent = len(stages), cluster.link, list(clocks), list(clocks)
     done: dict[tuple[str, int, int], float] = {}
     plans = [order_of(size - place, microbatches) for place in range(size)]
     while any(plans):
@@ -129,16 +158,28 @@ def one_batch(
                 border = place - 1 if kind == "F" else place  # a gradient is as large as what came forward there
                 num_bytes = samples * stages[border][-1].sent
                 moved = bool(source) and source[1] != place
-                came = done[source] + (link.latency + link.seconds(num_bytes) if moved else 0.0) if source else 0.0
+                came = done[source] if source else 0.0
                 own = sum(draw(b.forward if kind == "F" else b.backward, samples) for b in stages[place])
                 if kind == "F" and place == 0 and profile.on_cpu:
                     own += draw(profile.source, samples)
-                own /= cluster.speed(place)
-                own += num_bytes * (link.sender + link.receiver) if moved else 0.0
+                own /= slowest(cluster, place, size)
+                own += link.sending(num_bytes, 1) + link.receiving(num_bytes, 1) if moved else 0.0
                 now[place] = max(now[place], came) + own
                 done[kind, place, part] = now[place]
+                if (to := place + (1 if kind == "F" else -1)) in range(size):  # its link has one message at a time
+                    sent_bytes = samples * stages[min(place, to)][-1].sent
+                    begun = max(now[place], sent[place])
+                    sent[place] = begun + link.carrying(sent_bytes)
+                    alone = link.wired or not link.sender  # else it is a copy, and the sender's own work
+                    done[kind, place, part] = begun + alone * link.seconds(sent_bytes) + link.latency
                 plan.pop(0)
     return now
+
+
+def slowest(cluster: Cluster, place: int, size: int) -> float:
+    """The speed of the slowest device at a place of a pipeline of so many stages, of which there may be replicas."""
+    replicas = max(1, cluster.devices // size)
+    return min(cluster.speed(replica * size + place) for replica in range(replicas))
 
 
 def before(kind: str, place: int, part: int, size: int) -> tuple[str, int, int] | None:

@@ -14,6 +14,8 @@ from ffdist.planner.plan_search import PlanSearch
 from ffdist.planner.price import Price, price
 from ffdist.planner.profile import Profile
 
+MAX_FULL_SEARCH = 16
+"""The devices up to which every number of lanes that fewer would have is tried, so that more of them are no slower."""
 PAYS = 0.01
 """A larger number of lanes is taken where it saves at least this share of the time: batch norm sees fewer samples."""
 
@@ -42,9 +44,10 @@ def best_price(profile: Profile, cluster: Cluster, *, lanes: int | None = None, 
     for count in counts:
         check_lanes(profile, count)
         most = best.seconds * (1 - PAYS) if best else inf
-        rotating = best_by_batch(profile, cluster, count, exactly=exactly)
-        if rotating and rotating.seconds < most:
-            best, of_best, most = rotating, None, rotating.seconds
+        if lanes or count & (count - 1) == 0:  # lanes do not share such work out: a few numbers are enough
+            rotating = best_by_batch(profile, cluster, count, most, exactly=exactly)
+            if rotating and rotating.seconds < most:
+                best, of_best, most = rotating, None, rotating.seconds
         search = PlanSearch(profile, cluster, count)
         if exactly and cluster.devices > count * search.costs.size:
             continue
@@ -72,8 +75,10 @@ def data_parallel(profile: Profile, cluster: Cluster, *, lanes: int | None = Non
 
 
 def lane_counts(profile: Profile, devices: int) -> list[int]:
-    """Numbers of lanes that are tried where none is given: one, a few for each device, and powers of two between."""
-    wanted = {1, 2, devices, 2 * devices, *(2**n for n in range((2 * devices).bit_length()))}
+    """Numbers of lanes that are tried where none is given: one or two for each device, powers of two, and those of
+    fewer devices, up to MAX_FULL_SEARCH."""
+    few = range(1, min(devices, MAX_FULL_SEARCH) + 1)
+    wanted = {*few, *(2 * n for n in few), devices, 2 * devices, *(2**n for n in range((2 * devices).bit_length()))}
     return sorted(count for count in wanted if count <= most_lanes(profile))
 
 

@@ -11,6 +11,7 @@ import random
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from itertools import accumulate
 
 from ffdist.pipeline.bucket import bucket_sizes
 from ffdist.plan import Plan
@@ -57,8 +58,9 @@ class SimulatedMicrobatch:
 class TimeDraw:
     """Times as they were measured: their value, or by a seed one of all that were measured."""
 
-    def __init__(self, seed: int | None) -> None:
-        self.random = None if seed is None else random.Random(seed)
+    def __init__(self, seed: int | None, *who: int) -> None:
+        """who: whose times they are; others' are drawn apart, so that they do not change these."""
+        self.random = None if seed is None else random.Random(f"{seed} {who}")
 
     def __call__(self, curve: SampleCurve, samples: float) -> float:
         value = curve.at(samples)
@@ -90,14 +92,17 @@ class SimulatedRun:
         self.plan = plan
         self.batches = batches
         self.events = EventQueue()
-        self.draw = TimeDraw(seed)
         self.cores = CorePool(self.events, cluster.cores)
         self.links = WorkerLinks(self.events, plan.workers)
         self.bounds = bounds(plan)
-        sizes = [[block.gradient_bytes for block in profile.blocks[i:j]] for i, j in self.bounds]
-        self.frames = [len(bucket_sizes(each)) / len(each) for each in sizes]
-        """Messages of gradients a block, for each stage: small blocks' travel together."""
-        places = [(s, w) for s, stage in enumerate(plan.stages) for w in stage.workers]
+        parts = [cluster.exchange.parts(len(stage.shares)) for stage in plan.stages]
+        buckets = [buckets_of(profile, *bounds, many) for bounds, many in zip(self.bounds, parts, strict=True)]
+        self.bucket_of = [{index: bucket for bucket in each for index in bucket} for each in buckets]
+        """For each stage, by a block's index: the blocks whose gradients travel with its."""
+        self.workers = [stage.workers for stage in plan.stages]
+        self.lanes = {(s, share.worker): share.lanes for s, stage in enumerate(plan.stages) for share in stage.shares}
+        places = list(self.lanes)
+        self.draws = {place: TimeDraw(seed, *place) for place in places}
         self.expected = {place: deque(self.messages(*place)) for place in places}
         """What each worker will learn from in each of its stages, in the order in which it does."""
         self.inbox = {place: set[SimulatedMicrobatch]() for place in places}
@@ -164,24 +169,24 @@ class SimulatedRun:
 
     def learn(self, stage: int, worker: int, message: SimulatedMicrobatch) -> Process:
         """A message through all blocks of a stage, as `pipeline.stage` has it."""
-        (i, j), blocks = self.bounds[stage], self.profile.blocks
-        share = self.plan.stages[stage].lanes_of(worker)
+        (i, j), blocks, draw = self.bounds[stage], self.profile.blocks, self.draws[stage, worker]
+        share = self.lanes[stage, worker]
         is_first = message.lane == share[0] and message.number == 0
         is_last = message.lane == share[-1] and message.last
         if stage and self.sharer(stage - 1, message) != worker:
             yield from self.spend(worker, self.cluster.link.receiving(message.samples * blocks[i - 1].sent, 1))
         if stage == 0 and self.profile.on_cpu:
-            yield from self.compute(worker, self.draw(self.profile.source, message.samples))
+            yield from self.compute(worker, draw(self.profile.source, message.samples))
         if (target := self.target(stage, worker, message)) not in (None, worker):
             self.room[stage, worker, target] -= 1
         for index in range(i, j):
             block = blocks[index]
             if is_first and message.batch:
                 yield from self.updated(stage, worker, index, message.batch - 1)
-            yield from self.compute(worker, self.draw(block.forward, message.samples))
+            yield from self.compute(worker, draw(block.forward, message.samples))
             if index == j - 1:
                 yield from self.send(stage, worker, message, message.samples * block.sent)
-            yield from self.compute(worker, self.draw(block.backward, message.samples))
+            yield from self.compute(worker, draw(block.backward, message.samples))
             if index == i:
                 self.take(stage, worker, message)
             if message.last and self.plan.lanes > 1:
@@ -213,14 +218,21 @@ class SimulatedRun:
         delay = 0.0
         if target != worker:
             yield from self.spend(worker, link.sending(num_bytes, 1))
-            delay = link.latency + self.link_seconds([worker], [target], num_bytes)
+            delay = link.latency + self.link_seconds(worker, target, num_bytes)
         self.later(delay, lambda: self.arrive(stage + 1, target, message))
 
-    def link_seconds(self, senders: list[int], receivers: list[int], num_bytes: float) -> float:
+    def link_seconds(self, sender: int, receiver: int, num_bytes: float) -> float:
         """Seconds until a link has carried them; a copy within a host is the sender's own work, where that is a CPU."""
         link = self.cluster.link
         if link.wired:
-            return self.links.carry(senders, receivers, link.seconds(num_bytes))
+            return self.links.carry(sender, receiver, link.seconds(num_bytes))
+        return 0.0 if link.sender else link.seconds(num_bytes)
+
+    def exchange_seconds(self, workers: list[int], num_bytes: float) -> float:
+        """Seconds until each of several has sent so many to the others, and got theirs."""
+        link = self.cluster.link
+        if link.wired:
+            return self.links.exchange(workers, link.seconds(num_bytes))
         return 0.0 if link.sender else link.seconds(num_bytes)
 
     def arrive(self, stage: int, worker: int, message: SimulatedMicrobatch) -> None:
@@ -239,21 +251,28 @@ class SimulatedRun:
 
     def post(self, stage: int, worker: int, index: int, batch: int) -> Process:
         """A batch's gradients of a block are complete here: the step, where nobody else has a part; or they go out."""
-        block, workers = self.profile.blocks[index], self.plan.stages[stage].workers
+        block, workers = self.profile.blocks[index], self.workers[stage]
         by_batch = self.plan.stages[stage].by_batch
         if by_batch or len(workers) == 1:
             yield from self.compute(worker, block.step + (block.lanes if self.plan.lanes > 1 else 0.0))
             if by_batch:
                 yield from self.send_state(stage, worker, index, batch)
             return
-        exchange = self.exchanges.setdefault((stage, index, batch), GradientExchange(len(workers)))
+        bucket = self.bucket_of[stage][index]
+        for each in bucket if index == bucket[-1] else ():
+            self.exchange(stage, each, batch)
+
+    def exchange(self, stage: int, index: int, batch: int) -> None:
+        """One more worker has sent a block's gradients; the last one's begin to travel with all others'."""
+        block, workers, link = self.profile.blocks[index], self.workers[stage], self.cluster.link
+        many = len(workers)
+        exchange = self.exchanges.setdefault((stage, index, batch), GradientExchange(many))
         exchange.missing -= 1
         if exchange.missing:
             return
         exchange.begun = True
-        many, link = len(workers), self.cluster.link
         exchange.seconds = (
-            self.link_seconds(workers, workers, self.exchanged(index, many))
+            self.exchange_seconds(workers, self.exchanged(index, many))
             + self.cluster.exchange.rounds(many) * link.latency
             + block.step / self.slices(many)
         )
@@ -270,37 +289,50 @@ class SimulatedRun:
         exchange = self.exchanges.setdefault((stage, index, batch), GradientExchange(1))
         exchange.begun = True
         following = place.worker_of(0, batch + 1)
-        exchange.seconds = self.link_seconds([worker], [following], float(block.state_bytes)) + link.latency
+        exchange.seconds = self.link_seconds(worker, following, float(block.state_bytes)) + link.latency
         self.exchanging += exchange.seconds
         self.events.fire(exchange.done, exchange.seconds)
         self.wake_worker(following)
 
     def updated(self, stage: int, worker: int, index: int, batch: int) -> Process:
-        """The moment when a shared block has the weights of the batch before; what the exchange took of a CPU comes
-        now."""
-        workers = self.plan.stages[stage].workers
-        if len(workers) == 1:
+        """Wait until a shared block has the weights of the batch before; what the exchange took of a CPU comes now.
+        Blocks that travel together are updated together, before the first of them."""
+        place, block, link = self.plan.stages[stage], self.profile.blocks[index], self.cluster.link
+        if len(place.shares) == 1:
             return
-        many, block, link = len(workers), self.profile.blocks[index], self.cluster.link
-        exchange = self.exchanges.setdefault((stage, index, batch), GradientExchange(many))
-        begun = self.events.now
-        yield exchange.done
-        self.waited += self.events.now - begun
-        if self.plan.stages[stage].by_batch:
+        if place.by_batch:
+            yield from self.exchanged_all(stage, range(index, index + 1), batch)
             yield from self.spend(worker, link.receiver * block.state_bytes + link.message)
             yield from self.compute(worker, block.handover / 2)
             return
-        messages = self.cluster.exchange.messages(many)
-        sent = self.exchanged(index, many) * (link.sender + link.receiver)
-        yield from self.spend(worker, sent + 2 * messages * self.frames[stage] * link.message)
-        own = block.step / self.slices(many) + block.add * self.cluster.exchange.added(many)
-        own += block.lanes + messages * block.exchange
+        bucket = self.bucket_of[stage][index]
+        if index != bucket[0]:
+            return
+        yield from self.exchanged_all(stage, bucket, batch)
+        many, exchange = len(place.shares), self.cluster.exchange
+        sent = sum(self.exchanged(each, many) for each in bucket) * (link.sender + link.receiver)
+        blocks = [self.profile.blocks[each] for each in bucket]
+        own = sum(each.step / self.slices(many) + each.add * exchange.added(many) + each.lanes for each in blocks)
+        if self.profile.on_cpu:
+            sent += exchange.messages(many) * sum(each.exchange for each in blocks)
+        yield from self.spend(worker, sent + 2 * exchange.messages(many) * link.message)
         yield from self.compute(worker, own if self.profile.on_cpu else 0.0)
 
+    def exchanged_all(self, stage: int, bucket: range, batch: int) -> Process:
+        """Wait until these blocks' exchanges of a batch are done."""
+        many = len(self.plan.stages[stage].shares)
+        begun = self.events.now
+        for index in bucket:
+            yield self.exchanges.setdefault((stage, index, batch), GradientExchange(many)).done
+        self.waited += self.events.now - begun
+
     def exchanged(self, index: int, workers: int) -> float:
-        """Bytes of a block's gradients and weights that each of its workers sends."""
-        num_bytes = float(self.profile.blocks[index].gradient_bytes)
-        return self.cluster.exchange.sent(num_bytes, workers, weights=self.profile.sliced)
+        """Bytes of a block's gradients and weights, and running statistics, that each of its workers sends."""
+        block = self.profile.blocks[index]
+        num_bytes = self.cluster.exchange.sent(float(block.gradient_bytes), workers, weights=self.profile.sliced)
+        return num_bytes + self.cluster.exchange.running(
+            block.running_bytes * self.profile.microbatches, workers, self.plan.lanes
+        )
 
     def slices(self, workers: int) -> int:
         """The number of slices that an update is cut into."""
@@ -328,6 +360,12 @@ class GradientExchange:
         self.begun = False
         self.seconds = 0.0
         self.done = OneShotEvent()
+
+
+def buckets_of(profile: Profile, i: int, j: int, parts: int) -> list[range]:
+    """The blocks of i..j whose gradients travel together; parts: as of `ExchangeCost.parts`."""
+    counts = bucket_sizes([block.gradient_bytes for block in profile.blocks[i:j]], parts)
+    return [range(i + end - count, i + end) for count, end in zip(counts, accumulate(counts), strict=True)]
 
 
 def messages_of(profile: Profile, lanes: int, own: range) -> list[SimulatedMicrobatch]:

@@ -8,16 +8,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ffdist.pipeline.bucket import MAX_BUCKETS, SMALL, bucket_sizes
+from ffdist.pipeline.bucket import MAX_BUCKETS, MIN_SLICES, SMALL, bucket_sizes
 from ffdist.pipeline.plan import block_specs, build_block
 
 if TYPE_CHECKING:
     from ffdist.pipeline.block import LearningBlock
 
 
-@given(st.lists(st.integers(0, 3 * SMALL), max_size=12))
-def test_every_block_travels_once_in_few_messages(sizes: list[int]) -> None:
-    counts = bucket_sizes(sizes)
+@given(st.lists(st.integers(0, 3 * SMALL), max_size=12), st.integers(1, 2 * MIN_SLICES))
+def test_every_block_travels_once_in_few_messages(sizes: list[int], slices: int) -> None:
+    counts = bucket_sizes(sizes, slices)
     assert sum(counts) == len(sizes)
     assert all(counts)
     assert len(counts) <= MAX_BUCKETS
@@ -39,6 +39,16 @@ def test_small_nets_exchange_twice_and_large_blocks_by_themselves() -> None:
     assert bucket_sizes([2 * SMALL] * 3) == [1, 1, 1]
     assert bucket_sizes([2 * SMALL]) == [1]
     assert bucket_sizes([]) == []
+
+
+def test_the_more_slices_the_more_blocks_travel_together() -> None:
+    """A message has one slice of each."""
+    sizes = [SMALL, SMALL, 2 * SMALL, SMALL]
+    assert bucket_sizes(sizes) == [1, 1, 1, 1]
+    assert bucket_sizes(sizes, 3) == [2, 1, 1]
+    assert bucket_sizes(sizes, 4) == [3, 1]
+    assert bucket_sizes(sizes, MIN_SLICES) == [4]
+    assert bucket_sizes([MIN_SLICES * SMALL] * 2, MIN_SLICES) == [1, 1]
 
 
 def counting_block() -> LearningBlock:

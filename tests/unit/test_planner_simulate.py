@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from ffdist.plan import Plan, PlanStage, Share
 from ffdist.planner import Cluster, NetworkLink, Profile, price
 from ffdist.planner.events import CorePool, EventQueue, Process
+from ffdist.planner.forecast import scaled
 from ffdist.planner.profile import BackpropProfile, BlockProfile, SampleCurve
 from ffdist.planner.schedules import ddp, one_batch, one_f_one_b, order_of
 from ffdist.planner.simulate import TimeDraw, messages_of, simulate
@@ -183,6 +184,43 @@ def test_data_parallelism_by_a_ring_by_hand() -> None:
     assert ddp(profile, Cluster(1, FREE)).seconds == pytest.approx(0.08 + 0.002)
     assert ddp(profile, Cluster(2, FREE, collective=NetworkLink(1e8))).seconds > 0.2
     assert one_f_one_b(profile, Cluster(2, FREE)).seconds < 0.06
+
+
+FAST = NetworkLink(25e9 / 8, 5e-5, 4e-10, 4e-10, message=1e-4)
+"""25 Gbit/s between hosts, by CPUs."""
+
+
+def test_each_step_of_a_ring_takes_a_message_at_both_ends() -> None:
+    profile = network(block(0, 0.04, 8.0), block(1, 0.04, 8.0))
+    costly = NetworkLink(inf, message=1e-3)
+    for ranks in (2, 4):
+        computing = 0.08 / ranks
+        assert ddp(profile, Cluster(ranks, costly)).seconds == pytest.approx(computing + 2 * (ranks - 1) * 2e-3)
+
+
+def test_replicas_are_as_fast_as_ddp_where_their_steps_are() -> None:
+    """On as many devices as one likes: what messages take is counted alike, and of many workers' there are as many."""
+    profile = network(*(block(n, 0.004, size, 1e3) for n, size in enumerate([0.01, 0.1, 0.3])))
+    for devices, least in ((2, 0.95), (8, 0.85), (32, 0.95)):
+        grown, there = replace(profile, batch=BATCH * devices), Cluster(devices, FAST)
+        plan = Plan.replicated(profile.names, devices, devices)
+        assert simulate(grown, there, plan, batches=9).rate >= least * ddp(grown, there, batches=1).rate
+
+
+def test_the_more_devices_the_more_samples_on_all_sides() -> None:
+    profile = network(*(block(n, 0.01 + 0.004 * n, size, 1e3) for n, size in enumerate([0.01, 0.1, 0.3])))
+    points = scaled(profile, Cluster(2, FAST), [8, 2, 4, 4])
+    assert [(point.devices, point.batch) for point in points] == [(n, BATCH * n) for n in (2, 4, 8)]
+    for rates in zip(*((point.best.rate, point.ddp.rate, point.pipelined.rate) for point in points), strict=True):
+        assert list(rates) == sorted(rates)
+    assert all(point.best.rate >= 0.9 * point.ddp.rate for point in points)
+
+
+def test_a_link_carries_one_message_of_a_pipeline_at_a_time() -> None:
+    profile = network(*(block(n, 0.01, sent=1e4) for n in range(2)))
+    whole = 1e4 * BATCH / 1e6
+    assert one_f_one_b(profile, Cluster(2, NetworkLink(1e6))).seconds >= whole
+    assert one_f_one_b(profile, Cluster(2, NetworkLink(inf))).seconds < 0.02
 
 
 def test_messages_are_cut_as_lanes_and_microbatches_are() -> None:

@@ -123,6 +123,15 @@ def test_any_plan_learns_the_bits_of_one_worker(name: str, data: st.DataObject) 
         assert saved_plan(Path(folder)) == plan
 
 
+@pytest.mark.parametrize("name", JOBS)
+def test_blocks_that_all_travel_together_learn_the_same_bits(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As those of very many workers do."""
+    monkeypatch.setattr("ffdist.pipeline.bucket.MIN_SLICES", 4)
+    assert run(JOBS[name], f"* @ 0-{LANES - 1}", tmp_path, exchange="slices") == alone(name)
+
+
 @pytest.mark.parametrize(
     ("before", "after"),
     [
