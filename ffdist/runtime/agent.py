@@ -181,7 +181,12 @@ def main(argv: Sequence[str]) -> None:
             here = [f"--local-addr={LOOPBACK}"] if alone else []
             run.main([f"--log-dir={os.devnull}", *here, *argv])
     except SignalException as stopped:
-        sys.exit(128 + stopped.sigval)
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError, ValueError):  # closed
+                stream.flush()
+        # at once: where the signal came while the ranks were ended, torch's threads that read what they say never end,
+        # and Python would wait for them
+        os._exit(128 + stopped.sigval)
 
 
 if __name__ == "__main__":
