@@ -1,7 +1,7 @@
 """A way round heap corruption in oneDNN's 1x1 convolutions with a stride, of few channels, in channels-last strides.
 
-On CPUs with AVX2 the backward pass by the weights of such a float32 convolution, with fewer than eight input channels
-and one group, writes past its workspace where the maps' sides are whole multiples of the stride, and maps or weights
+On x86 CPUs the backward pass by the weights of such a float32 convolution, with fewer input channels than a register
+has numbers and one group, writes past its workspace where the maps' sides are whole multiples of the stride, and maps or weights
 lie in channels-last strides, as blocks' do here (uxlfoundation/oneDNN issue 6035; seen in torch 2.15): the process
 dies, or a gradient or another tensor is wrong. The shortcut of a narrow residual block is such a layer. To take every
 stride-th place first gives the same result.
@@ -14,8 +14,8 @@ from functools import partial
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-FEW_CHANNELS = 8
-"""float32 numbers in one AVX2 register."""
+FEW_CHANNELS = 16
+"""float32 numbers in one register of AVX-512; AVX2 has eight, and a process may come to compute on either."""
 
 
 def pick_places_first(module: nn.Module) -> None:
