@@ -1,10 +1,10 @@
 """A way round heap corruption in oneDNN's 1x1 convolutions with a stride, of few channels, in channels-last strides.
 
-On x86 CPUs the backward pass by the weights of such a float32 convolution, with fewer input channels than a register
-has numbers and one group, writes past its workspace where the maps' sides are whole multiples of the stride, and maps or weights
-lie in channels-last strides, as blocks' do here (uxlfoundation/oneDNN issue 6035; seen in torch 2.15): the process
-dies, or a gradient or another tensor is wrong. The shortcut of a narrow residual block is such a layer. To take every
-stride-th place first gives the same result.
+On x86 CPUs the backward pass by the weights of such a float32 convolution, with one group and fewer input channels than
+a register has numbers, writes past its workspace where the maps' sides are whole multiples of the stride, and maps or
+weights lie in channels-last strides, as blocks' do here (uxlfoundation/oneDNN issue 6035; seen in torch 2.15): the
+process dies, or a gradient or another tensor is wrong. The shortcut of a narrow residual block is such a layer. To take
+every stride-th place first gives the same result.
 """
 
 from __future__ import annotations
