@@ -27,6 +27,7 @@ from ffdist.bench.settings import BenchSettings
 from ffdist.bench.sides import on_this_host, open_pipeline
 from ffdist.cores import available_cores
 from ffdist.events import ProgressMade, RunEvent
+from ffdist.pipeline.precision import Precision
 from ffdist.plan import Plan
 from ffdist.planner.cached import links_here, profile_of
 from ffdist.planner.cluster import Cluster, NetworkLink, parse_link
@@ -163,6 +164,7 @@ def main(
     data: str = "data/cifar10",
     model: str = "cnnb",
     batch_size: int = 128,
+    precision: Precision = "bf16",
     samples: int | None = None,
     rounds: int = 5,
     seconds: float = 5.0,
@@ -174,13 +176,16 @@ def main(
         data: A prepared data set, or digits.
         model: A network of three blocks or more.
         batch_size: Samples a batch.
+        precision: Of both; fp32 where the processor is slow in bf16.
         samples: As many training samples only, which is how long an epoch of the threads takes.
         rounds: Windows of each plan.
         seconds: Length of a window, about.
         record: Folder for the record.
     """
     os.environ["OMP_NUM_THREADS"] = "1"
-    settings = BenchSettings().changed(data=data, model=model, batch_size=batch_size, seconds=seconds)
+    settings = BenchSettings().changed(
+        data=data, model=model, batch_size=batch_size, precision=precision, seconds=seconds
+    )
     known = profile(settings)
     made = ResultTable("simulation", f"{settings.subject}, {settings.precision}, batch {batch_size}", COLUMNS, UNITS)
     errors = [compare(made, case, settings, known, rounds, samples) for case in cases(known.names)]
