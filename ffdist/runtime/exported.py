@@ -68,7 +68,18 @@ def input_of(facts: DataFacts) -> str:
 
 def weights(classifier: Classifier, about: Mapping[str, str]) -> bytes:
     """A .safetensors file of the state of the classifier; tied weights under each of their names."""
-    return save(detached_copies(classifier.state_dict()), metadata={"format": "pt", **about})
+    return ordered(save(detached_copies(classifier.state_dict()), metadata={"format": "pt", **about}))
+
+
+def ordered(data: bytes) -> bytes:
+    """The same .safetensors file with its metadata by name: safetensors writes them in another order each time, and
+    what is exported twice should be the same file."""
+    size = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + size])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)  # tensors are aligned
+    return len(text).to_bytes(8, "little") + text + data[8 + size :]
 
 
 def write_whole(path: Path, data: bytes) -> None:

@@ -135,7 +135,7 @@ def test_a_killed_actor_is_replaced_and_the_run_ends_with_the_same_bits(
     assert before[1 - stage] == after[1 - stage]  # the survivor kept its process
     assert events.of("start")[1]["epoch"] >= 2  # not from the beginning
     (line,) = (run / "restarts.log").read_text().splitlines()
-    assert f"attempt 0: stage {stage} on" in line
+    assert f"attempt 0: worker {stage} on" in line
     assert str(before[stage]) in line
 
 
