@@ -15,7 +15,8 @@ pytestmark = pytest.mark.distributed
 
 
 def test_two_hosts_compare_ffdist_with_ddp_and_leave_a_record(tmp_path: Path) -> None:
-    what = ["--model", "mlp", "--against", "ddp-static", "--batches", "4", "--rounds", "2", "--warmup-batches", "1"]
+    what = ["--model", "mlp", "--precision", "fp32", "--against", "ddp-static"]
+    what += ["--batches", "4", "--rounds", "2", "--warmup-batches", "1"]
     meeting = ["--nnodes=2", "--nproc-per-node=1", "--rdzv-backend=c10d", f"--rdzv-endpoint={HEAD}:29500"]
     command = [ROOT / "docker" / "compare_hosts.py", *what, "--record", tmp_path]
     with two_hosts() as hosts:
