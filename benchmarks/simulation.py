@@ -1,6 +1,10 @@
 """The simulator against this machine: plans by processes and by threads, and by two hosts with a paced link between.
 
 python -m benchmarks.simulation --data data/cifar10 --record benchmarks/records
+
+A virtual machine's speed drifts by as much as a third in minutes, as its host's other guests work. So one worker by
+itself is measured when the blocks are, and again beside each plan; a plan is simulated for devices of the speed that
+this one had then.
 """
 
 from __future__ import annotations
@@ -70,8 +74,32 @@ def cases(names: list[str]) -> list[Case]:
     return [Case(by, Plan.parse(text, names)) for by, plans in wanted.items() for text in plans]
 
 
-def cluster_of(case: Case) -> Cluster:
-    """The cluster that stands for this machine in the simulator."""
+class Reference:
+    """One worker by itself, whose speed is the machine's: 1 when the blocks were measured."""
+
+    def __init__(self, ends: ExitStack, settings: BenchSettings) -> None:
+        self.side = open_pipeline(ends, settings.changed(lanes=1), 1, "one worker")
+        self.usual = 1.0
+        """Samples/s when the blocks were measured."""
+
+    def beside(self, settings: BenchSettings) -> Profile:
+        """The blocks' profile, with this worker's speed before and after it."""
+        before = self.side.measure().rate
+        known = profile(settings)
+        self.usual = (before + self.side.measure().rate) / 2
+        return known
+
+    def speed(self) -> float:
+        """The machine's speed now."""
+        return self.side.measure().rate / self.usual
+
+
+def cluster_of(case: Case, speed: float = 1.0) -> Cluster:
+    """The cluster that stands for this machine in the simulator, with devices of this speed."""
+    return replace(_cluster(case), speeds=(speed,) * case.plan.workers)
+
+
+def _cluster(case: Case) -> Cluster:
     memory, network = links_here(on_cpu=True)
     cores = available_cores() if case.plan.workers > available_cores() else None
     if case.by == "threads":
@@ -82,14 +110,17 @@ def cluster_of(case: Case) -> Cluster:
     return Cluster(case.plan.workers, paced, cores=cores)
 
 
-def measured(case: Case, settings: BenchSettings, rounds: int, samples: int | None) -> list[float]:
-    """Measured samples/s of a case, one figure a round. samples: training samples of an epoch, under threads."""
+def measured(
+    case: Case, settings: BenchSettings, reference: Reference, rounds: int, samples: int | None
+) -> list[tuple[float, float]]:
+    """Measured samples/s of a case, and the machine's speed beside it, a pair a round. samples: training samples of an
+    epoch, under threads."""
     workers = case.plan.workers
     planned = settings.changed(plan=str(case.plan) if workers > 1 else None, lanes=case.plan.lanes)
     if case.by == "threads":
         job = planned.job(workers)
         job = replace(job, settings=job.settings.changed(samples=samples))
-        return [by_threads(job, settings) for _ in range(rounds)]
+        return [(by_threads(job, settings), reference.speed()) for _ in range(rounds)]
     with ExitStack() as ends:
         place = on_this_host
         if case.by != "processes":
@@ -97,7 +128,7 @@ def measured(case: Case, settings: BenchSettings, rounds: int, samples: int | No
             hosts.limit(case.by)
             planned, place = planned.changed(transport="gloo"), hosts.place
         side = open_pipeline(ends, planned, workers, place=place)
-        rates = [side.measure().rate for _ in range(rounds)]
+        rates = [(side.measure().rate, reference.speed()) for _ in range(rounds)]
         side.pool.finish()
         return rates
 
@@ -134,18 +165,27 @@ COLUMNS = {
     "lanes": "lanes",
     "measured samples/s": "throughput",
     **spread_of("throughput"),
+    "machine": "machine",
     "simulated samples/s": "simulated",
     "error": "error",
 }
-UNITS = {"throughput": "samples/s", "simulated": "samples/s", "error": "of what was measured"}
+UNITS = {"throughput": "samples/s", "machine": "of its speed when the blocks were measured", "simulated": "samples/s"}
+UNITS["error"] = "of what was measured"
 
 
 def compare(
-    made: ResultTable, case: Case, settings: BenchSettings, known: Profile, rounds: int, samples: int | None
+    made: ResultTable,
+    case: Case,
+    settings: BenchSettings,
+    known: Profile,
+    reference: Reference,
+    rounds: int,
+    samples: int | None,
 ) -> float:
     """Measure and simulate one case, and add its line; returns the simulation's relative error."""
-    rates = Summary.of(measured(case, settings, rounds, samples))
-    expected = simulated(known, cluster_of(case), case.plan).rate
+    found = measured(case, settings, reference, rounds, samples)
+    rates, speed = Summary.of([rate for rate, _ in found]), median(speed for _, speed in found)
+    expected = simulated(known, cluster_of(case, speed), case.plan).rate
     error = abs(expected - rates.median) / rates.median
     made.add(
         side="ours",
@@ -153,6 +193,7 @@ def compare(
         plan=str(case.plan),
         lanes=case.plan.lanes,
         throughput=rates,
+        machine=speed,
         simulated=expected,
         error=error,
     )
@@ -186,12 +227,15 @@ def main(
     settings = BenchSettings().changed(
         data=data, model=model, batch_size=batch_size, precision=precision, seconds=seconds
     )
-    known = profile(settings)
     made = ResultTable("simulation", f"{settings.subject}, {settings.precision}, batch {batch_size}", COLUMNS, UNITS)
-    errors = [compare(made, case, settings, known, rounds, samples) for case in cases(known.names)]
+    with ExitStack() as ends:
+        reference = Reference(ends, settings)
+        known = reference.beside(settings)
+        errors = [compare(made, case, settings, known, reference, rounds, samples) for case in cases(known.names)]
     notes = [
         f"median error {median(errors):.1%}, largest {max(errors):.1%}, over {len(errors)} plans",
         "simulated from each block's times alone in one process, with their spread; links as measured, or as paced",
+        "machine: one worker's speed beside the plan, by its speed when the blocks were measured; simulated for that",
         *([f"no paced links: {why_not()}"] if why_not() else []),
     ]
     report(BenchResult("simulation", {}, [made], notes), record, asdict(settings))

@@ -6,6 +6,7 @@ import multiprocessing
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -140,15 +141,19 @@ def test_a_plan_is_simulated_and_run_and_the_error_is_what_lies_between() -> Non
     settings = BenchSettings().changed(
         data="digits", model="mlp", model_args=["widths=16,16,16"], batch_size=32, precision="fp32"
     )
-    known = simulation.profile(settings)
-    case = next(case for case in simulation.cases(known.names) if case.by == "threads" and case.plan.workers == 2)
     made = ResultTable("simulation", "", simulation.COLUMNS, simulation.UNITS)
-    error = simulation.compare(made, case, settings, known, rounds=2, samples=640)
+    with ExitStack() as ends:
+        reference = simulation.Reference(ends, settings)
+        known = reference.beside(settings)
+        case = next(case for case in simulation.cases(known.names) if case.by == "threads" and case.plan.workers == 2)
+        error = simulation.compare(made, case, settings, known, reference, rounds=2, samples=640)
     (line,) = made.drawn_cells()
     measured, simulated = line["measured samples/s"], line["simulated samples/s"]
     assert isinstance(measured, float)
     assert isinstance(simulated, float)
     assert (line["n"], line["plan"]) == (2, str(case.plan))
+    assert isinstance(line["machine"], float)
+    assert line["machine"] > 0
     assert error == pytest.approx(abs(simulated - measured) / measured)
 
 
