@@ -149,7 +149,8 @@ def test_a_lane_of_one_sample_is_enough(tmp_path: Path) -> None:
     told = {"batch_size": 4, "samples": 8, "epochs": 1, "replicas": 4, "device": "cpu", "validation": 0.0}
     for sync in (True, False):
         settings = Settings().changed(sync_norms=sync, **told)
-        job = Job(chain, MonoForward(), images, settings, run=tmp_path / str(sync))
+        (run := tmp_path / str(sync)).mkdir()
+        job = Job(chain, MonoForward(), images, settings, run=run)
         job = replace(job, workers=count_workers(settings, job.names, None))
         if sync:
             run_threads(job, QUIET)
