@@ -30,7 +30,7 @@ class Scheduling:
 
     @pytest.hookimpl
     def pytest_xdist_auto_num_workers(self) -> int:
-        return min(available_cores(), MAX_WORKERS)
+        return min(available_cores() + 1, MAX_WORKERS)  # many tests wait for processes that start
 
     @pytest.hookimpl
     def pytest_xdist_make_scheduler(self, config: pytest.Config, log: Callable[..., None]) -> object:

@@ -10,9 +10,11 @@ import torch.nn.functional as F
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
+from ffdist.device import CPU
 from ffdist.errors import NetworkError
 from ffdist.models import MODELS, Chain, load_model
 from ffdist.objectives import OBJECTIVES, BlockSpec, Objective, load_objective
+from ffdist.pipeline.block import module_to
 from ffdist.pipeline.plan import block_specs
 
 NARROW = {
@@ -65,6 +67,7 @@ def test_every_sensible_pair_takes_a_step_and_keeps_its_gradients_within_the_blo
     assert all(p.is_meta for head in heads_on_meta(rule, places) for p in head.parameters())
     for spec in places:
         block = nn.ModuleList([chain.build(spec.index, seed=0), rule.head(spec)])
+        module_to(block, CPU)  # as a stage does
         block[0].requires_grad_(not rule.fixed_blocks)
         given = x.clone().requires_grad_()
         local = rule.local(block[1], block[0](given), labels)
