@@ -15,6 +15,7 @@ the exit status is 1. An input that has once been one is a test, in tests/unit/t
 
 from __future__ import annotations
 
+import fcntl
 import json
 import mmap
 import multiprocessing
@@ -29,8 +30,8 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
-from contextlib import redirect_stderr, redirect_stdout, suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from dataclasses import asdict, dataclass, field
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -263,7 +264,8 @@ def main(
     """inputs: of each target. only: names of targets. by: who draws them; coverage
     where atheris is installed, else hypothesis. jobs: targets at a time. record: the folder for records."""
     wanted = [target for target in TARGETS if not only or target.name in only]
-    outcomes = tried(wanted, jobs, inputs, seed, by, findings)
+    with in_use(findings):
+        outcomes = tried(wanted, jobs, inputs, seed, by, findings)
     columns = {
         "target": "side",
         "seed": "seed",
@@ -313,6 +315,19 @@ def try_all(names: list[str], jobs: int, inputs: int, seed: int, by: By, finding
             at_work[process.sentinel] = process
         for sentinel in multiprocessing.connection.wait([*at_work]):
             at_work.pop(cast(int, sentinel)).join()
+
+
+@contextmanager
+def in_use(findings: Path) -> Iterator[None]:
+    """A context that has the folder of findings to itself: two of them would take each other's outcomes for their own.
+    Exits with a line where another has it."""
+    findings.mkdir(parents=True, exist_ok=True)
+    with (findings / ".lock").open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            sys.exit(f"fuzz.py: {findings} is in use by another fuzz.py; --findings ANOTHER_FOLDER")
+        yield
 
 
 def folder_of(findings: Path, name: str) -> Path:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import suppress
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 
+from benchmarks import fuzz
 from benchmarks.fuzz_strategies import inputs_of
 from benchmarks.fuzz_targets import (
     TARGETS,
@@ -89,3 +91,10 @@ def test_an_arrow_table_whose_places_lie_beyond_it_is_told() -> None:
             bad = data[: at + 4] + far.to_bytes(4, "little", signed=True) + data[at + 8 :]
             with pytest.raises(FfdistError, match="table"):
                 use_table(".arrow")(bad)
+
+
+def test_two_of_them_do_not_share_a_folder_of_findings(tmp_path: Path) -> None:
+    with fuzz.in_use(tmp_path), pytest.raises(SystemExit, match="in use by another"), fuzz.in_use(tmp_path):
+        pass
+    with fuzz.in_use(tmp_path):
+        pass
