@@ -10,6 +10,7 @@ import gzip
 import hashlib
 import io
 import json
+import os
 import shutil
 import socket
 import tempfile
@@ -113,8 +114,8 @@ def written(path: Path, data: bytes) -> Path:
 
 
 def in_copy(name: str, *, example: str = "run") -> Path:
-    """A copy of the run or the data, for one target to write into."""
-    copy = scratch() / f"{example}-{name}"
+    """A copy of the run or the data for this process to write into: two targets may read one kind of file."""
+    copy = scratch() / f"{example}-{name}-{os.getpid()}"
     if not copy.exists():
         shutil.copytree(scratch() / example, copy)
     return copy
