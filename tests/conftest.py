@@ -1,6 +1,6 @@
-"""Makes `harness` importable from every folder of tests, hides GPUs, heeds interrupts also where the tests run below a
-shell that ignores them (in its background), keeps hypothesis free of time limits, shares the tests out among workers,
-leaves no weight to chance, and lets each test's own modules go with it."""
+"""Makes `harness` importable from every folder of tests, hides GPUs, heeds interrupts and hang-ups also where the tests
+run below a shell that ignores them (in its background, or by `nohup`), keeps hypothesis free of time limits, shares the
+tests out among workers, leaves no weight to chance, and lets each test's own modules go with it."""
 
 from __future__ import annotations
 
@@ -30,6 +30,8 @@ os.environ["XDG_STATE_HOME"] = STATE.name  # what tests may run is no matter of 
 os.environ.pop("COLUMNS", None)  # how wide tables are is no matter of the tester's terminal
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:  # below `nohup`
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def pytest_configure(config: pytest.Config) -> None:

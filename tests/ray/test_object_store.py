@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import sys
 import threading
+import time
 import warnings
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
@@ -102,7 +104,11 @@ def test_a_store_whose_actor_is_gone_raises_what_a_lost_store_of_torchs_raises(d
     store = ActorStore(actor, timedelta(seconds=20))
     store.set("key", "value")
     assert store.get("key") == b"value"
-    ray.kill(actor)
+    ray.kill(actor)  # which returns before it has died
+    with suppress(dist.DistNetworkError):
+        for _ in range(400):
+            store.check(["a"])
+            time.sleep(0.05)
     uses = (lambda: store.set("a", "b"), lambda: store.get("a"), lambda: store.check(["a"]), lambda: store.wait(["a"]))
     for use in uses:
         with pytest.raises(dist.DistNetworkError, match="the actor is gone"):
