@@ -58,9 +58,22 @@ def ends_with_container() -> bool:
     return in_container() and b"ffdist" in Path("/proc/1/cmdline").read_bytes()
 
 
+def system_reason(error: OSError, place: Path) -> str:
+    """The system's reason; where a file system has room for bytes and for no more files, that too, as most tools that
+    look for room do not show it."""
+    said = error.strerror or str(error)
+    try:
+        there = os.statvfs(nearest(place))
+    except OSError:
+        return said
+    if error.errno != errno.ENOSPC or not there.f_files or there.f_favail:
+        return said
+    return f"{said}: {there.f_bavail * there.f_frsize / 2**20:,.0f} MiB are free, and no inodes (df -i)"
+
+
 def why_unwritable(folder: Path, error: OSError) -> str:
     """The system's reason, and the folder's owner where that is why."""
-    said = error.strerror or str(error)
+    said = system_reason(error, folder)
     if error.errno not in DENIED or not hasattr(os, "geteuid"):
         return said
     there = nearest(folder)

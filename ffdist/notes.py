@@ -70,7 +70,12 @@ def write(text: str, *, always: bool) -> None:
     for take in _pass_on:
         take(text, always)
         return
-    print(f"ffdist: {spelled(text, as_flags if FLAGS in os.environ else as_field)}", file=sys.stderr, flush=True)
+    try:
+        print(f"ffdist: {spelled(text, as_flags if FLAGS in os.environ else as_field)}", file=sys.stderr, flush=True)
+    except BrokenPipeError:
+        raise
+    except OSError:
+        pass  # the disk that it goes to is full, or its terminal is gone: no run ends by that
 
 
 def listed(values: list, limit: int = 8) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import signal
@@ -9,8 +10,9 @@ import sys
 import threading
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib.metadata import version
-from typing import NoReturn
+from typing import NoReturn, TextIO
 
 from ffdist.cli.help import wrapped
 from ffdist.cli.parsing import UsageError
@@ -89,8 +91,45 @@ def main(argv: Sequence[str] | None = None) -> None:
         except KeyboardInterrupt:
             leave(exit_status(signal.SIGINT))
         except BrokenPipeError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # for what is flushed at the interpreter's end
+            to_nowhere(sys.stdout)
             sys.exit(141)
+        except OSError as error:
+            if error.errno not in UNWRITABLE or takes_line(sys.stdout):
+                raise
+            to_nowhere(sys.stdout)
+            print_error(
+                ConfigError(
+                    "what is printed cannot be written",
+                    where="standard output",
+                    got=error.strerror or error,
+                    remedy="make room where it goes to; files and folders are as they would be without it",
+                )
+            )
+            leave(1)
+        finally:
+            try:
+                sys.stderr.flush()
+            except (OSError, ValueError):  # Python would end with a status of its own
+                to_nowhere(sys.stderr)
+
+
+UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+"""What the system says where a disk, or a terminal, takes nothing."""
+
+
+def takes_line(stream: TextIO) -> bool:
+    """True if an empty line can be written there: an error of writing does not say where that was."""
+    try:
+        print(file=stream, flush=True)
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def to_nowhere(stream: TextIO) -> None:
+    """Let go of what is left in a stream that takes nothing: Python would fail on it at its end."""
+    with suppress(OSError, ValueError):  # none of a file's
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 VERBOSE, SILENT = ("-v", "--verbose"), ("-q", "--quiet")
@@ -149,7 +188,8 @@ def print_error(error: FfdistError) -> None:
     if world and world.rank > 0 and isinstance(error, ConfigError) and not isinstance(error, ObserverError):
         return
     rank = f" (rank {world.rank})" if world else ""
-    print(f"ffdist: error{rank}: {error.text(as_flags)}", file=sys.stderr, flush=True)
+    with suppress(OSError):  # the status says it, too
+        print(f"ffdist: error{rank}: {error.text(as_flags)}", file=sys.stderr, flush=True)
 
 
 def overview() -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 from collections.abc import Sequence
@@ -230,6 +231,7 @@ class Show:
         from ffdist.data.sheet import sheet
         from ffdist.runtime.opened import open_dataset
         from ffdist.settings import Settings
+        from ffdist.snapshot.files import write_durably
 
         for name, value in (("--pictures", self.pictures), ("--draws", self.draws)):
             if value < 1:
@@ -253,8 +255,11 @@ class Show:
             draws=self.draws,
             seed=self.seed,
         )
+        file = io.BytesIO()
+        file.name = self.out.name  # by which Pillow knows the format
         try:
-            made.save(self.out)
+            made.save(file)
+            write_durably(self.out, file.getvalue(), make_parents=False)
         except (OSError, ValueError) as error:
             remedy = "a name that ends in .png or .jpg, in a folder that can be written"
             raise ConfigError("the sheet cannot be written", where=self.out, got=error, remedy=remedy) from error

@@ -144,13 +144,14 @@ def print_report(command: Report, run: Path) -> None:
 def draw_figures(command: Report, run: Path, records: list[dict[str, Any]], console: PlainConsole) -> list[Path]:
     """Draw the figures that are asked for; returns their files."""
     folder, paths = command.to or run, list[Path]()
-    folder.mkdir(parents=True, exist_ok=True)
     if command.figures:
         from ffdist.report.figure import draw_curves
         from ffdist.report.log import as_written
+        from ffdist.runtime.exported import write_whole
 
         with as_written(run):
-            draw_curves(records, folder / "curves.png")
+            curves = draw_curves(records)
+        write_whole(folder / "curves.png", curves)
         console.print(f"curves: {folder / 'curves.png'}", soft_wrap=True)
         paths.append(folder / "curves.png")
     if command.cam:
@@ -164,6 +165,7 @@ def draw_cam(command: Report, run: Path, path: Path, console: PlainConsole) -> N
     from ffdist.page.measured import of_each_class, samples
     from ffdist.report.cam import activation_maps, focus_table
     from ffdist.report.figure import draw_maps
+    from ffdist.runtime.exported import write_whole
     from ffdist.runtime.run import load_classifier
 
     classifier, settings, facts = load_classifier(run, command.snapshot)
@@ -172,6 +174,6 @@ def draw_cam(command: Report, run: Path, path: Path, console: PlainConsole) -> N
     assert images.test is not None
     x, y = samples(images, images.test, chosen, settings)
     blocks = activation_maps(classifier, x, y)
-    draw_maps(x * classifier.std + classifier.mean, y, blocks, facts.classes, path)
+    write_whole(path, draw_maps(x * classifier.std + classifier.mean, y, blocks, facts.classes))
     console.print(focus_table(blocks, y))
     console.print(f"maps: {path}", soft_wrap=True)

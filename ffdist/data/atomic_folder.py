@@ -16,7 +16,7 @@ from pathlib import Path
 from ffdist.data.manifest import MANIFEST
 from ffdist.data.parts import remote_errors
 from ffdist.errors import DataError, setting
-from ffdist.folders import command, remedy_unwritable, why_unwritable
+from ffdist.folders import command, remedy_unwritable, system_reason, why_unwritable
 from ffdist.notes import listed
 from ffdist.remote import RemoteFolder
 
@@ -141,7 +141,7 @@ def temporary_folder(out: Path | RemoteFolder) -> Iterator[Path]:
         raise DataError(
             "no room on the disk" if full else "the folder cannot be written",
             where=out.parent,
-            got=error,
+            got=system_reason(error, partial_folder) if full else error,
             remedy="make room" if full else f"name another with {setting('out')}",
         ) from error
     finally:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ffdist.errors import ConfigError, FfdistError
+from ffdist.folders import system_reason
 from ffdist.notes import note
 from ffdist.page.measured import measured, why_not
 from ffdist.page.render import page
@@ -64,7 +65,7 @@ def write_report(
         raise ConfigError(
             "the page cannot be written",
             where=path,
-            got=error.strerror or error,
+            got=system_reason(error, path),
             remedy="name another file: --out FILE; in Python out=FILE",
         ) from error
     return path

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,8 +27,8 @@ def new_figure(width: float, height: float, where: str) -> Figure:
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def draw_curves(records: Sequence[dict[str, Any]], path: Path) -> None:
-    """Each block's training loss, and validation accuracy where there is some, over the epochs."""
+def draw_curves(records: Sequence[dict[str, Any]]) -> bytes:
+    """A PNG of each block's training loss, and validation accuracy where there is some, over the epochs."""
     figure = new_figure(8, 3.4, "--figures")
     losses, accuracies = figure.subplots(1, 2)
     for axes, split, key in ((losses, "train", "loss"), (accuracies, "validation", "accuracy")):
@@ -37,7 +37,14 @@ def draw_curves(records: Sequence[dict[str, Any]], path: Path) -> None:
         axes.set(xlabel="epoch", title=f"{split} {key}")
         axes.grid(alpha=0.3)
     losses.legend(fontsize=7)
-    figure.savefig(path, dpi=150)
+    return png_of(figure)
+
+
+def png_of(figure: Figure) -> bytes:
+    """The figure as a PNG file."""
+    made = io.BytesIO()
+    figure.savefig(made, format="png", dpi=150)
+    return made.getvalue()
 
 
 def curves(records: Sequence[dict[str, Any]], split: str, key: str) -> dict[str, list[float | None]]:
@@ -49,10 +56,8 @@ def curves(records: Sequence[dict[str, Any]], split: str, key: str) -> dict[str,
     return found
 
 
-def draw_maps(
-    pictures: Tensor, labels: Tensor, blocks: Sequence[BlockMaps], classes: Sequence[str], path: Path
-) -> None:
-    """A row a picture: the picture, then each block's map over it, under the class that the block takes it for.
+def draw_maps(pictures: Tensor, labels: Tensor, blocks: Sequence[BlockMaps], classes: Sequence[str]) -> bytes:
+    """A PNG with a row a picture: the picture, then each block's map over it, under the class that it is for the block.
 
     pictures: float32 [B, C, H, W] of any range; each is stretched to its own.
     """
@@ -72,7 +77,7 @@ def draw_maps(
             axes.imshow(block.maps[row].numpy(), cmap="inferno", alpha=0.6, vmin=0)
             head = f"{block.block}\n" if row == 0 else ""
             axes.set_title(head + classes[guess], fontsize=8, color="black" if guess == label else "firebrick")
-    figure.savefig(path, dpi=150)
+    return png_of(figure)
 
 
 def as_shown(picture: Tensor) -> np.ndarray:

@@ -13,6 +13,7 @@ from typing import Any
 
 from ffdist.errors import DataError, FfdistError, SnapshotError, described
 from ffdist.events import SCHEMA, EpochEnded, Observer, PulseReported, RunEvent, RunStopped, from_json, now
+from ffdist.folders import system_reason
 from ffdist.json_lines import JsonLines, read_json_lines
 from ffdist.pipeline.sink import counted_from_one
 
@@ -58,7 +59,7 @@ def writing(path: Path) -> Iterator[None]:
         raise SnapshotError(
             "a log of the run cannot be written",
             where=path,
-            got=error.strerror or error,
+            got=system_reason(error, path),
             remedy="make room there, or let this user write it; the last snapshot is whole",
         ) from error
 

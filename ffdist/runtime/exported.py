@@ -16,6 +16,7 @@ from torch import nn
 from ffdist.data.decode import read_decoding
 from ffdist.data.images import ValueSpread
 from ffdist.errors import ConfigError, SnapshotError
+from ffdist.folders import system_reason
 from ffdist.models import Chain
 from ffdist.objectives import Objective, load_objective
 from ffdist.pipeline.classifier import Classifier
@@ -91,7 +92,7 @@ def write_whole(path: Path, data: bytes) -> None:
             "the file cannot be written",
             where=path,
             expected=f"{len(data):,} bytes written",
-            got=error.strerror or error,
+            got=system_reason(error, path),
             remedy="make room there, or choose another --to",
         ) from error
 

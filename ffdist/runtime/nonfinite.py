@@ -35,6 +35,8 @@ class NonfiniteRecorder:
     leads: bool = True
     """Whether this worker keeps what it finds: of what all that share a stage know, one of them alone does."""
     log: Callable[[str], object] = lambda text: None
+    worker: int = 0
+    """Several may find the same batch, and keep it at the same time, before the run stops."""
     count: int = 0
 
     @cached_property
@@ -58,7 +60,7 @@ class NonfiniteRecorder:
         path = self.run and self.run / KEPT / name_of(found)
         if path and (self.leads or not found.skipped):
             with writing(path):
-                write_durably(path, (json.dumps(values) + "\n").encode())
+                write_durably(path, (json.dumps(values) + "\n").encode(), writer=f"worker-{self.worker}")
         if found.skipped and self.leads:
             self._note(found, path)
         return str(path) if path else None

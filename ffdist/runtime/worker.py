@@ -174,7 +174,7 @@ class Worker:
         log.write(f"edges of the run: {', '.join(self.kinds) or 'none'}")
         stage.on_epoch = log.epoch
         leads = group is None or group.leads or group.by_batch  # by batch, each alone knows of its batches
-        keeper = NonfiniteRecorder(job.run, lambda: job.loaders().train, leads, log.write)
+        keeper = NonfiniteRecorder(job.run, lambda: job.loaders().train, leads, log.write, self.me)
         for check in stage.finite_checks:
             check.keep = keeper
         outbox = self._outbox(index, lanes)

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ffdist.digests import sha256
 from ffdist.errors import DamagedSnapshotError, SnapshotError, setting
+from ffdist.folders import system_reason
 from ffdist.regular import open_regular
 
 FIELDS = "ffdist"
@@ -29,13 +30,14 @@ def block_file(index: int, name: str) -> str:
     return f"block-{index:03d}-{''.join(c if c.isalnum() or c in '._-' else '_' for c in name)}.safetensors"
 
 
-def write_durably(path: Path, data: bytes, *, make_parents: bool = True) -> None:
+def write_durably(path: Path, data: bytes, *, make_parents: bool = True, writer: str = "") -> None:
     """The whole file or none of it, on disk when this returns. A link at its place, or planted beside it, is replaced,
-    and never written through. make_parents: whether the folders above it are made where they are missing.
+    and never written through. make_parents: whether the folders above it are made where they are missing. writer: the
+    name of who writes, where several may write this file at once.
 
     Raises OSError when it cannot be written; an older file of that name stays whole.
     """
-    temporary = path.with_name(f".{path.name}.partial")
+    temporary = path.with_name(f".{path.name}{writer and '.'}{writer}.partial")
     try:
         if make_parents:
             make_folder(path.parent)
@@ -78,7 +80,7 @@ def write_of_snapshot(path: Path, data: bytes, run: Path | None = None) -> None:
             "no room on the disk for a snapshot" if no_room else "a snapshot file cannot be written",
             where=path,
             expected=f"{len(data)} bytes written",
-            got=error.strerror or error,
+            got=system_reason(error, path),
             remedy=f"{remedy}, then go on with {setting('resume')}: the snapshot before, where there was one, is whole",
         ) from error
 

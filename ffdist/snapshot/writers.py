@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ffdist.errors import StageError
+from ffdist.folders import system_reason
 
 WRITERS = ".writers"
 """The file that they lock, in shares."""
@@ -25,7 +26,7 @@ def writing_there(run: Path | None) -> Iterator[None]:
         file = (run / WRITERS).open("a")
     except OSError as error:
         raise StageError(
-            "the run folder is gone, or cannot be written", where=run, got=error.strerror or error
+            "the run folder is gone, or cannot be written", where=run, got=system_reason(error, run)
         ) from error
     with file:
         with suppress(OSError):  # a file system without locks

@@ -84,7 +84,12 @@ class Tracker(ABC):
             names = dict(json.loads(read_text(self.run / NAMES)))
         except (OSError, ValueError, TypeError):
             names = {}
-        (self.run / NAMES).write_text(json.dumps(names | {self.name: name}) + "\n")
+        if names.get(self.name) == name:
+            return
+        # whole or not at all: on a full disk a file that is written in its place would lose all of them
+        partial = self.run / f".{NAMES}.partial"
+        partial.write_text(json.dumps(names | {self.name: name}) + "\n")
+        partial.replace(self.run / NAMES)
 
 
 def numbers_within_epoch(event: PulseReported) -> Iterator[tuple[str, float]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,11 +20,11 @@ from ffdist.cli.train import parse
 from ffdist.errors import ConfigError, DivergedError
 from ffdist.objectives import SFF, BlockSpec, Local
 from ffdist.objectives.hinton import Hinton
-from ffdist.pipeline.finite import MAX_SKIPPED, is_finite
+from ffdist.pipeline.finite import MAX_SKIPPED, Nonfinite, NonfiniteValue, is_finite
 from ffdist.pipeline.message import Snapshot
 from ffdist.pipeline.plan import build_block
 from ffdist.pipeline.stage import Stage
-from ffdist.runtime.nonfinite import KEPT, kept_batches, numbers_of
+from ffdist.runtime.nonfinite import KEPT, NonfiniteRecorder, kept_batches, numbers_of
 from ffdist.runtime.replay import replay
 from ffdist.runtime.threads import run_threads
 from ffdist.snapshot.files import FIELDS
@@ -90,6 +91,18 @@ def test_a_run_stops_at_the_first_and_says_block_batch_and_epoch(part: str, tmp_
     assert (kept["batch"], kept["block"], kept["what"], kept["skipped"]) == (1, "conv2", part, False)
     assert kept["samples"] == numbers_of(make().loaders().train, 1).tolist()
     assert not list(tmp_path.glob("snapshots/*/manifest.json"))
+
+
+def test_workers_that_find_the_same_batch_keep_it_at_the_same_time(tmp_path: Path) -> None:
+    loader = job(None)().loaders().train
+    spec = BlockSpec(0, "conv1", 3, 10, (1, 8, 8), (8, 8, 8))
+    found = Nonfinite(spec, 1, 0, NonfiniteValue("loss", float("nan")), skipped=False)
+    keepers = [NonfiniteRecorder(tmp_path, lambda: loader, worker == 0, worker=worker) for worker in range(3)]
+    with ThreadPoolExecutor(3) as threads:
+        for _ in range(20):
+            paths = {*threads.map(lambda keep: keep(found), keepers)}
+            assert paths == {str(path) for path in (tmp_path / KEPT).iterdir()}
+    assert [kept["samples"] for kept in kept_batches(tmp_path)] == [numbers_of(loader, 1).tolist()]
 
 
 @pytest.mark.parametrize("part", ["loss", "output", "gradients"])

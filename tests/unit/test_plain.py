@@ -146,3 +146,24 @@ def test_help_is_there_without_a_command_and_a_mistyped_one_gets_the_nearest() -
         done = ffdist(words)
         assert done.returncode == 2
         assert b"did you mean 'train'?" in done.stderr
+
+
+ALWAYS_FULL = pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+
+
+@ALWAYS_FULL
+def test_output_that_finds_no_room_is_an_error_in_one_paragraph() -> None:
+    done = ffdist("presets > /dev/full")
+    assert done.returncode == 1
+    assert done.stderr.startswith(b"ffdist: error: what is printed cannot be written\n")
+    assert b"No space left on device" in done.stderr
+    assert b"Traceback" not in done.stderr
+    assert b"Exception" not in done.stderr
+
+
+@ALWAYS_FULL
+def test_a_run_whose_messages_find_no_room_goes_on_to_its_end(tmp_path: Path) -> None:
+    words = "train --samples 128 --epochs 1 --launcher threads --stages 1 --threads 1"
+    done = ffdist(f"{words} --out '{tmp_path}/run' 2> /dev/full")
+    assert done.returncode == 0
+    assert b"run folder:" in done.stdout

@@ -63,6 +63,16 @@ def test_tensorboard_has_each_epochs_numbers_once_though_the_run_was_cut_off(tmp
         assert shown[key] == pytest.approx(value, rel=1e-5), key
 
 
+def test_a_trackers_id_stays_where_another_cannot_be_written(tmp_path: Path) -> None:
+    tracker = TensorBoard(tmp_path, {})
+    tracker.remember("first")
+    (tmp_path / ".trackers.json.partial").mkdir()
+    tracker.remember("first")  # known already: nothing is written
+    with pytest.raises(OSError, match="directory"):
+        tracker.remember("second")
+    assert tracker.recall() == "first"
+
+
 def of_epochs(name: str) -> bool:
     return name != "epoch" and not name.startswith("running/")
 
