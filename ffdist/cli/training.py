@@ -33,6 +33,7 @@ from ffdist.runtime.data_facts import check_same_data, read_facts
 from ffdist.runtime.folder import locked, new_run, nothing_left, resumed_run
 from ffdist.runtime.interrupts import handle_signals, unwind
 from ffdist.runtime.job import Job
+from ffdist.runtime.meeting import find_key, set_key
 from ffdist.runtime.observing import observers
 from ffdist.runtime.on_ray import settings_on_ray
 from ffdist.runtime.opened import open_dataset
@@ -214,13 +215,14 @@ def warn(text: str | None) -> None:
 
 def begin_or_go_on(command: Train, images: Images, meeting: Rendezvous, start: ExitStack) -> tuple[str, bool]:
     """The run's folder, and whether to go on from a snapshot there, as a restarted attempt does where one exists."""
-    if meeting.lasting.check(["run"]):
-        out = meeting.lasting.get("run").decode()
+    lasting, where = meeting.lasting, str(meeting.world)
+    if found := find_key(lasting, "run", where=where):
+        out = found.decode()
         if (Path(out) / SETTINGS).exists():  # else the former attempt was refused, and left nothing
             start.enter_context(locked(Path(out)))
             return out, bool(committed(Path(out)))
     out = start_folder(command, images, start)
-    meeting.lasting.set("run", str(out))
+    set_key(lasting, "run", str(out), where=where)
     return str(out), command.resume is not None and bool(committed(out))
 
 

@@ -17,8 +17,9 @@ from typing import IO, Any
 
 EVERY = 0.5
 """Seconds between two beats."""
-MIN_SILENCE, SLACK = 3.0, 2.0
-"""Seconds: no silence is shorter than the first, and the second is added to any, for a machine with much to do."""
+MIN_SILENCE, SLACK = 4.0, 1.0
+"""Seconds: no silence is shorter than the first, and the second is added to any, for a machine with much to do. With
+what passes between two looks of who watches, it stays below five."""
 WORK_TIMEOUTS = 10
 """So many times the timeout may work take of which only its slowness is known."""
 STACK = signal.SIGUSR2

@@ -21,7 +21,7 @@ from ffdist.runtime.agree import agree
 from ffdist.runtime.child import end_with_parent
 from ffdist.runtime.folder import has_ended, locked
 from ffdist.runtime.job import Job
-from ffdist.runtime.meeting import await_key, set_key
+from ffdist.runtime.meeting import await_key, find_key, set_key
 from ffdist.runtime.outcome import Result
 from ffdist.runtime.rank import idle_gpus
 from ffdist.runtime.run import SETTINGS
@@ -115,13 +115,13 @@ class JoinedRun:
             scratch = Path(tempfile.mkdtemp(prefix="ffdist-"))
             start.callback(rmtree, scratch, ignore_errors=True)
             return RunPlace(str(scratch), False, False)
-        if meeting.lasting.check([key]):
-            run = Path(meeting.lasting.get(key).decode())
+        if found := find_key(meeting.lasting, key, where=str(self.world)):
+            run = Path(found.decode())
             if (run / SETTINGS).exists():  # else the former attempt was refused, and left nothing
                 start.enter_context(locked(run))
                 return RunPlace(str(run), bool(committed(run)), has_ended(run))
         run = start.enter_context(self.begin())
-        meeting.lasting.set(key, str(run))
+        set_key(meeting.lasting, key, str(run), where=str(self.world))
         return RunPlace(str(run), self.resume and bool(committed(run)), self.resume and self.finished())
 
 

@@ -37,6 +37,14 @@ def await_key(store: dist.Store, key: str, timeout: timedelta, *, failure: str, 
         raise store_lost_error(error, where) from error
 
 
+def find_key(store: dist.Store, key: str, *, where: str) -> bytes | None:
+    """The key's value; None where nobody has set it yet. Raises StageAwayError where the store is gone."""
+    try:
+        return store.get(key) if store.check([key]) else None
+    except RuntimeError as error:
+        raise store_lost_error(error, where) from error
+
+
 def set_key(store: dist.Store, key: str, value: str, *, where: str) -> None:
     """Raises StageAwayError where the store is gone."""
     try:
@@ -50,5 +58,5 @@ def store_lost_error(error: Exception, where: str) -> StageAwayError:
         "the store through which the stages meet is gone",
         where=where,
         got=str(error).partition("\n")[0],
-        remedy="the process that holds it has died: torchrun's agent, or worker 0",
+        remedy="the process that holds it has died, or does not answer: torchrun's agent, or worker 0",
     )

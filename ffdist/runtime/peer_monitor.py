@@ -49,13 +49,16 @@ class PeerMonitor:
         self.activity = activity
         self.limit = silence_of(timeout)
         # of its own, since a wait in the ranks' other one keeps everybody else out of it
-        store = dist.TCPStore(
-            os.environ["MASTER_ADDR"],
-            int(os.environ["MASTER_PORT"]),
-            is_master=False,
-            wait_for_workers=False,
-            timeout=timedelta(seconds=self.limit),
-        )
+        try:
+            store = dist.TCPStore(
+                os.environ["MASTER_ADDR"],
+                int(os.environ["MASTER_PORT"]),
+                is_master=False,
+                wait_for_workers=False,
+                timeout=timedelta(seconds=self.limit),
+            )
+        except RuntimeError as error:
+            raise self._cut_off() from error
         self.store = dist.PrefixStore(f"ffdist/{world.run_id}/{world.attempt}/alive", store)
         self.said: dict[int, str] = {}
         """By each other rank, last."""
@@ -124,7 +127,7 @@ class PeerMonitor:
             where=f"{self.world}, process {os.getpid()} of host {platform.node()}",
             expected=f"an answer within {self.timeout:g} s",
             got=f"silence; this rank was {self.activity}",
-            remedy="the host that holds it (node 0) has died, or is cut off",
+            remedy="the host that holds it (node 0) has died, or is cut off; or torchrun's agent there is stopped",
         )
 
     def _hangs(self, rank: int) -> StageLostError:

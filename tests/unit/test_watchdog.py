@@ -1,10 +1,15 @@
-"""A rank that is alone, and is stopped, is ended by the process beside it, with what it was at and its stack."""
+"""A rank that is stopped is ended, with what it was at and its stack: by the process beside it, or by the others."""
 
 from __future__ import annotations
 
 import signal
 import subprocess
 import sys
+import time
+
+import pytest
+
+from ffdist.bench.victims import descendants
 
 ALONE = """
 import os, signal, sys, time
@@ -40,3 +45,65 @@ def test_one_that_is_stopped_is_ended_and_one_that_is_slow_is_not() -> None:
     assert "worker 0 does not answer" in told
     assert "last it was waiting for batch 7" in told
     assert "most recent call first" in told
+
+
+PEERS = """
+import os, signal, sys, time
+from ffdist.runtime import heartbeat
+from ffdist.runtime.heartbeat import Activity, stacks_to
+from ffdist.runtime.peer_monitor import watching_each_other
+from ffdist.runtime.world import World
+from ffdist.transport.stores import serve_store
+
+heartbeat.MIN_SILENCE = heartbeat.SLACK = 0.5
+
+def rank(number, port):
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    stacks_to()
+    activity = Activity()
+    with watching_each_other(World(number, 2), 1.0, activity):
+        activity.set("waiting for batch 7")
+        time.sleep(1)
+        print(time.monotonic(), flush=True)
+        if number == 1 and sys.argv[1] == "rank":
+            os.kill(os.getpid(), signal.SIGSTOP)
+        time.sleep(60)
+
+pipes = [os.pipe(), os.pipe()]  # forked before there is a store, which has threads
+for number, (reading, _) in enumerate(pipes):
+    if os.fork() == 0:
+        rank(number, int(os.read(reading, 9)))
+store = serve_store("127.0.0.1")
+for _, writing in pipes:
+    os.write(writing, str(store.port).encode())
+if sys.argv[1] == "store":
+    time.sleep(1.2)
+    os.kill(os.getpid(), signal.SIGSTOP)
+print(sorted(os.waitstatus_to_exitcode(os.wait()[1]) for _ in pipes), time.monotonic(), flush=True)
+"""
+
+
+@pytest.mark.parametrize("stopped", ["rank", "store"])
+def test_ranks_notice_one_of_them_and_the_store_that_are_stopped(stopped: str) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", PEERS, stopped], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout
+    begun = max(float(process.stdout.readline()) for _ in range(2))
+    if stopped == "store":
+        while descendants(process.pid):
+            time.sleep(0.05)
+        assert time.monotonic() - begun < 1 + 5
+        process.send_signal(signal.SIGCONT)
+    out, told = process.communicate(timeout=60)
+    statuses, _, ended = out.strip().rpartition(" ")
+    assert statuses == {"rank": f"[{-signal.SIGKILL}, 1]", "store": "[1, 1]"}[stopped]
+    assert stopped == "store" or float(ended) - begun < 1 + 5
+    errors = told.count("ffdist: error (rank ")
+    if stopped == "rank":
+        assert errors == 1
+        assert "worker 1 does not answer" in told
+        assert "last it was waiting for batch 7; this rank, 0, was waiting for batch 7" in told
+    else:
+        assert errors == told.count("the store through which the ranks meet does not answer") == 2
+    assert told.count("in rank\n") == 2  # the stacks of both
