@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, replace
 from itertools import cycle, islice
+from typing import NamedTuple
 
 from ffdist.errors import ConfigError, setting
 from ffdist.pipeline.reduce import slices_pay
@@ -45,6 +46,10 @@ class NetworkLink:
         """Seconds that so many bytes take, latency left out."""
         return num_bytes / self.rate
 
+    def on_the_way(self, num_bytes: float) -> float:
+        """The same beside what its ends compute: a copy within a host is the sender's own work, where that is a CPU."""
+        return num_bytes / self.rate if self.wired or not self.sender else 0.0
+
     def carrying(self, num_bytes: float) -> float:
         """Seconds in which it can carry nothing else."""
         return num_bytes / self.rate if self.wired else 0.0
@@ -61,6 +66,16 @@ NETWORK_CPU = 1 / 2.4e9
 """Seconds of a CPU's computing that a byte takes at either end of a network, where nobody has measured it."""
 MESSAGE_CPU = 100e-6
 """The same of a message, beside its bytes."""
+
+
+class ExchangeRound(NamedTuple):
+    """What a worker sends of a block before it waits for others to have sent theirs; as much comes in."""
+
+    gradients: float
+    """In units of the block's gradients."""
+    running: float
+    """In units of what one lane makes of running statistics."""
+    messages: int
 
 
 @dataclass(frozen=True)
@@ -80,31 +95,23 @@ class ExchangeCost:
         """The number of parts that a block's gradients are cut into, of which a message has one."""
         return workers if self.is_sliced(workers) else 1
 
-    def sent(self, num_bytes: float, workers: int, *, weights: bool) -> float:
-        """Bytes that each worker sends of a block's gradients, and gets.
+    def rounds(self, workers: int, lanes: int, *, weights: bool) -> tuple[ExchangeRound, ...]:
+        """What each worker sends of a block, and gets; running statistics are wanted by all, and travel with gradients.
 
         weights: whether new weights are handed on, and not sums of gradients.
         """
+        running, others = lanes * (workers - 1) / workers, workers - 1
         if not self.is_sliced(workers):
-            return self.short * num_bytes * (workers - 1)
-        return num_bytes * (self.short + (1.0 if weights else self.short)) * (workers - 1) / workers
-
-    def running(self, num_bytes: float, workers: int, lanes: int) -> float:
-        """Bytes that each worker sends of running statistics, and gets, where one lane makes so many: all are wanted by
-        all, with one message or in it."""
-        return num_bytes * lanes * (workers - 1) / workers
+            return (ExchangeRound(self.short * others, running, others),)
+        part = others / workers
+        return (
+            ExchangeRound(self.short * part, running, others),
+            ExchangeRound((1.0 if weights else self.short) * part, 0.0, others),
+        )
 
     def added(self, workers: int) -> float:
         """The number of times that a worker adds what others have sent, in units of a block's gradients."""
         return (workers - 1) / workers if self.is_sliced(workers) else workers - 1
-
-    def messages(self, workers: int) -> int:
-        """The number of messages that a worker sends of a block, and gets."""
-        return (workers - 1) * self.rounds(workers)
-
-    def rounds(self, workers: int) -> int:
-        """The number of times that a worker waits for what all others send."""
-        return 2 if self.is_sliced(workers) else 1
 
 
 @dataclass(frozen=True)

@@ -10,14 +10,15 @@ that has A of the L lanes of a stage of W workers takes, in each batch,
             running statistics, over the link's rate
     in      the same of what comes
     cycle   from a block's first lane to its last one, and then the exchange of its gradients, and of those that travel
-            with them: they are needed when the next batch comes to the first of these blocks. max over such buckets b
-            of  (A - 1) sum c + c_b + exchange_b; 0 where W = 1
+            with them, with what its messages and the update take of computing: the new weights are needed when the next
+            batch comes to the first of these blocks. max over such buckets b of
+            (A - 1) sum c + c_b + exchange_b; 0 where W = 1
 
 By batch, where W workers take whole batches in turn and hand on S bytes of what blocks have learned,
 
     busy    1 / W of what one worker has to do, and of giving and taking S
     out     1 / W of the batch's output, and of S
-    cycle   a block's whole batch, its step, and S_b on its way: the next batch waits for it. max over b
+    cycle   a block's whole batch, its step, and S_b on its way, given and taken: the next batch waits. max over b
 
 and no batch can take less than the largest of these, of any worker: that is the price of a plan. What else the stages'
 order and full queues bring is for the simulator.
@@ -25,6 +26,7 @@ order and full queues bring is for the simulator.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
 from itertools import accumulate, pairwise
 from math import ceil, log2
@@ -32,7 +34,7 @@ from typing import NamedTuple
 
 from ffdist.pipeline.bucket import bucket_sizes
 from ffdist.pipeline.by_batch import OTHER_FRAMES, frames_of
-from ffdist.planner.cluster import Cluster
+from ffdist.planner.cluster import Cluster, ExchangeRound
 from ffdist.planner.profile import Profile
 
 
@@ -113,19 +115,38 @@ class PlanCosts:
         """The number of parts that the optimiser's work and moments are cut into."""
         return workers if self.profile.sliced and self.cluster.exchange.is_sliced(workers) else 1
 
+    def rounds(self, i: int, j: int, workers: int) -> tuple[ExchangeRound, ...]:
+        """The rounds of what so many workers exchange of a stage with blocks i..j."""
+        return self.cluster.exchange.rounds(workers, self.lanes, weights=self.profile.sliced)
+
+    def sent(self, i: int, j: int, each: ExchangeRound) -> float:
+        """Bytes of blocks i..j that each of the workers sends in a round, and gets."""
+        return each.gradients * self.total("gradients", i, j) + each.running * self.total("running", i, j)
+
     def exchanged(self, i: int, j: int, workers: int) -> float:
-        """Bytes of gradients and weights, and of running statistics, that each of the workers sends, and gets."""
-        exchange = self.cluster.exchange
-        sent = exchange.sent(self.total("gradients", i, j), workers, weights=self.profile.sliced)
-        return sent + exchange.running(self.total("running", i, j), workers, self.lanes)
+        """The bytes of all rounds."""
+        return sum(self.sent(i, j, each) for each in self.rounds(i, j, workers))
+
+    def messages(self, i: int, j: int, each: ExchangeRound, buckets: int = 1) -> float:
+        """Seconds of computing that each of the workers loses with a round, where blocks i..j travel in so many
+        buckets."""
+        link = self.cluster.link
+        blocks = self.total("exchange", i, j) if self.profile.on_cpu else 0.0
+        of_bytes = self.sent(i, j, each) * (link.sender + link.receiver)
+        return of_bytes + each.messages * (blocks + 2 * buckets * link.message)
+
+    def update(self, i: int, j: int, workers: int) -> float:
+        """Seconds of adding up what others have sent, and of the step."""
+        added = self.total("add", i, j) * self.cluster.exchange.added(workers)
+        return self.total("step", i, j) / self.slices(workers) + added + self.total("after_lanes", i, j)
 
     def fixed(self, i: int, j: int, workers: int, speed: float) -> float:
         """The part of `busy` that does not grow with the lanes."""
-        added = self.total("add", i, j) * (self.cluster.exchange.added(workers) - 1)
-        own = self.total("step", i, j) / self.slices(workers) + added + self.total("after_lanes", i, j)
-        link, messages = self.cluster.link, self.cluster.exchange.messages(workers)
-        sent = self.exchanged(i, j, workers) * (link.sender + link.receiver) + messages * self.total("exchange", i, j)
-        return own / speed + sent + 2 * messages * len(self.bucket_sizes(i, j, workers)) * link.message
+        own = (self.update(i, j, workers) - self.total("add", i, j)) / speed
+        if workers == 1:
+            return own
+        buckets = len(self.bucket_sizes(i, j, workers))
+        return own + sum(self.messages(i, j, each, buckets) for each in self.rounds(i, j, workers))
 
     def bucket_sizes(self, i: int, j: int, workers: int) -> list[int]:
         """The numbers of blocks of i..j that travel together, in order."""
@@ -148,18 +169,23 @@ class PlanCosts:
         key = (i, j, workers, speed)
         if key not in self._longest:
             ends = [i, *(i + end for end in accumulate(self.bucket_sizes(i, j, workers)))]
+            rounds = self.rounds(i, j, workers)
             self._longest[key] = max(
-                self.total("lane", first, end) / speed + self.exchange(first, end, workers, speed)
+                self.total("lane", first, end) / speed + self.exchange(first, end, workers, speed, rounds)
                 for first, end in pairwise(ends)
             )
         return self._longest[key]
 
-    def exchange(self, i: int, j: int, workers: int, speed: float) -> float:
-        """Seconds from the last gradient of blocks that travel together to their new weights."""
+    def exchange(self, i: int, j: int, workers: int, speed: float, rounds: Sequence[ExchangeRound]) -> float:
+        """Seconds from the last gradient of blocks that travel together until a worker may compute with their new
+        weights. rounds: of their stage."""
+        on_the_way = sum(self.round(i, j, each) + self.messages(i, j, each) for each in rounds)
+        return on_the_way + self.update(i, j, workers) / speed
+
+    def round(self, i: int, j: int, each: ExchangeRound) -> float:
+        """Seconds that a round of blocks that travel together is on its way."""
         link = self.cluster.link
-        carrying = link.carrying(self.exchanged(i, j, workers)) or link.seconds(self.exchanged(j - 1, j, workers))
-        step = self.step[j - 1] / self.slices(workers) / speed
-        return carrying + self.cluster.exchange.rounds(workers) * link.latency + step
+        return link.on_the_way(self.sent(i, j, each)) + link.latency
 
     def load(self, i: int, j: int, workers: int, speed: float) -> WorkerLoad:
         """The load of one of so many workers of a stage i..j; kept, as the search asks for the same ones again."""
@@ -203,7 +229,8 @@ class PlanCosts:
         if key not in self._longest:
             block, link = self.profile.blocks[j - 1], self.cluster.link
             own = (self.lane[j - 1] + self.step[j - 1] + self.after_lanes[j - 1] + block.handover) / speed
-            own += link.seconds(float(block.state_bytes)) + link.latency
+            own += link.on_the_way(float(block.state_bytes)) + link.latency
+            own += block.state_bytes * (link.sender + link.receiver) + 2 * link.message
             self._longest[key] = max(own, self._by_batch_longest(i, j - 1, speed)) if j - 1 > i else own
         return self._longest[key]
 

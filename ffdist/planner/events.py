@@ -71,8 +71,12 @@ class CorePool:
 
     def compute(self, seconds: float) -> Process:
         """Compute for so long, on a core of one's own."""
+        yield from self.during(waiting(seconds))
+
+    def during(self, process: Process) -> Process:
+        """Go through a process, on a core of one's own."""
         if self.free is None:
-            yield seconds
+            yield from process
             return
         if self.free >= 1:
             self.free -= 1
@@ -80,28 +84,38 @@ class CorePool:
             turn = OneShotEvent()
             self.queue.append(turn)
             yield turn
-        yield seconds
+        yield from process
         if self.queue:
             self.events.fire(self.queue.popleft())
         else:
             self.free += 1
 
 
+def waiting(seconds: float) -> Process:
+    """Nothing, for so long."""
+    yield seconds
+
+
 class WorkerLinks:
-    """Each worker's link: one message at a time in each direction, in order."""
+    """Each worker's link: one message at a time in each direction, in order. What has left waits between the two, where
+    the receiver's is taken, and keeps nothing else from leaving."""
 
     def __init__(self, events: EventQueue, workers: int) -> None:
         self.events = events
         self.out = [0.0] * workers
         self.back = [0.0] * workers
 
-    def carry(self, sender: int, receiver: int, seconds: float) -> float:
-        """Seconds from now until one has sent, and the other received, for so long."""
-        end = max(self.events.now, self.out[sender], self.back[receiver]) + seconds
-        self.out[sender] = self.back[receiver] = end
-        return end - self.events.now
+    def carry(self, sender: int, receiver: int, seconds: float) -> Process:
+        """Go on when one has sent, and the other received, for so long."""
+        yield self._reserve(self.out, sender, seconds) - seconds
+        yield self._reserve(self.back, receiver, seconds)
 
     def exchange(self, workers: list[int], seconds: float) -> float:
         """Seconds from now until each has sent to the others, and received, for so long; each from when its own link
         is free."""
-        return max(self.carry(worker, worker, seconds) for worker in workers)
+        return max(self._reserve(ends, worker, seconds) for worker in workers for ends in (self.out, self.back))
+
+    def _reserve(self, ends: list[float], worker: int, seconds: float) -> float:
+        """Seconds from now until a direction of a worker's link has carried for so long, behind what it has to."""
+        ends[worker] = max(self.events.now, ends[worker]) + seconds
+        return ends[worker] - self.events.now

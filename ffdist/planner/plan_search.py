@@ -349,13 +349,13 @@ class PlanSearch:
     def _most_of(self, speed: float, workers: int, i: int, j: int, seconds: float, last: bool) -> int:
         costs, link = self.costs, self.cluster.link
         back, out = costs.crossing[i], 0.0 if last else costs.crossing[j]
-        lane = costs.per_lane(i, j, speed) + costs.receiving[i] + (0.0 if last else costs.sending[j])
-        upto = at_most(self.lanes, seconds - costs.fixed(i, j, workers, speed), lane)
-        traffic = seconds - link.carrying(costs.exchanged(i, j, workers))
+        load = costs.load(i, j, workers, speed)
+        lane = load.lane + costs.receiving[i] + (0.0 if last else costs.sending[j])
+        upto = at_most(self.lanes, seconds - load.fixed, lane)
+        traffic = seconds - link.carrying(load.exchanged)
         upto = at_most(upto, traffic, link.carrying(max(back, out)))
         if workers > 1:
-            slack = seconds - costs.longest(i, j, workers, speed)
-            upto = at_most(upto, slack, costs.total("lane", i, j) / speed, first=1)
+            upto = at_most(upto, seconds - load.longest, load.alone, first=1)
         graph = costs.largest_graph[i][j - i - 1]
         while upto and costs.memory(i, j, upto, workers) + graph > self.limit:
             upto = 2 ** (upto - 1).bit_length() // 2  # with a buffer less

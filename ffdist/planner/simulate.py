@@ -2,7 +2,8 @@
 
 A worker computes one message at a time, of the latest stage that has one and room for its output; a block's gradients
 go to the others of its stage when it has learned from the last message of a batch, and the next batch waits for its new
-weights. What is simulated is labelled so wherever it is shown.
+weights. Where each updates a slice, that comes behind the batch, and then the slices' way; who serves in other stages,
+too, goes on with those meanwhile. What is simulated is labelled so wherever it is shown.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from itertools import accumulate
 from ffdist.pipeline.bucket import bucket_sizes
 from ffdist.plan import Plan
 from ffdist.planner.cluster import Cluster
+from ffdist.planner.cost import PlanCosts
 from ffdist.planner.events import CorePool, EventQueue, OneShotEvent, Process, WorkerLinks
 from ffdist.planner.price import bounds
 from ffdist.planner.profile import Profile, SampleCurve
@@ -92,13 +94,20 @@ class SimulatedRun:
         self.plan = plan
         self.batches = batches
         self.events = EventQueue()
+        self.costs = PlanCosts(profile, cluster, plan.lanes)
         self.cores = CorePool(self.events, cluster.cores)
+        self.turns = [CorePool(self.events, 1) for _ in range(plan.workers)]
+        """A worker does one thing at a time."""
         self.links = WorkerLinks(self.events, plan.workers)
         self.bounds = bounds(plan)
         parts = [cluster.exchange.parts(len(stage.shares)) for stage in plan.stages]
         buckets = [buckets_of(profile, *bounds, many) for bounds, many in zip(self.bounds, parts, strict=True)]
         self.bucket_of = [{index: bucket for bucket in each for index in bucket} for each in buckets]
         """For each stage, by a block's index: the blocks whose gradients travel with its."""
+        self.rounds = [
+            self.costs.rounds(*ends, len(stage.shares)) for stage, ends in zip(plan.stages, self.bounds, strict=True)
+        ]
+        """Of each stage's exchanges."""
         self.workers = [stage.workers for stage in plan.stages]
         self.lanes = {(s, share.worker): share.lanes for s, stage in enumerate(plan.stages) for share in stage.shares}
         places = list(self.lanes)
@@ -110,8 +119,8 @@ class SimulatedRun:
         """Credits of each edge, by the stage before it and its ends."""
         self.wake = [OneShotEvent() for _ in range(plan.workers)]
         """Fired where a worker that has nothing to do may have something again."""
-        self.exchanges: dict[tuple[int, int, int], GradientExchange] = {}
-        """By stage, block and batch."""
+        self.exchanges: dict[tuple[int, int, int, int], GradientExchange] = {}
+        """By stage, first block of those that travel together, batch, and round."""
         self.left = [plan.lanes for _ in range(batches)]
         """Lanes of each batch that have not gone through all blocks yet."""
         self.ends: list[float] = []
@@ -155,8 +164,10 @@ class SimulatedRun:
         target = self.target(stage, worker, message)
         if target is not None and target != worker and not self.room[stage, worker, target]:
             return False
-        before = self.exchanges.get((stage, self.bounds[stage][0], message.batch - 1))
-        shared = len(self.plan.stages[stage].shares) > 1
+        place = self.plan.stages[stage]
+        last_round = 0 if place.by_batch else len(self.rounds[stage]) - 1
+        before = self.exchanges.get((stage, self.bounds[stage][0], message.batch - 1, last_round))
+        shared = len(place.shares) > 1
         return not shared or message.batch == 0 or (before is not None and before.begun)
 
     def target(self, stage: int, worker: int, message: SimulatedMicrobatch) -> int | None:
@@ -186,6 +197,8 @@ class SimulatedRun:
             yield from self.compute(worker, draw(block.forward, message.samples))
             if index == j - 1:
                 yield from self.send(stage, worker, message, message.samples * block.sent)
+                if is_last:
+                    yield from self.advance(stage, worker, message.batch, last=False)
             yield from self.compute(worker, draw(block.backward, message.samples))
             if index == i:
                 self.take(stage, worker, message)
@@ -197,43 +210,36 @@ class SimulatedRun:
             self.left[message.batch] -= 1
             if not self.left[message.batch]:
                 self.ends.append(self.events.now)
+        if is_last:
+            yield from self.advance(stage, worker, message.batch, last=True)
 
     def compute(self, worker: int, seconds: float) -> Process:
         """Seconds of the profile's device, as long as this worker's takes for them."""
-        seconds /= self.cluster.speed(worker)
-        self.busy[worker] += seconds
-        yield from self.cores.compute(seconds)
+        yield from self.spend(worker, seconds / self.cluster.speed(worker))
 
     def spend(self, worker: int, seconds: float) -> Process:
         """Seconds of a CPU for sending and receiving."""
         if seconds:
             self.busy[worker] += seconds
-            yield from self.cores.compute(seconds)
+            yield from self.turns[worker].during(self.cores.compute(seconds))
 
     def send(self, stage: int, worker: int, message: SimulatedMicrobatch, num_bytes: float) -> Process:
         """A stage's output on its way to the next; the worker goes on as soon as its own part of that is done."""
-        target, link = self.target(stage, worker, message), self.cluster.link
+        target = self.target(stage, worker, message)
         if target is None:
             return
-        delay = 0.0
         if target != worker:
-            yield from self.spend(worker, link.sending(num_bytes, 1))
-            delay = link.latency + self.link_seconds(worker, target, num_bytes)
-        self.later(delay, lambda: self.arrive(stage + 1, target, message))
+            yield from self.spend(worker, self.cluster.link.sending(num_bytes, 1))
+        self.after(self.carried(worker, target, num_bytes), lambda: self.arrive(stage + 1, target, message))
 
-    def link_seconds(self, sender: int, receiver: int, num_bytes: float) -> float:
-        """Seconds until a link has carried them; a copy within a host is the sender's own work, where that is a CPU."""
+    def carried(self, sender: int, receiver: int, num_bytes: float) -> Process:
+        """A message's way; none where it stays with its worker."""
         link = self.cluster.link
+        if sender == receiver:
+            return
         if link.wired:
-            return self.links.carry(sender, receiver, link.seconds(num_bytes))
-        return 0.0 if link.sender else link.seconds(num_bytes)
-
-    def exchange_seconds(self, workers: list[int], num_bytes: float) -> float:
-        """Seconds until each of several has sent so many to the others, and got theirs."""
-        link = self.cluster.link
-        if link.wired:
-            return self.links.exchange(workers, link.seconds(num_bytes))
-        return 0.0 if link.sender else link.seconds(num_bytes)
+            yield from self.links.carry(sender, receiver, link.seconds(num_bytes))
+        yield link.latency + (0.0 if link.wired else link.on_the_way(num_bytes))
 
     def arrive(self, stage: int, worker: int, message: SimulatedMicrobatch) -> None:
         """A message lies in front of a stage from now on."""
@@ -258,40 +264,65 @@ class SimulatedRun:
             if by_batch:
                 yield from self.send_state(stage, worker, index, batch)
             return
-        bucket = self.bucket_of[stage][index]
-        for each in bucket if index == bucket[-1] else ():
-            self.exchange(stage, each, batch)
+        if index == self.bucket_of[stage][index][-1]:
+            self.exchange(stage, self.bucket_of[stage][index], batch, 0)
 
-    def exchange(self, stage: int, index: int, batch: int) -> None:
-        """One more worker has sent a block's gradients; the last one's begin to travel with all others'."""
-        block, workers, link = self.profile.blocks[index], self.workers[stage], self.cluster.link
-        many = len(workers)
-        exchange = self.exchanges.setdefault((stage, index, batch), GradientExchange(many))
+    def exchange(self, stage: int, bucket: range, batch: int, number: int) -> None:
+        """One more worker has sent what it has for a round; the last one's begins to travel with all others'."""
+        workers, link = self.workers[stage], self.cluster.link
+        exchange = self.exchange_of(stage, bucket, batch, number)
         exchange.missing -= 1
         if exchange.missing:
             return
         exchange.begun = True
-        exchange.seconds = (
-            self.exchange_seconds(workers, self.exchanged(index, many))
-            + self.cluster.exchange.rounds(many) * link.latency
-            + block.step / self.slices(many)
-        )
-        self.exchanging += exchange.seconds * many
-        self.events.fire(exchange.done, exchange.seconds)
+        num_bytes = self.costs.sent(bucket.start, bucket.stop, self.rounds[stage][number])
+        carried = self.links.exchange(workers, link.seconds(num_bytes)) if link.wired else link.on_the_way(num_bytes)
+        self.exchanging += (carried + link.latency) * len(workers)
+        self.events.fire(exchange.done, carried + link.latency)
         for each in workers:
             self.wake_worker(each)
 
+    def exchange_of(self, stage: int, bucket: range, batch: int, number: int) -> GradientExchange:
+        key = (stage, bucket.start, batch, number)
+        return self.exchanges.setdefault(key, GradientExchange(len(self.workers[stage])))
+
+    def advance(self, stage: int, worker: int, batch: int, *, last: bool) -> Process:
+        """Update this worker's slice of what was posted, and hand it on, where each has one. last: of the bucket with
+        the last block, once that has learned; else of the others."""
+        if len(self.rounds[stage]) == 1 or self.plan.stages[stage].by_batch:
+            return
+        end = self.bounds[stage][1] - 1
+        buckets = {bucket.start: bucket for bucket in self.bucket_of[stage].values() if (end in bucket) == last}
+        for bucket in buckets.values():
+            slices = self.advanced(stage, worker, bucket, batch)
+            if len(self.plan.stages_of(worker)) == 1:
+                yield from slices
+            else:
+                self.events.start(slices)
+
+    def advanced(self, stage: int, worker: int, bucket: range, batch: int) -> Process:
+        """All rounds of an exchange but the last: half of them before the update, and half of them after it."""
+        many, half = len(self.workers[stage]), len(self.rounds[stage]) // 2
+        for number in range(2 * half - 1):
+            yield from self.taken(stage, worker, bucket, batch, number)
+            if number == half - 1:
+                yield from self.compute(worker, self.costs.update(bucket.start, bucket.stop, many))
+            self.exchange(stage, bucket, batch, number + 1)
+
     def send_state(self, stage: int, worker: int, index: int, batch: int) -> Process:
         """All that a block has learned goes to the worker of the next batch."""
-        place, block, link = self.plan.stages[stage], self.profile.blocks[index], self.cluster.link
+        block, link = self.profile.blocks[index], self.cluster.link
         yield from self.compute(worker, block.handover / 2)
         yield from self.spend(worker, link.sender * block.state_bytes + link.message)
-        exchange = self.exchanges.setdefault((stage, index, batch), GradientExchange(1))
+        exchange = self.exchanges.setdefault((stage, index, batch, 0), GradientExchange(1))
         exchange.begun = True
-        following = place.worker_of(0, batch + 1)
-        exchange.seconds = self.link_seconds(worker, following, float(block.state_bytes)) + link.latency
-        self.exchanging += exchange.seconds
-        self.events.fire(exchange.done, exchange.seconds)
+        following, begun = self.plan.stages[stage].worker_of(0, batch + 1), self.events.now
+
+        def came() -> None:
+            self.exchanging += self.events.now - begun
+            self.events.fire(exchange.done)
+
+        self.after(self.carried(worker, following, float(block.state_bytes)), came)
         self.wake_worker(following)
 
     def updated(self, stage: int, worker: int, index: int, batch: int) -> Process:
@@ -301,51 +332,35 @@ class SimulatedRun:
         if len(place.shares) == 1:
             return
         if place.by_batch:
-            yield from self.exchanged_all(stage, range(index, index + 1), batch)
+            yield from self.wait_for(self.exchanges.setdefault((stage, index, batch, 0), GradientExchange(1)))
             yield from self.spend(worker, link.receiver * block.state_bytes + link.message)
             yield from self.compute(worker, block.handover / 2)
             return
         bucket = self.bucket_of[stage][index]
-        if index != bucket[0]:
+        if index != bucket.start:
             return
-        yield from self.exchanged_all(stage, bucket, batch)
-        many, exchange = len(place.shares), self.cluster.exchange
-        sent = sum(self.exchanged(each, many) for each in bucket) * (link.sender + link.receiver)
-        blocks = [self.profile.blocks[each] for each in bucket]
-        own = sum(each.step / self.slices(many) + each.add * exchange.added(many) + each.lanes for each in blocks)
-        if self.profile.on_cpu:
-            sent += exchange.messages(many) * sum(each.exchange for each in blocks)
-        yield from self.spend(worker, sent + 2 * exchange.messages(many) * link.message)
-        yield from self.compute(worker, own if self.profile.on_cpu else 0.0)
+        yield from self.taken(stage, worker, bucket, batch, len(self.rounds[stage]) - 1)
+        if len(self.rounds[stage]) == 1:
+            yield from self.compute(worker, self.costs.update(bucket.start, bucket.stop, len(place.shares)))
 
-    def exchanged_all(self, stage: int, bucket: range, batch: int) -> Process:
-        """Wait until these blocks' exchanges of a batch are done."""
-        many = len(self.plan.stages[stage].shares)
+    def taken(self, stage: int, worker: int, bucket: range, batch: int, number: int) -> Process:
+        """Wait for a round of an exchange; what its messages took of a CPU comes now."""
+        yield from self.wait_for(self.exchange_of(stage, bucket, batch, number))
+        yield from self.spend(worker, self.costs.messages(bucket.start, bucket.stop, self.rounds[stage][number]))
+
+    def wait_for(self, exchange: GradientExchange) -> Process:
         begun = self.events.now
-        for index in bucket:
-            yield self.exchanges.setdefault((stage, index, batch), GradientExchange(many)).done
+        yield exchange.done
         self.waited += self.events.now - begun
 
-    def exchanged(self, index: int, workers: int) -> float:
-        """Bytes of a block's gradients and weights, and running statistics, that each of its workers sends."""
-        block = self.profile.blocks[index]
-        num_bytes = self.cluster.exchange.sent(float(block.gradient_bytes), workers, weights=self.profile.sliced)
-        return num_bytes + self.cluster.exchange.running(
-            block.running_bytes * self.profile.microbatches, workers, self.plan.lanes
-        )
+    def after(self, process: Process, act: Callable[[], None]) -> None:
+        """Act when a process has come to its end."""
 
-    def slices(self, workers: int) -> int:
-        """The number of slices that an update is cut into."""
-        return workers if self.profile.sliced and self.cluster.exchange.is_sliced(workers) else 1
-
-    def later(self, delay: float, act: Callable[[], None]) -> None:
-        """Act when so many simulated seconds have gone by."""
-
-        def process() -> Process:
-            yield delay
+        def both() -> Process:
+            yield from process
             act()
 
-        self.events.start(process())
+        self.events.start(both())
 
     def wake_worker(self, worker: int) -> None:
         if not self.wake[worker].fired:
@@ -353,12 +368,11 @@ class SimulatedRun:
 
 
 class GradientExchange:
-    """The exchange of one block's gradients of one batch."""
+    """One round of what workers exchange of some blocks and one batch."""
 
     def __init__(self, workers: int) -> None:
         self.missing = workers
         self.begun = False
-        self.seconds = 0.0
         self.done = OneShotEvent()
 
 

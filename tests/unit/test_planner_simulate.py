@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from ffdist.plan import Plan, PlanStage, Share
 from ffdist.planner import Cluster, NetworkLink, Profile, price
-from ffdist.planner.events import CorePool, EventQueue, Process
+from ffdist.planner.cluster import ExchangeCost
+from ffdist.planner.events import CorePool, EventQueue, Process, WorkerLinks
 from ffdist.planner.forecast import scaled
 from ffdist.planner.profile import BackpropProfile, BlockProfile, SampleCurve
 from ffdist.planner.schedules import ddp, one_batch, one_f_one_b, order_of
@@ -138,6 +139,16 @@ def test_the_exchange_of_gradients_hides_behind_other_blocks_until_the_link_is_t
     assert slow.hidden < 0.9
 
 
+def test_slices_are_handed_on_behind_the_batch() -> None:
+    """The last block's first round hides behind nothing, its second one behind the next batch's first blocks."""
+    profile = network(block(0, 0.06, 3.0), block(1, 0.06, 3.0))
+    plan, link = Plan.replicated(profile.names, 3, 3), NetworkLink(1e9)
+    a_round = 3e6 * 2 / 3 / 1e9
+    assert simulate(profile, Cluster(3, link), plan).seconds == pytest.approx(0.12 / 3 + a_round, rel=1e-6)
+    whole = Cluster(3, link, exchange=ExchangeCost("whole"))
+    assert simulate(profile, whole, plan).seconds == pytest.approx(0.12 / 3, rel=1e-6)
+
+
 def test_batches_in_turn_are_as_fast_as_the_slowest_block_lets_them_be() -> None:
     profile = network(block(0, 0.06, 1.0), block(1, 0.03, 1.0), block(2, 0.03, 1.0))
     seconds = [
@@ -243,3 +254,17 @@ def test_cores_are_given_in_the_order_in_which_they_are_asked_for() -> None:
         events.start(work(name))
     events.run()
     assert done == [(0, 1.0), (1, 1.0), (2, 2.0), (3, 2.0), (4, 3.0)]
+
+
+def test_what_waits_for_a_receiver_keeps_its_sender_from_nothing() -> None:
+    events, done = EventQueue(), dict[str, float]()
+    links = WorkerLinks(events, 4)
+
+    def send(name: str, sender: int, receiver: int) -> Process:
+        yield from links.carry(sender, receiver, 1.0)
+        done[name] = events.now
+
+    for name, sender, receiver in (("a", 0, 2), ("b", 1, 2), ("c", 1, 3), ("d", 0, 3)):
+        events.start(send(name, sender, receiver))
+    events.run()
+    assert done == {"a": 1.0, "b": 2.0, "c": 2.0, "d": 3.0}
