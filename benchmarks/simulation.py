@@ -35,7 +35,7 @@ from ffdist.pipeline.precision import Precision
 from ffdist.plan import Plan
 from ffdist.planner.cached import links_here, profile_of
 from ffdist.planner.cluster import Cluster, NetworkLink, parse_link
-from ffdist.planner.forecast import simulated
+from ffdist.planner.forecast import simulated, with_ends
 from ffdist.planner.profile import Profile
 from ffdist.runtime.allocator import keep_freed_memory
 from ffdist.runtime.start import SettingsJob
@@ -109,14 +109,13 @@ def cluster_of(case: Case, speed: float = 1.0) -> Cluster:
 
 
 def _cluster(case: Case) -> Cluster:
-    memory, network = links_here(on_cpu=True)
+    here = links_here(on_cpu=True)
     cores = available_cores() if case.plan.workers > available_cores() else None
     if case.by == "threads":
         return Cluster(case.plan.workers, NetworkLink(inf, wired=False), cores=cores)
     if case.by == "processes":
-        return Cluster(case.plan.workers, memory, cores=cores)
-    paced = replace(parse_link(case.by), sender=network.sender, receiver=network.receiver, message=network.message)
-    return Cluster(case.plan.workers, paced, cores=cores)
+        return Cluster(case.plan.workers, here.memory, cores=cores)
+    return Cluster(case.plan.workers, with_ends(parse_link(case.by), here.network), cores=cores)
 
 
 def measured(

@@ -11,9 +11,9 @@ import sys
 import tempfile
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import nn
@@ -32,12 +32,12 @@ from ffdist.planner.cluster import NetworkLink
 from ffdist.planner.measure import measure_chain, measure_source, sizes_of
 from ffdist.planner.profile import FORMAT, Profile
 from ffdist.settings import Settings
-from ffdist.transport.measure import KIB, MIB, measure_transport
+from ffdist.transport.measure import ALL_REDUCE, KIB, MIB, measure_transport
 from ffdist.transport.registry import fastest, own_location
 
 SMALL, LARGE = 64 * KIB, 4 * MIB
 """Bytes of the messages that links are measured with."""
-LINKS_FORMAT = 4
+LINKS_FORMAT = 5
 FOLDER = "profiles"
 """In the cache."""
 T = TypeVar("T")
@@ -117,9 +117,19 @@ def measure_profile(
     return fields
 
 
-def links_here(*, on_cpu: bool, fresh: bool = False) -> tuple[NetworkLink, NetworkLink]:
-    """The links between processes of this host: as it is, by shared memory where there is such; and a network of no
-    limit whose ends are here, by gloo, for what its sending and receiving takes of a CPU."""
+class HostLinks(NamedTuple):
+    """The links between processes of this host."""
+
+    memory: NetworkLink
+    """As it is: by shared memory, where there is such."""
+    network: NetworkLink
+    """A network of no limit whose ends are here, by gloo, for what its sending and receiving takes of a CPU."""
+    ring: NetworkLink
+    """The same for the steps of gloo's all-reduce, adding up included."""
+
+
+def links_here(*, on_cpu: bool, fresh: bool = False) -> HostLinks:
+    """The links of this host, measured. on_cpu: whether their ends' computing suffers."""
     facts = {"what": "links", "format": LINKS_FORMAT, "processor": processor_name(), "versions": versions()}
     rates = cached(facts, measure_links, dict, fresh=fresh)
     memory, network = (link_of(rates, name) for name in (rates["within"], "gloo"))
@@ -127,9 +137,16 @@ def links_here(*, on_cpu: bool, fresh: bool = False) -> tuple[NetworkLink, Netwo
     # clock it would take what others on the machine do meanwhile, too
     each = memory.sender + memory.receiver
     memory = NetworkLink(1 / max(1e-12, each), 2 * memory.message, each, wired=False, message=memory.message)
-    if on_cpu:
-        return memory, network
-    return memory.without_cpu(), network.without_cpu()
+    links = HostLinks(memory, network, ring_of(rates, network))
+    return links if on_cpu else HostLinks(*(link.without_cpu() for link in links))
+
+
+def ring_of(rates: dict[str, Any], network: NetworkLink) -> NetworkLink:
+    """The network as a ring's steps take it. Between two processes there are two: in each both send a half, and get and
+    add up another."""
+    both_ends = link_of(rates, ALL_REDUCE)
+    a_byte = both_ends.sender / 2
+    return replace(network, sender=a_byte, receiver=a_byte, message=both_ends.message / 4)
 
 
 def measure_links() -> dict[str, Any]:
@@ -153,7 +170,7 @@ def measure_links() -> dict[str, Any]:
 def print_links() -> None:
     """The main function of `measure_links`' process: its result, as JSON on the last line of stdout."""
     within = fastest(own_location(), own_location()).name
-    found = measure_transport(sorted({within, "gloo"}), (SMALL, LARGE), rounds=3, volume=6 * LARGE)
+    found = measure_transport([*sorted({within, "gloo"}), ALL_REDUCE], (SMALL, LARGE), rounds=3, volume=6 * LARGE)
     rates = {f"{rate.transport} {rate.message_bytes}": rate.messages_per_s for rate in found}
     cpu = {f"{rate.transport} {rate.message_bytes} cpu": rate.cpu for rate in found}
     print(json.dumps(rates | cpu | {"within": within}))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from math import ceil
 from statistics import median
 from typing import Any, NamedTuple
@@ -19,10 +20,10 @@ from ffdist.objectives import Objective
 from ffdist.plan import Plan
 from ffdist.planner.by_batch import best_by_batch
 from ffdist.planner.cached import links_here, profile_of
-from ffdist.planner.cluster import Cluster, ExchangeCost, parse_bytes, parse_link
+from ffdist.planner.cluster import Cluster, ExchangeCost, NetworkLink, parse_bytes, parse_link
 from ffdist.planner.price import Price, price
 from ffdist.planner.profile import Profile
-from ffdist.planner.schedules import ddp, one_f_one_b
+from ffdist.planner.schedules import BUCKETS, ddp, one_f_one_b
 from ffdist.planner.search import best_pipeline, best_price, data_parallel
 from ffdist.planner.simulate import BATCHES, simulate
 from ffdist.settings import Settings
@@ -186,14 +187,16 @@ def batches_of(size: int) -> int:
 
 
 def best_ddp(profile: Profile, cluster: Cluster, batches: int = BATCHES) -> ExpectedRate:
-    """DDP on as many of the devices as are fastest: all, or fewer by halves of the next power of two."""
+    """DDP on as many of the devices as are fastest: all, or fewer by halves of the next power of two; with buckets of
+    the size that is fastest."""
 
-    def rates(devices: int, seeds: Sequence[int]) -> list[float]:
+    def rates(devices: int, bucket: float, seeds: Sequence[int]) -> list[float]:
         there = cluster.with_devices(devices)
-        return [ddp(profile, there, batches=batches, seed=seed).rate for seed in seeds]
+        return [ddp(profile, there, batches=batches, seed=seed, bucket=bucket).rate for seed in seeds]
 
     counts = [cluster.devices, *(2**n for n in range((cluster.devices - 1).bit_length()))]
-    return ExpectedRate.of(rates(max(counts, key=lambda count: rates(count, SEEDS[:1])), SEEDS))
+    shapes = product(counts, BUCKETS)
+    return ExpectedRate.of(rates(*max(shapes, key=lambda shape: rates(*shape, SEEDS[:1])), SEEDS))
 
 
 class ScalingPoint(NamedTuple):
@@ -267,14 +270,19 @@ def cluster_of(request: Request, device: torch.device, settings: Settings) -> Cl
         queue=settings.plan.queue,
         exchange=ExchangeCost(settings.plan.exchange, 0.5 if settings.training.exchange_dtype == "bf16" else 1.0),
     )  # checked before anything is measured
-    here, network = links_here(on_cpu=on_cpu, fresh=request.fresh)
+    here = links_here(on_cpu=on_cpu, fresh=request.fresh)
     if link:
-        return replace(
-            cluster, link=replace(link, sender=network.sender, receiver=network.receiver, message=network.message)
-        )
+        return replace(cluster, link=with_ends(link, here.network), collective=with_ends(link, here.ring))
     cores = available_cores() / torch.get_num_threads()
     crowded = on_cpu and request.devices > cores
-    return replace(cluster, link=here, collective=network if on_cpu else None, cores=cores if crowded else None)
+    return replace(
+        cluster, link=here.memory, collective=here.ring if on_cpu else None, cores=cores if crowded else None
+    )
+
+
+def with_ends(link: NetworkLink, ends: NetworkLink) -> NetworkLink:
+    """A link whose ends compute what those of another do."""
+    return replace(link, sender=ends.sender, receiver=ends.receiver, message=ends.message)
 
 
 def parse_speeds(text: str) -> tuple[float, ...]:

@@ -1,20 +1,21 @@
 """Backpropagation on the same cluster, by the same measurements: data parallelism with a ring, and a 1F1B pipeline.
 
-A message takes of a CPU at both ends what one of ours does: a ring has 2 (N - 1) of them a bucket.
+A ring has 2 (N - 1) steps a bucket. What a step takes of a CPU is measured by gloo's own all-reduce.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import inf
 
 from ffdist.pipeline.plan import partition, split_by_stage
 from ffdist.planner.cluster import Cluster, NetworkLink
 from ffdist.planner.profile import BackpropProfile, BlockProfile, Profile
 from ffdist.planner.simulate import BATCHES, TimeDraw
 
-BUCKET = 25 * 2**20
-"""Bytes of gradients that travel together, as DistributedDataParallel has it."""
+BUCKETS = (25.0 * 2**20, inf)
+"""Bytes of gradients that travel together: as DistributedDataParallel has it unless told otherwise; and all."""
 
 
 @dataclass(frozen=True)
@@ -31,9 +32,16 @@ class BackpropTime:
         return self.batch / self.seconds
 
 
-def ddp(profile: Profile, cluster: Cluster, *, batches: int = BATCHES, seed: int | None = None) -> BackpropTime:
+def ddp(
+    profile: Profile,
+    cluster: Cluster,
+    *,
+    batches: int = BATCHES,
+    seed: int | None = None,
+    bucket: float = BUCKETS[0],
+) -> BackpropTime:
     """DistributedDataParallel on all devices: buckets of gradients are reduced around a ring, one after the other,
-    from when backward has made them on every rank; the optimiser waits for the last."""
+    from when backward has made them on every rank; the optimiser waits for the last. bucket: bytes of one, at least."""
     blocks = backprop_of(profile).blocks
     ranks, link = cluster.devices, cluster.collective or cluster.link
     draws = [TimeDraw(seed, rank) for rank in range(ranks)]
@@ -51,35 +59,42 @@ def ddp(profile: Profile, cluster: Cluster, *, batches: int = BATCHES, seed: int
         crowded = max(1.0, ranks / cluster.cores) if cluster.cores else 1.0
         end = max(times[0] for times in ready) * crowded
         if ranks > 1:
-            end = max(end, reduced(blocks, [max(column) for column in zip(*ready, strict=True)], ranks, link) * crowded)
-            end += ring_cpu(blocks, ranks, link) * crowded
+            buckets = ddp_buckets(blocks, bucket)
+            end = max(
+                end, reduced(buckets, [max(column) for column in zip(*ready, strict=True)], ranks, link) * crowded
+            )
+            end += ring_cpu(buckets, ranks, link) * crowded
         total += end + sum(block.step for block in blocks) * crowded
     return BackpropTime(total / batches, profile.batch)
 
 
-def reduced(blocks: Sequence[BlockProfile], ready: Sequence[float], ranks: int, link: NetworkLink) -> float:
+Buckets = Sequence[tuple[int, float]]
+"""The block that completes each bucket, and the bucket's bytes, in the order in which backward makes them."""
+
+
+def reduced(buckets: Buckets, ready: Sequence[float], ranks: int, link: NetworkLink) -> float:
     """The moment when the last bucket has been around the ring; ready: when every rank has each block's gradients."""
     end = 0.0
-    for index, size in ddp_buckets(blocks):
+    for index, size in buckets:
         around = 2 * link.seconds(size) * (ranks - 1) / ranks + 2 * (ranks - 1) * link.latency
         end = max(end, ready[index]) + around
     return end
 
 
-def ring_cpu(blocks: Sequence[BlockProfile], ranks: int, link: NetworkLink) -> float:
+def ring_cpu(buckets: Buckets, ranks: int, link: NetworkLink) -> float:
     """Seconds of computing that each rank loses with the rings of a batch."""
-    steps = 2 * (ranks - 1)
-    both_ends = gradients(blocks) / ranks * (link.sender + link.receiver) + 2 * len(ddp_buckets(blocks)) * link.message
-    return steps * both_ends
+    num_bytes = sum(size for _, size in buckets)
+    both_ends = num_bytes / ranks * (link.sender + link.receiver) + 2 * len(buckets) * link.message
+    return 2 * (ranks - 1) * both_ends
 
 
-def ddp_buckets(blocks: Sequence[BlockProfile]) -> list[tuple[int, float]]:
-    """The block that completes each bucket, and the bucket's bytes, in the order in which backward makes them."""
+def ddp_buckets(blocks: Sequence[BlockProfile], least: float) -> Buckets:
+    """The buckets of as many bytes at least, but for the last."""
     found: list[tuple[int, float]] = []
     size = 0.0
     for index in reversed(range(len(blocks))):
         size += blocks[index].gradient_bytes
-        if size >= BUCKET or index == 0:
+        if size >= least or index == 0:
             found.append((index, size))
             size = 0.0
     return found
@@ -119,7 +134,8 @@ def pipeline_time(
         clocks = one_batch(profile, cluster, stages, microbatches, samples, clocks, draw)
         if replicas > 1:
             for place, stage in enumerate(stages):
-                clocks[place] += reduced(stage, [0.0] * len(stage), replicas, ring) + ring_cpu(stage, replicas, ring)
+                whole = ddp_buckets(stage, inf)
+                clocks[place] += reduced(whole, [0.0] * len(stage), replicas, ring) + ring_cpu(whole, replicas, ring)
         clocks = [
             clock + sum(block.step for block in stage) / slowest(cluster, place, size)
             for place, (clock, stage) in enumerate(zip(clocks, stages, strict=True))
@@ -201,11 +217,6 @@ def order_of(warmup: int, microbatches: int) -> list[tuple[str, int]]:
         if ahead + part < microbatches:
             order.append(("F", ahead + part))
     return order
-
-
-def gradients(blocks: Sequence[BlockProfile]) -> float:
-    """Bytes of all blocks' gradients."""
-    return float(sum(block.gradient_bytes for block in blocks))
 
 
 def backprop_of(profile: Profile) -> BackpropProfile:

@@ -28,6 +28,8 @@ from ffdist.transport.transport import EdgeContext
 
 KIB, MIB = 1 << 10, 1 << 20
 SIZES = (64 * KIB, MIB, 4 * MIB, 16 * MIB)
+ALL_REDUCE = "gloo's all-reduce"
+"""Of float32, by both processes: what backpropagation's gradients go by. No transport of ours; measured as one."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,8 @@ def measure_transport(
 ) -> list[TransportRate]:
     """Send messages of each size from one new process to another, one thread each, the transports in turn.
 
-    transports: "local", between threads, and those of the registry; default: all that join two processes of this host.
+    transports: "local", between threads, those of the registry, and ALL_REDUCE; default: all transports that join two
+    processes of this host.
     volume: bytes that are timed in a sample; between 20 and 2000 messages. cluster: the address of a Ray cluster, which
     both join.
     """
@@ -177,6 +180,9 @@ def _sample(rank: int, transport: str, edge: Edge, size: int, plan: _Plan, store
         return _time(lambda: target.copy_(message), num, plan) if rank == 1 else SampleTime(0.0, 0.0)
     if transport == "local":
         return _between_threads(edge, message, num, plan) if rank == 1 else SampleTime(0.0, 0.0)
+    if transport == ALL_REDUCE:
+        values = torch.zeros(size // 4)
+        return _time(lambda: dist.all_reduce(values), num, plan)
     kind, place = transport_of(transport), own_location()
     backend = kind.backend(place, place)
     group = dist.new_group([0, 1], edge.timeout, backend) if backend else None  # of a new name, also in torch 2.11
