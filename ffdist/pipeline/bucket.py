@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 from torch import Tensor
 
+from ffdist.pipeline.halving import Halving
 from ffdist.pipeline.reduce import Reduction
 from ffdist.pipeline.stage_group import GRADIENTS, SLICES, StageGroup
 from ffdist.transport.base import Frame
@@ -22,7 +24,7 @@ while slices of the batch before still lie there; it gets no further than the ot
 memory for little."""
 SMALL = 128 * 2**10
 """Bytes of gradients that consecutive blocks send in one message: its own cost is more than that of so many bytes."""
-MIN_SLICES = 16
+MIN_SLICES = 8
 """The slices from which on a stage's last block travels with others, too: what a message to each worker takes is more
 than what hides behind that block."""
 
@@ -35,6 +37,7 @@ class Bucket:
         self.group = group
         self.number = number
         self.sliced = any(len(reduction.slices) > 1 for reduction in reductions)
+        self.halving = reductions[0].halving
         self.step = 0
         self.posted = False
         """Whether this worker's sums of the batch are on their way, and the others' still to be taken."""
@@ -45,24 +48,26 @@ class Bucket:
         """Send the others what the blocks' lanes here have added up to; called when the last block has learned from its
         last lane here."""
         self.step, self.posted, self.pending = step, True, True
+        if self.halving:
+            self._post_half(0)
+            return
         collected = [reduction.collect() for reduction in self.reductions]
         if self.group is None:
             return
-        fields = {
-            "step": step,
-            "bucket": self.number,
-            "blocks": [header for header, _ in collected],
-            **self.group.announcements(step),
-        }
+        fields = self._fields([header for header, _ in collected])
         frames = [
             Frame(
                 GRADIENTS,
                 fields,
-                {f"{i} {name}": x for i, (_, slices) in enumerate(collected) for name, x in slices[place].items()},
+                of_blocks([slices[place] for _, slices in collected]),
             )
             for place in range(len(collected[0][1]))
         ]
         self._post(frames)
+
+    def _fields(self, headers: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        assert self.group
+        return {"step": self.step, "bucket": self.number, "blocks": headers, **self.group.announcements(self.step)}
 
     def advance(self) -> None:
         """Take what the others have posted, and add it up.
@@ -73,6 +78,9 @@ class Bucket:
         if not self.posted:
             return
         self.posted = False
+        if self.halving:
+            self._advance_by_halves(self.halving)
+            return
         frames = self.group.take(GRADIENTS, self.number) if self.group else {}
         began = time.perf_counter()
         with self._adding_up():
@@ -87,13 +95,57 @@ class Bucket:
         if self.sliced:
             self._hand_on()
 
+    def _advance_by_halves(self, halving: Halving) -> None:
+        """All rounds but the last."""
+        assert self.group
+        for level in range(halving.levels):
+            if level:
+                self._post_half(level)
+            frame = self._take_half(GRADIENTS, level)
+            with self.group.exchanges("add up gradients"):
+                for i, (reduction, fields) in enumerate(zip(self.reductions, frame.fields["blocks"], strict=True)):
+                    reduction.receive_half(level, fields, of_block(i, frame))
+        with self.group.exchanges("add up gradients"):
+            for reduction in self.reductions:
+                reduction.add_up()
+                reduction.update_own()
+        for level in reversed(range(halving.levels)):
+            updates = [reduction.collect_updates(level) for reduction in self.reductions]
+            self._send_half(level, Frame(SLICES, {"bucket": self.number}, of_blocks(updates)))
+            if level:
+                self._take_updates(level)
+
+    def _post_half(self, level: int) -> None:
+        """Send what the one other worker of a level needs."""
+        collected = [reduction.collect_half(level) for reduction in self.reductions]
+        fields = self._fields([header for header, _ in collected])
+        self._send_half(level, Frame(GRADIENTS, fields, of_blocks([tensors for _, tensors in collected])))
+
+    def _send_half(self, level: int, frame: Frame) -> None:
+        assert self.group
+        self.group.post({self._other(level): frame})
+
+    def _take_half(self, kind: str, level: int) -> Frame:
+        assert self.group
+        frame = self.group.take(kind, self.number, [self._other(level)])[self._other(level)]
+        if kind == GRADIENTS:
+            self.group.receive_announcements([frame])
+        return frame
+
+    def _take_updates(self, level: int) -> None:
+        frame = self._take_half(SLICES, level)
+        for i, reduction in enumerate(self.reductions):
+            reduction.receive_updates(level, of_block(i, frame))
+
+    def _other(self, level: int) -> int:
+        """The worker that this one exchanges with at a level."""
+        assert self.group
+        assert self.halving
+        return self.group.shares[self.halving.other(level)].worker
+
     def _hand_on(self) -> None:
         """Update this worker's slice of each block, and send it to the others."""
-        tensors = {
-            f"{i} {name}": value
-            for i, reduction in enumerate(self.reductions)
-            for name, value in reduction.update_own().items()
-        }
+        tensors = of_blocks([reduction.update_own() for reduction in self.reductions])
         self._post([Frame(SLICES, {"bucket": self.number}, tensors)])
 
     def _post(self, frames: Sequence[Frame]) -> None:
@@ -109,7 +161,11 @@ class Bucket:
             return
         self.advance()
         self.pending = False
-        frames = self.group.take(SLICES, self.number) if self.group and self.sliced else None
+        frames = None
+        if self.halving:
+            self._take_updates(0)
+        elif self.group and self.sliced:
+            frames = self.group.take(SLICES, self.number)
         began = time.perf_counter()
         places = {share.worker: place for place, share in enumerate(self.group.shares)} if self.group else {}
         with self._adding_up():
@@ -121,6 +177,11 @@ class Bucket:
 
     def _adding_up(self) -> AbstractContextManager[None]:
         return self.group.trace.span("add up gradients", "exchange") if self.group else nullcontext()
+
+
+def of_blocks(tensors: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """The tensors of all blocks, named by their numbers, too."""
+    return {f"{i} {name}": value for i, each in enumerate(tensors) for name, value in each.items()}
 
 
 def of_block(number: int, frame: Frame) -> dict[str, Tensor]:

@@ -9,7 +9,10 @@ computes the next block. What then happens of a block's vector of gradients, or 
               updates it (`slices.py`), and hands the new weights on; before the block is needed again, it takes theirs.
               Where an update is not element by element, the summed gradients are handed on, and all update alike.
 
-Either way all but the last block's exchange hides behind computing, and not a bit differs.
+    halves    slices, in log2 W rounds each way, with one other worker in each (`halving.py`)
+
+Either way not a bit differs, and all but the last block's exchange hides behind computing; of halves only the first
+round does.
 """
 
 from __future__ import annotations
@@ -24,6 +27,7 @@ from torch import Tensor
 from ffdist.pipeline.block import LearningBlock
 from ffdist.pipeline.finite import NonfiniteValue
 from ffdist.pipeline.flat import FlatParameters
+from ffdist.pipeline.halving import Halving, halves_pay
 from ffdist.pipeline.optim import is_elementwise
 from ffdist.pipeline.running import BufferKey, RunningStatistics
 from ffdist.pipeline.slices import OwnSlice
@@ -38,7 +42,7 @@ RUNNING = "running"
 def slices_pay(workers: int, exchange: str = "auto") -> bool:
     """True if slices are the faster exchange: a worker sends 2 (W - 1) / W of the block, and not W - 1, in two rounds,
     and not one. exchange: as `plan.exchange`."""
-    return workers > 2 if exchange == "auto" else exchange == "slices"
+    return workers > 2 if exchange == "auto" else exchange != "whole"
 
 
 class Reduction:
@@ -53,9 +57,10 @@ class Reduction:
         *,
         dtype: torch.dtype | None = None,
         sliced: bool = False,
+        halved: bool = False,
     ) -> None:
         """lanes: those that are computed here, of so many. dtype: to what sums are rounded; None: not. sliced: whether
-        each worker adds up a slice alone."""
+        each worker adds up a slice alone; halved: by halves."""
         self.block = block
         self.lanes = lanes
         self.num_lanes = num_lanes
@@ -63,7 +68,8 @@ class Reduction:
         self.flat = FlatParameters(block.learned, str(block.spec))
         self.dtype = dtype
         many = len(group.shares) if group and sliced else 1
-        self.slices = self.flat.slices(many)
+        self.halving = Halving(self.flat, group.place, many) if group and sliced and halved else None
+        self.slices = self.halving.slices() if self.halving else self.flat.slices(many)
         """The slices of the vector, each worker's; the whole where each adds up all."""
         self.place = group.place if group and sliced else 0
         """The place of this worker's slice."""
@@ -80,6 +86,8 @@ class Reduction:
         self.others: list[dict[BufferKey, Tensor]] = []
         self.summed: Tensor | None = None
         """This worker's slice of the gradients, added up over all lanes."""
+        self.gathered: Tensor | None = None
+        """All slices of it, as they come by halves, where all workers update alike."""
 
     def begin_run(self) -> None:
         """Called once the block holds what the run begins with: from here on the optimiser has this worker's slice
@@ -111,12 +119,34 @@ class Reduction:
         values = self.partial.take()
         self.values = {node: value[self.slices[self.place]] for node, value in values.items()}
         travelling = {f"{first}-{end}": self._short(value) for (first, end), value in values.items()}
-        taken = self.running.taken
-        keys = sorted(taken, key=lambda key: (-taken[key].itemsize, key))  # so each begins where its type may
-        running = {RUNNING: torch.cat([as_bytes(taken[key]) for key in keys])} if keys else {}
+        keys, running = packed(self.running.taken)
         tensors = [{name: value[part] for name, value in travelling.items()} | running for part in self.slices]
+        return self._header(keys), tensors
+
+    def collect_half(self, level: int) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """The same for the one worker that this one exchanges with at a level."""
+        assert self.halving
+        if not level:
+            self.values = self.partial.take()
+        keys, running = packed(
+            {key: value for known in (self.running.taken, *self.others) for key, value in known.items()}
+        )
+        theirs = self.halving.half(self.halving.other(level), level)
+        tensors = {f"{first}-{end}": self._short(value[theirs]) for (first, end), value in self.values.items()}
+        return self._header(keys), tensors | running
+
+    def _header(self, running: Sequence[BufferKey]) -> dict[str, Any]:
         trouble = self.trouble and self.trouble.as_json()
-        return {"present": sorted(self.present), "running": keys, "trouble": trouble}, tensors
+        return {"present": sorted(self.present), "running": running, "trouble": trouble}
+
+    def receive_half(self, level: int, fields: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+        """Take what that worker has collected, and add it to this one's."""
+        assert self.halving
+        mine, node = self.halving.half(self.halving.place, level), self.halving.node(level + 1)
+        self.values = {each: value[mine] for each, value in self.values.items()}
+        self.receive(fields, tensors)
+        value = total(self.values, node, self._add)
+        self.values = {} if value is None else {node: value}
 
     def receive(self, fields: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
         """Take what another worker has collected."""
@@ -143,11 +173,35 @@ class Reduction:
         """Update this worker's slice, and return what the others need of it; called after `add_up`."""
         if self.summed is None:
             return {}
+        if self.own is None and self.halving:
+            self.gathered = self.summed.new_empty(self.flat.size)
+            self.gathered[self.slices[self.place]] = self.summed
         if self.own is None:
             return {"summed": self._short(self.summed)}
         self.own.put(self.summed, sorted(self.present))
         self.block.descend()
         return {"weights": self.own.weights()}
+
+    def collect_updates(self, level: int) -> dict[str, Tensor]:
+        """Collect what the other worker of a level needs of all that is updated, or added up, here; called after
+        `update_own`."""
+        assert self.halving
+        if self.summed is None:
+            return {}
+        part = self.halving.part(self.halving.place, level + 1)
+        if self.own:
+            return {"weights": self.own.weights_of(part)}
+        assert self.gathered is not None
+        return {"summed": self._short(self.gathered[part].clone())}  # what was sent may not change
+
+    def receive_updates(self, level: int, tensors: Mapping[str, Tensor]) -> None:
+        """Take the same of that worker."""
+        assert self.halving
+        part = self.halving.part(self.halving.other(level), level + 1)
+        if self.own and tensors:
+            self.own.take_part(part, tensors["weights"])
+        elif self.gathered is not None:
+            self.gathered[part] = self._long(tensors["summed"])
 
     def apply(self, slices: Mapping[int, Mapping[str, Tensor]] | None = None) -> None:
         """Complete the block's update. slices: by their places, what `update_own` gave elsewhere."""
@@ -161,14 +215,12 @@ class Reduction:
             self.block.rest_of_step()
         elif self.summed is not None:
             others = {place: self._long(tensors["summed"]) for place, tensors in (slices or {}).items()}
-            flat = (
-                self.summed
-                if slices is None
-                else torch.cat([v for _, v in sorted({**others, self.place: self.summed}.items())])
-            )
+            flat = self.summed if self.gathered is None else self.gathered
+            if slices is not None:
+                flat = torch.cat([v for _, v in sorted({**others, self.place: self.summed}.items())])
             self.flat.put(flat, sorted(self.present))
             self.block.apply()
-        self.summed, self.present, self.trouble = None, set(), None
+        self.summed, self.gathered, self.present, self.trouble = None, None, set(), None
 
     def whole(self, moments: Sequence[Mapping[str, Tensor]]) -> AbstractContextManager[None]:
         """A context in which the block's optimiser has all that it would have on one worker. moments: of each worker's
@@ -209,6 +261,12 @@ class Reduction:
         }
 
 
+def packed(values: Mapping[BufferKey, Tensor]) -> tuple[list[BufferKey], dict[str, Tensor]]:
+    """Running statistics as one tensor, and their keys in its order, in which each begins where its type may."""
+    keys = sorted(values, key=lambda key: (-values[key].itemsize, key))
+    return keys, {RUNNING: torch.cat([as_bytes(values[key]) for key in keys])} if keys else {}
+
+
 def as_bytes(tensor: Tensor) -> Tensor:
     """uint8 [nbytes]."""
     return tensor.reshape(-1).view(torch.uint8)
@@ -223,4 +281,6 @@ def reductions_of(
     settings = blocks[0].config.settings
     dtype = torch.bfloat16 if settings.training.exchange_dtype == "bf16" else None
     sliced = group is not None and slices_pay(len(group.shares), settings.plan.exchange)
-    return [Reduction(block, lanes, num_lanes, group, dtype=dtype, sliced=sliced) for block in blocks]
+    num_bytes = sum(parameter.nbytes for block in blocks for parameter in block.learned)
+    halved = group is not None and halves_pay(len(group.shares), num_lanes, num_bytes, settings.plan.exchange)
+    return [Reduction(block, lanes, num_lanes, group, dtype=dtype, sliced=sliced, halved=halved) for block in blocks]

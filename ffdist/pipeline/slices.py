@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ffdist.pipeline.block import LearningBlock
-from ffdist.pipeline.flat import FlatParameters, in_memory
+from ffdist.pipeline.flat import FlatParameters, ParameterPiece, in_memory
 
 COUNT = "step"
 """What torch's optimisers keep once a parameter; all else has a number for each of the parameter's."""
@@ -60,13 +60,26 @@ class OwnSlice:
 
     def weights(self) -> Tensor:
         """A copy of the slice's weights [N], as `take` has them."""
-        pieces = [self.views[index].detach() for index, *_ in self.own]
-        return torch.cat(pieces) if pieces else in_memory(self.flat.parameters[0])[:0].clone()
+        return self._weights(self.own)
 
-    @torch.no_grad()
+    def weights_of(self, part: slice) -> Tensor:
+        """A copy of the weights [N] in a part of the vector, as `take_part` has them."""
+        return self._weights(self.flat.pieces(part))
+
+    def _weights(self, pieces: Sequence[ParameterPiece]) -> Tensor:
+        found = [in_memory(self.flat.parameters[index])[first:end] for index, first, end in pieces]
+        return torch.cat(found) if found else in_memory(self.flat.parameters[0])[:0].clone()
+
     def take(self, place: int, weights: Tensor) -> None:
         """Take what another worker's `weights` gave; place: of its slice among them."""
-        pieces = self.pieces[place]
+        self._take(self.pieces[place], weights)
+
+    def take_part(self, part: slice, weights: Tensor) -> None:
+        """Take what another worker's `weights_of` gave."""
+        self._take(self.flat.pieces(part), weights)
+
+    @torch.no_grad()
+    def _take(self, pieces: Sequence[ParameterPiece], weights: Tensor) -> None:
         parts = weights.split([end - first for _, first, end in pieces])
         for (index, first, end), part in zip(pieces, parts, strict=True):
             in_memory(self.flat.parameters[index])[first:end].copy_(part)

@@ -8,6 +8,7 @@ from itertools import cycle, islice
 from typing import NamedTuple
 
 from ffdist.errors import ConfigError, setting
+from ffdist.pipeline.halving import halves_pay
 from ffdist.pipeline.reduce import slices_pay
 
 MAX_DEVICES = 4096
@@ -69,7 +70,7 @@ MESSAGE_CPU = 100e-6
 
 
 class ExchangeRound(NamedTuple):
-    """What a worker sends of a block before it waits for others to have sent theirs; as much comes in."""
+    """A part of an exchange: what a worker sends of a block before it waits for as much of others."""
 
     gradients: float
     """In units of the block's gradients."""
@@ -95,11 +96,18 @@ class ExchangeCost:
         """The number of parts that a block's gradients are cut into, of which a message has one."""
         return workers if self.is_sliced(workers) else 1
 
-    def rounds(self, workers: int, lanes: int, *, weights: bool) -> tuple[ExchangeRound, ...]:
-        """What each worker sends of a block, and gets; running statistics are wanted by all, and travel with gradients.
+    def rounds(self, workers: int, lanes: int, num_bytes: float, *, weights: bool) -> tuple[ExchangeRound, ...]:
+        """The rounds in which workers exchange a block; running statistics, which all want, travel with gradients.
 
-        weights: whether new weights are handed on, and not sums of gradients.
+        num_bytes: of the stage's gradients. weights: whether new weights are handed on, and not sums of gradients.
         """
+        if halves_pay(workers, lanes, int(num_bytes), self.choice):
+            levels = range(workers.bit_length() - 1)
+            back = 1.0 if weights else self.short
+            return (
+                *(ExchangeRound(self.short / 2 ** (level + 1), 2.0**level, 1) for level in levels),
+                *(ExchangeRound(back / 2 ** (level + 1), 0.0, 1) for level in reversed(levels)),
+            )
         running, others = lanes * (workers - 1) / workers, workers - 1
         if not self.is_sliced(workers):
             return (ExchangeRound(self.short * others, running, others),)

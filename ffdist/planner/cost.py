@@ -117,7 +117,8 @@ class PlanCosts:
 
     def rounds(self, i: int, j: int, workers: int) -> tuple[ExchangeRound, ...]:
         """The rounds of what so many workers exchange of a stage with blocks i..j."""
-        return self.cluster.exchange.rounds(workers, self.lanes, weights=self.profile.sliced)
+        num_bytes = self.total("gradients", i, j)
+        return self.cluster.exchange.rounds(workers, self.lanes, num_bytes, weights=self.profile.sliced)
 
     def sent(self, i: int, j: int, each: ExchangeRound) -> float:
         """Bytes of blocks i..j that each of the workers sends in a round, and gets."""

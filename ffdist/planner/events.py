@@ -92,7 +92,7 @@ class CorePool:
 
 
 def waiting(seconds: float) -> Process:
-    """Nothing, for so long."""
+    """Wait for so long."""
     yield seconds
 
 

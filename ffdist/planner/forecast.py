@@ -32,7 +32,7 @@ SEEDS = (0, 1, 2)
 """The seeds of the draws that are simulated; the median counts."""
 SURE = 0.05
 """How much faster, as a share, another plan is simulated before it takes the place of the one with the least price: the
-simulated speed of a plan with shared blocks came out too low by that, of replicas it did not (CNNB, two processes)."""
+median error of what is simulated, so that nearer ones cannot be told apart."""
 
 
 FEW = 16
@@ -157,10 +157,11 @@ def of_least_price(profile: Profile, cluster: Cluster, least: Price, lanes: int 
     plain = (
         best_pipeline(profile, cluster, lanes=lanes or 1),
         data_parallel(profile, cluster, lanes=lanes),
+        data_parallel(profile, cluster.with_devices(1 << cluster.devices.bit_length() - 1), lanes=lanes),  # by halves
         best_by_batch(profile, cluster, lanes or 1),
     )
     best, rate = least, compared(profile, cluster, least.plan)
-    at_least = (1 + SURE) * rate
+    at_least = (1 + (SURE if cluster.devices <= FEW else 0.0)) * rate
     for each in plain:
         if each and lanes in (None, each.plan.lanes) and each.rate > max(at_least, rate):
             expected = compared(profile, cluster, each.plan)

@@ -107,7 +107,7 @@ class SimulatedRun:
         self.rounds = [
             self.costs.rounds(*ends, len(stage.shares)) for stage, ends in zip(plan.stages, self.bounds, strict=True)
         ]
-        """Of each stage's exchanges."""
+        """The rounds of each stage's exchanges."""
         self.workers = [stage.workers for stage in plan.stages]
         self.lanes = {(s, share.worker): share.lanes for s, stage in enumerate(plan.stages) for share in stage.shares}
         places = list(self.lanes)

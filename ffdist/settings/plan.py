@@ -44,10 +44,11 @@ class PlanSettings(SettingsGroup):
     """How activations travel. auto: NCCL between GPUs (XCCL between Intel's), shared memory within a
     host, gloo across hosts. object-store: Ray's, for clusters whose nodes reach one another by Ray's own ports
     alone. module:NAME or file.py:NAME: a Transport of your own."""
-    exchange: Literal["auto", "slices", "whole"] = option("auto", free=True, rare=True)
+    exchange: Literal["auto", "slices", "halves", "whole"] = option("auto", free=True, rare=True)
     """How workers that share a stage exchange its gradients. slices: each adds up and updates a part of the weights,
-    keeps the optimiser's state of that part alone, and hands it on; whole: each takes all gradients and updates all.
-    auto: slices for more than 2 workers."""
+    keeps the optimiser's state of that part alone, and hands it on; halves: the same in rounds with one other worker in
+    each, where 2, 4, 8, ... workers have a lane each; whole: each takes all gradients and updates all. auto: whole for
+    2 workers, from 8 on halves where they are faster, else slices."""
     launcher: Literal["processes", "threads", "ray"] = option("processes", free=True)
     """What runs the stages. Processes, threads of this process, or actors of Ray; under torchrun they are its ranks."""
 

@@ -29,7 +29,8 @@ from ffdist.transport.transport import EdgeContext
 KIB, MIB = 1 << 10, 1 << 20
 SIZES = (64 * KIB, MIB, 4 * MIB, 16 * MIB)
 ALL_REDUCE = "gloo's all-reduce"
-"""Of float32, by both processes: what backpropagation's gradients go by. No transport of ours; measured as one."""
+"""The name of what backpropagation's gradients go by, of float32, by both processes: no transport of ours, but measured
+as one."""
 
 
 @dataclass(frozen=True)

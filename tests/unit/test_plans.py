@@ -26,6 +26,7 @@ from ffdist.pipeline.block import LearningBlock, learn
 from ffdist.pipeline.by_batch import frames_of
 from ffdist.pipeline.edge import ToEdge
 from ffdist.pipeline.flat import ALIGNMENT, FlatParameters, in_memory
+from ffdist.pipeline.halving import Halving, halves_pay
 from ffdist.pipeline.message import Message, Stop, TrainBatch, Written, from_frame
 from ffdist.pipeline.plan import build_block
 from ffdist.pipeline.reduce import Reduction, slices_pay
@@ -123,13 +124,41 @@ def test_any_plan_learns_the_bits_of_one_worker(name: str, data: st.DataObject) 
         assert saved_plan(Path(folder)) == plan
 
 
-@pytest.mark.parametrize("name", JOBS)
+@pytest.mark.parametrize(
+    ("name", "exchange"), [*((name, "halves") for name in JOBS), ("batch norm", "slices"), ("all at once", "slices")]
+)
 def test_blocks_that_all_travel_together_learn_the_same_bits(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, exchange: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As those of very many workers do."""
     monkeypatch.setattr("ffdist.pipeline.bucket.MIN_SLICES", 4)
-    assert run(JOBS[name], f"* @ 0-{LANES - 1}", tmp_path, exchange="slices") == alone(name)
+    assert run(JOBS[name], f"* @ 0-{LANES - 1}", tmp_path, exchange=exchange) == alone(name)
+
+
+@pytest.mark.parametrize("clip", [None, 0.1])
+def test_eight_workers_by_halves_learn_the_bits_of_one(clip: float | None, tmp_path: Path) -> None:
+    """As they do unless told otherwise; each block travels by itself."""
+    job = DigitsJob(settings=SMALL | {"lanes": 8, "clip": clip, "snapshot_every": 3})
+    assert halves_pay(8, 8, 1000)
+    assert run(job, "* @ 0-7", tmp_path / "eight") == run(job, "* @ 0", tmp_path / "one")
+
+
+@pytest.mark.parametrize("workers", [2, 4, 16])
+def test_halves_are_of_siblings_and_come_together_again(workers: int) -> None:
+    flat = FlatParameters([torch.nn.Parameter(torch.zeros(64 * 21 + 5))], "")
+    all_of_them = [Halving(flat, place, workers) for place in range(workers)]
+    ends = sorted((part.start, part.stop) for part in all_of_them[0].slices())
+    assert [a for a, _ in ends] == [0, *(b for _, b in ends[:-1])]
+    assert ends[-1][1] == flat.size
+    for mine in all_of_them:
+        for level in range(mine.levels):
+            other = all_of_them[mine.other(level)]
+            part = mine.part(mine.place, level)
+            assert part == other.part(other.place, level)
+            both = sorted((half.start, half.stop) for half in (mine.half(each.place, level) for each in (mine, other)))
+            assert [both[0][0], both[0][1], both[1][1]] == [0, both[1][0], part.stop - part.start]
+            assert halves(mine.node(level + 1)) == tuple(sorted([mine.node(level), other.node(level)]))
+    assert {each.node(each.levels) for each in all_of_them} == {(0, workers)}
 
 
 @pytest.mark.parametrize(
