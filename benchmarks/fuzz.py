@@ -15,7 +15,6 @@ the exit status is 1. An input that has once been one is a test, in tests/unit/t
 
 from __future__ import annotations
 
-import fcntl
 import json
 import mmap
 import multiprocessing
@@ -56,6 +55,7 @@ from benchmarks.report import report
 from ffdist.bench.harness.result import BenchResult
 from ffdist.bench.harness.table import ResultTable
 from ffdist.errors import FfdistError
+from ffdist.locks import lock
 
 By = Literal["coverage", "hypothesis"]
 SECONDS, ANSWER = 10.0, 120.0
@@ -107,8 +107,8 @@ class CurrentInput:
 
     def __init__(self, path: Path) -> None:
         path.write_bytes(bytes(LARGEST))
-        self.file = path.open("r+b")
-        self.memory = mmap.mmap(self.file.fileno(), LARGEST)
+        with path.open("r+b") as file:
+            self.memory = mmap.mmap(file.fileno(), LARGEST)
 
     def show(self, data: bytes) -> None:
         """Put an input, or its first `LARGEST` bytes, into the file."""
@@ -124,16 +124,21 @@ def shown(path: Path) -> bytes:
 
 
 class TargetTrial:
-    """A target under trial in this process."""
+    """A target under trial in this process. wanted: the number of inputs that it shall get."""
 
-    def __init__(self, target: Target, findings: Path) -> None:
+    def __init__(self, target: Target, findings: Path, wanted: int) -> None:
         self.target = target
+        self.wanted = wanted
         self.kept = findings
         self.at_work = CurrentInput(findings / AT_WORK)
         self.outcome = FuzzOutcome(target.name)
         self.seen: set[str] = set()
-        sys.addaudithook(self.on_audit_event)
         self.unpickled = False
+
+    @property
+    def left(self) -> int:
+        """Inputs that it shall still get."""
+        return max(0, self.wanted - self.outcome.inputs)
 
     def on_audit_event(self, event: str, args: tuple[Any, ...]) -> None:
         self.unpickled |= event == "pickle.find_class"
@@ -192,7 +197,8 @@ def fuzz_target(name: str, inputs: int, seed: int, by: By, findings: Path) -> No
     findings.mkdir(parents=True, exist_ok=True)
     with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
         seeds = [*target.seeds()]
-        trial, draw = TargetTrial(target, findings), random.Random(seed)
+        trial, draw = TargetTrial(target, findings, inputs), random.Random(seed)
+        sys.addaudithook(trial.on_audit_event)
         signal.signal(signal.SIGALRM, too_slow)
         signal.signal(signal.SIGPROF, too_slow)
         for data in seeds:
@@ -203,24 +209,23 @@ def fuzz_target(name: str, inputs: int, seed: int, by: By, findings: Path) -> No
             trial.outcome.memory_mib = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024
             if trial.outcome.memory_mib > ROOM >> 20 and "memory" not in trial.seen:
                 trial.find("memory", f"{trial.outcome.memory_mib} MiB", b"")
-            trial.outcome.over = trial.outcome.inputs >= inputs
+            trial.outcome.over = trial.left == 0
             (findings / OUTCOME).write_text(json.dumps(asdict(trial.outcome)))
             return trial.outcome.over
 
         made = inputs_of(seeds)
         if by == "coverage" and "atheris" in sys.modules:
             guided(trial, some_inputs(trial, made, draw), done, draw)
-        while not done():
-            some_inputs(trial, made, draw)()
+        unguided(trial, made, done, draw)
     os._exit(0)
 
 
 def some_inputs(trial: TargetTrial, made: SearchStrategy[bytes], draw: random.Random) -> Any:
-    """A test of hypothesis's: called, it gives the target some inputs."""
+    """A test of hypothesis's: called, it gives the target `STEP` inputs, or the fewer that are left."""
 
     @seeded(draw.randrange(2**31))
     @settings(
-        max_examples=STEP,
+        max_examples=min(STEP, trial.left),
         deadline=None,
         database=None,
         phases=[Phase.generate],
@@ -231,6 +236,12 @@ def some_inputs(trial: TargetTrial, made: SearchStrategy[bytes], draw: random.Ra
         trial.use(data)
 
     return some
+
+
+def unguided(trial: TargetTrial, made: SearchStrategy[bytes], done: Callable[[], bool], draw: random.Random) -> None:
+    """Inputs that hypothesis draws by itself, until all are tried."""
+    while not done():
+        some_inputs(trial, made, draw)()
 
 
 def guided(trial: TargetTrial, some: Any, done: Callable[[], bool], draw: random.Random) -> None:
@@ -244,7 +255,7 @@ def guided(trial: TargetTrial, some: Any, done: Callable[[], bool], draw: random
 
     def fuzz(data: bytes) -> None:
         some.hypothesis.fuzz_one_input(data)
-        if trial.outcome.inputs % STEP == 0 and done():
+        if (trial.outcome.inputs % STEP == 0 or trial.left == 0) and done():
             os._exit(0)
 
     options = [f"-max_len={DRAWN}", "-len_control=0", "-rss_limit_mb=0", "-timeout=60", "-handle_int=0"]
@@ -323,9 +334,7 @@ def in_use(findings: Path) -> Iterator[None]:
     Exits with a line where another has it."""
     findings.mkdir(parents=True, exist_ok=True)
     with (findings / ".lock").open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if lock(file) == "busy":
             sys.exit(f"fuzz.py: {findings} is in use by another fuzz.py; --findings ANOTHER_FOLDER")
         yield
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from ffdist.baselines import family
 from ffdist.baselines.known import is_serial
 from ffdist.bench.baseline_side import BaselineMain, KeepOrder, RunOrder
+from ffdist.bench.harness.result import Progress
 from ffdist.bench.harness.rounds import PoolSide, calibrated
 from ffdist.bench.harness.summary import Summary
 from ffdist.bench.harness.window import Window, WindowRate
@@ -68,17 +69,25 @@ class Family:
 
 
 def open_baseline(
-    ends: ExitStack, settings: BenchSettings, name: str, *, compiled: bool = False, place: Placing = on_this_host
+    ends: ExitStack,
+    settings: BenchSettings,
+    name: str,
+    progress: Progress,
+    *,
+    compiled: bool = False,
+    place: Placing = on_this_host,
 ) -> Family:
     """The baseline that `name` stands for; where it stands for several, they take turns and the fastest is taken.
 
     Raises ConfigError when none of them fits the network.
     """
-    sides, refused = open_variants(ends, settings, family(name), compiled=compiled, place=place)
+    variants = family(name)
+    progress(f"building {', '.join(variants)}{', compiled' * compiled}")
+    sides, refused = open_variants(ends, settings, variants, compiled=compiled, place=place)
     if len(sides) == 1:
         calibrated(sides[0], settings.compare.window_seconds)
         return Family(sides[0], {}, refused)
-    return qualify(sides, refused, settings)
+    return qualify(sides, refused, settings, progress)
 
 
 def open_variants(
@@ -105,18 +114,26 @@ def open_variants(
 
 
 def qualify(
-    sides: Sequence[BaselineSide], refused: dict[str, str], settings: BenchSettings, *, keep: bool = False
+    sides: Sequence[BaselineSide],
+    refused: dict[str, str],
+    settings: BenchSettings,
+    progress: Progress,
+    *,
+    keep: bool = False,
 ) -> Family:
     """Compare variants in short rounds, in turns; the one with the best median is taken.
 
     keep: leave the other variants built, in place of freeing them.
     """
-    for side in sides:
+    for number, side in enumerate(sides, 1):
+        progress(f"trying {side.name} ({number} of {len(sides)})")
         calibrated(side, settings.compare.window_seconds / 2)
     rates: dict[str, list[float]] = {side.name: [] for side in sides}
-    for _ in range(settings.compare.qualifying):
+    for number in range(1, settings.compare.qualifying + 1):
         for side in sides:
             rates[side.name].append(side.measure().rate)
+        latest = ", ".join(f"{name} {measured[-1]:,.0f}" for name, measured in rates.items())
+        progress(f"qualifying round {number} of {settings.compare.qualifying}: {latest}")
     results = {name: Summary.of(values) for name, values in rates.items()}
     best = max(sides, key=lambda side: results[side.name].median)
     if not keep:

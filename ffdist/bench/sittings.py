@@ -5,13 +5,11 @@ A sitting is one start of the command; several may add to the same folder.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
 import platform
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
@@ -28,6 +26,7 @@ from ffdist.digests import sha256
 from ffdist.errors import ConfigError, DataError, setting
 from ffdist.folders import remedy_unwritable, why_unwritable
 from ffdist.json_lines import JsonLines
+from ffdist.locks import lock
 from ffdist.runtime.own_code import own_files, with_absolute_paths
 
 if TYPE_CHECKING:
@@ -85,7 +84,8 @@ class FinishedTrainings:
                 remedy = remedy_unwritable(self.folder, error, (setting("compare.finished"),))
                 raise unusable(self.folder, why_unwritable(self.folder, error), remedy) from error
             try:
-                self._lock()
+                if lock(self.file) == "busy":  # without locks two comparisons at once are the user's care
+                    raise unusable(self.folder, "another comparison is at work there", "wait for its end")
                 self._read(self.folder)
             except BaseException:  # an interrupt, too: the lock goes with the file
                 self.file.close()
@@ -156,14 +156,6 @@ class FinishedTrainings:
         return [
             f"taken in {len(counts)} sittings of one machine and one commit, with what was tried beforehand: {each}"
         ]
-
-    def _lock(self) -> None:
-        with suppress(OSError):  # a file system without locks: two comparisons at once are then the user's care
-            try:
-                fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                assert self.folder
-                raise unusable(self.folder, "another comparison is at work there", "wait for its end") from None
 
     def _read(self, folder: Path) -> None:
         lines = JsonLines(folder / TRAININGS)

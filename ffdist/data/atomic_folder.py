@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import re
 import shutil
@@ -17,6 +16,7 @@ from ffdist.data.manifest import MANIFEST
 from ffdist.data.parts import remote_errors
 from ffdist.errors import DataError, setting
 from ffdist.folders import command, remedy_unwritable, system_reason, why_unwritable
+from ffdist.locks import lock
 from ffdist.notes import listed
 from ffdist.remote import RemoteFolder
 
@@ -122,7 +122,7 @@ def temporary_folder(out: Path | RemoteFolder) -> Iterator[Path]:
     try:
         unlocked.mkdir(parents=True)
         held = os.open(unlocked, os.O_RDONLY)
-        locked(held)
+        lock(held)
         unlocked.rename(partial_folder)
         remove_leftovers(out.parent, partial_folder)
     except OSError as error:
@@ -164,16 +164,7 @@ def remove_leftovers(folder: Path, own: Path) -> None:
             with suppress(OSError):
                 descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
                 try:
-                    if locked(descriptor):
+                    if lock(descriptor) == "held":  # without locks nobody knows, and it stays
                         shutil.rmtree(path, ignore_errors=True)
                 finally:
                     os.close(descriptor)
-
-
-def locked(descriptor: int) -> bool:
-    """Lock a folder until the process ends, even by a kill; False where it is locked already, or locks do not exist."""
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True

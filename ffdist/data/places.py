@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +9,7 @@ from pathlib import Path
 
 from ffdist.errors import ConfigError, DataError, setting
 from ffdist.folders import why_unwritable
+from ffdist.locks import lock
 from ffdist.notes import note
 
 CACHE = "FFDIST_CACHE"
@@ -43,19 +43,14 @@ def cache_folder() -> Path:
 def locked(path: Path, doing: str) -> Iterator[None]:
     """Hold a file lock inside the context: one process at a time; a process that has to wait says so once.
 
-    The kernel drops the lock with its process, so a kill leaves none behind. doing: what the other process does, for
-    the note. Raises OSError where the folder cannot be written.
+    doing: what the other process does, for the note. Raises OSError where the folder cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if lock(descriptor) == "busy":  # on a file system without locks the same work may be done twice
             note(f"another process is {doing}; waiting for it")
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        except OSError:  # a file system without locks: the same work may be done twice
-            pass
+            lock(descriptor, wait=True)
         yield
     finally:
         os.close(descriptor)

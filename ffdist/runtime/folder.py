@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import shlex
 import shutil
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ from pathlib import Path
 
 from ffdist.data import Images
 from ffdist.errors import ConfigError, DataError, Interrupted, NetworkError, SnapshotError, setting
+from ffdist.locks import lock
 from ffdist.notes import note
 from ffdist.report.log import PULSES, read_run_log
 from ffdist.runtime.data_facts import FACTS, DataFacts, check_same_data, read_facts, write_facts
@@ -183,17 +183,13 @@ def locked(out: Path) -> Iterator[None]:
         check_places(out)
         file = (out / LOCK).open("a")
     with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+        if lock(file) == "busy":
             raise ConfigError(
                 "another run is at work in this folder",
                 where=out,
                 expected="a folder of one's own",
                 remedy=f"wait until it has ended, or choose another {setting('run.out')}",
-            ) from error
-        except OSError:  # a file system without locks
-            pass
+            )
         if written_there(out):
             raise ConfigError(
                 "stages of a run that has lost its launcher are still at work in this folder",

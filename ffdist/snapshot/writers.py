@@ -3,13 +3,13 @@ killed."""
 
 from __future__ import annotations
 
-import fcntl
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ffdist.errors import StageError
 from ffdist.folders import system_reason
+from ffdist.locks import lock
 
 WRITERS = ".writers"
 """The file that they lock, in shares."""
@@ -29,16 +29,12 @@ def writing_there(run: Path | None) -> Iterator[None]:
             "the run folder is gone, or cannot be written", where=run, got=system_reason(error, run)
         ) from error
     with file:
-        with suppress(OSError):  # a file system without locks
-            fcntl.flock(file, fcntl.LOCK_SH)  # who looks holds it for a moment
+        lock(file, shared=True, wait=True)  # `written_there` holds it for a moment
         yield
 
 
 def written_there(run: Path) -> bool:
     """True if workers of a run that has lost its launcher are still at work there."""
     with suppress(OSError), (run / WRITERS).open() as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
+        return lock(file) == "busy"
     return False

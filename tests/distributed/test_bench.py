@@ -53,27 +53,31 @@ SMALL = (
 )
 
 
-def bench(*args: str) -> dict:
+def bench(*args: str) -> tuple[dict, str]:
+    """The result of a suite, and what it wrote on the way."""
     command = [sys.executable, "-m", "ffdist", "bench", *args]
     done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False, env=dict(os.environ))
     assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+    return json.loads(done.stdout), done.stderr
 
 
 def test_throughput_prints_the_promised_keys_and_all_of_ddp_tunings(tmp_path: Path) -> None:
-    found = bench("throughput", *SMALL, "--against", "ddp", "--record", str(tmp_path))
+    found, progress = bench("throughput", *SMALL, "--against", "ddp", "--record", str(tmp_path))
     promised = {"model", "devices", "precision", "batch", "ours", "theirs", "ratio", "ratio_min", "ratio_max", "n"}
     assert promised <= found.keys()
     assert found["n"] == len(found["pairs"]) >= 1
     assert found["ratio_min"] <= found["ratio"] <= found["ratio_max"]
     assert {"ddp", "ddp-static", "ddp-bf16", "ddp-bucket-5", "ddp-bucket-100"} <= found["qualifying"].keys()
     assert found["variant"] in found["qualifying"]
+    tunings = len(found["qualifying"])
+    for number, name in enumerate(found["qualifying"], 1):
+        assert f"trying {name} ({number} of {tunings})" in progress
     assert sorted(path.suffix for path in tmp_path.iterdir()) == [".json", ".md", ".svg"]
 
 
 def test_a_step_is_told_by_operation_on_both_sides_beside_the_machines_peak(tmp_path: Path) -> None:
     small = ("--model", "cnnb", "--model-args", "widths=4,8,8", "--batch-size", "16", "--rounds", "2", "--json")
-    found = bench("step", *small, "--record", str(tmp_path))
+    found, _ = bench("step", *small, "--record", str(tmp_path))
     assert found["peak_gflops"] > 0
     for side in found["sides"].values():
         assert len(side["all_seconds"]) == 2
@@ -91,7 +95,7 @@ def test_a_step_is_told_by_operation_on_both_sides_beside_the_machines_peak(tmp_
 
 def test_two_stages_hold_less_than_two_ranks_of_ddp() -> None:
     """In a network whose weights are all its memory, a stage has half of them."""
-    found = bench("memory", *SMALL, "--model-args", "widths=512,512,512,512", "--against", "ddp-bucket-25")
+    found, _ = bench("memory", *SMALL, "--model-args", "widths=512,512,512,512", "--against", "ddp-bucket-25")
     assert 0.4 < found["ratio"] < 0.8
     ours = found["ours_split"]
     assert ours["peak"] == sum(ours[part] for part in ("weights", "gradients", "optimiser", "activations", "queue"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -91,6 +92,14 @@ def test_an_arrow_table_whose_places_lie_beyond_it_is_told() -> None:
             bad = data[: at + 4] + far.to_bytes(4, "little", signed=True) + data[at + 8 :]
             with pytest.raises(FfdistError, match="table"):
                 use_table(".arrow")(bad)
+
+
+@pytest.mark.parametrize("wanted", [1, fuzz.STEP + 50])
+def test_a_target_gets_as_many_inputs_as_were_asked_for(wanted: int, tmp_path: Path) -> None:
+    seen: list[bytes] = []
+    trial = fuzz.TargetTrial(Target("listing", lambda: [b"whole"], seen.append), tmp_path, wanted)
+    fuzz.unguided(trial, inputs_of([b"whole"]), lambda: trial.left == 0, random.Random(0))
+    assert (len(seen), trial.outcome.inputs) == (wanted, wanted)
 
 
 def test_two_of_them_do_not_share_a_folder_of_findings(tmp_path: Path) -> None:

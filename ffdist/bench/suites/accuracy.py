@@ -119,9 +119,8 @@ def find_setup(settings: BenchSettings, progress: Progress) -> ComparisonSetup:
     """The plan, the blocks of modules, and which of the baseline's variants is fastest."""
     settings = with_plan(settings, progress, link=settings.compare.link)
     against = settings.compare.against[0]
-    progress(f"qualifying {against}")
     with placed(settings) as place, ExitStack() as its:
-        variant = open_baseline(its, settings, against, place=place).side.variant
+        variant = open_baseline(its, settings, against, progress, place=place).side.variant
     train = settings.train_settings(1)
     return ComparisonSetup(variant, settings.train.plan.plan, settings.train.training.lanes, train.network.blocks)
 

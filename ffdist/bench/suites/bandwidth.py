@@ -67,7 +67,7 @@ def bandwidth(settings: BenchSettings, progress: Progress) -> BenchResult:
                 else:
                     side = calibrated(ours, here.compare.window_seconds)
                 calibrated(lossy, here.compare.window_seconds)
-                family = qualify(exact, {}, here, keep=True)
+                family = qualify(exact, {}, here, progress, keep=True)
                 rounds = take_turns([side, family.side, lossy], probe, here.compare.rounds, progress)
             plan = planned.plan_text if searched else None
             made.add(side="ours", link=rate, throughput=rounds.rate("ours"), plan=plan)

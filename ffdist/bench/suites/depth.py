@@ -157,5 +157,5 @@ def speed(settings: BenchSettings, against: str, progress: Progress) -> Rounds:
     with ExitStack() as ends:
         probe = ends.enter_context(Probe(settings.compare.devices))
         ours = open_pipeline(ends, settings, settings.num_stages)
-        theirs = open_baseline(ends, settings, against).side
+        theirs = open_baseline(ends, settings, against, progress).side
         return take_turns([ours, theirs], probe, settings.compare.rounds, progress)

@@ -33,7 +33,7 @@ def scaling(settings: BenchSettings, progress: Progress) -> BenchResult:
         here = settings.changed(devices=devices, stages=None, cut=())
         with ExitStack() as ends:
             probe = ends.enter_context(Probe(devices))
-            theirs = open_baseline(ends, here, "bp" if devices == 1 else asked).side
+            theirs = open_baseline(ends, here, "bp" if devices == 1 else asked, progress).side
             sides = [open_pipeline(ends, here, devices), theirs]
             rounds = take_turns(sides, probe, settings.compare.rounds, progress)
         ours = rounds.rate("ours")

@@ -34,8 +34,7 @@ def throughput(settings: BenchSettings, progress: Progress) -> BenchResult:
         families: dict[str, Family] = {}
         serial = [open_pipeline(ends, settings, 1, SERIAL)] if SERIAL in settings.compare.against else []
         for name in (n for n in settings.compare.against if n != SERIAL):
-            progress(f"qualifying {name}")
-            families[name] = fastest(ends, settings, name)
+            families[name] = fastest(ends, settings, name, progress)
         sides = [ours, *serial, *(family.side for family in families.values())]
         rounds = take_turns(sides, probe, settings.compare.rounds, progress)
         ours.pool.finish()
@@ -84,12 +83,12 @@ def best_of_ours(ends: ExitStack, settings: BenchSettings, progress: Progress) -
     return best, [f"ours: {rates[0]:,.0f} samples/s as it is, {rates[1]:,.0f} compiled, in the qualifying rounds"]
 
 
-def fastest(ends: ExitStack, settings: BenchSettings, name: str) -> Family:
+def fastest(ends: ExitStack, settings: BenchSettings, name: str, progress: Progress) -> Family:
     """A baseline at its best, compiled or not."""
-    plain = open_baseline(ends, settings, name)
+    plain = open_baseline(ends, settings, name, progress)
     if not settings.compare.compiled:
         return plain
-    compiled = open_baseline(ends, settings, name, compiled=True)
+    compiled = open_baseline(ends, settings, name, progress, compiled=True)
     best, _ = faster(plain.side, compiled.side, settings)
     compiled.side.name += ", compiled"
     return plain if best is plain.side else compiled
