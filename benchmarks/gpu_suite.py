@@ -76,7 +76,7 @@ def run(name: str, args: argparse.Namespace, end: float) -> bool:
     if read(file)["done"]:
         print(f"{name}: there already", flush=True)
         return True
-    if reason := out_of_place(name, args):
+    if reason := why_not(name, args):
         print(f"{name}: left out, {reason}", flush=True)
         return True
     record = complete(file, partial(measure, name, args), min(time.monotonic() + args.budget, end - LAST_LINE))
@@ -85,7 +85,7 @@ def run(name: str, args: argparse.Namespace, end: float) -> bool:
     return not record["failed"]
 
 
-def out_of_place(name: str, args: argparse.Namespace) -> str | None:
+def why_not(name: str, args: argparse.Namespace) -> str | None:
     """The reason that a part cannot run here; None where it can."""
     if name == "devices" and args.device != "cpu" and device.seen().number < 2:
         return "one GPU only"

@@ -13,12 +13,12 @@ except ModuleNotFoundError as error:
 if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # so that Ctrl-C is quiet until `main` has its own handler
 
-from ffdist.loading import missing
+from ffdist.loading import missing_package_text
 
 try:
     from ffdist.cli import main
 except ModuleNotFoundError as error:
-    if text := missing(error):
+    if text := missing_package_text(error):
         sys.exit(text)
     raise
 

@@ -22,7 +22,7 @@ from ffdist.events import Observer, Observers
 from ffdist.given_network import GivenNetwork
 from ffdist.launch import Watching, check_flags, check_unkept, launched, note_run_facts, open_given, result_of, watched
 from ffdist.models import Chain
-from ffdist.models.chain import no_sequential
+from ffdist.models.chain import no_sequential_error
 from ffdist.notes import note
 from ffdist.objectives import Objective
 from ffdist.payload import refuse_while_loading
@@ -30,7 +30,7 @@ from ffdist.pipeline.classifier import Classifier
 from ffdist.pipeline.own_metrics import Metric, given_metrics
 from ffdist.planner.forecast import Forecast, Request
 from ffdist.runtime.agree import check_job
-from ffdist.runtime.folder import check_resumable, locked, new_run, nothing_left, read_recorded, resumed_run
+from ffdist.runtime.folder import check_resumable, locked, new_run, nothing_left_note, read_recorded, resumed_run
 from ffdist.runtime.in_python import (
     BACKPROP,
     as_recorded,
@@ -46,7 +46,7 @@ from ffdist.runtime.own_code import GIVEN, named_code, with_absolute_paths
 from ffdist.runtime.planned import planned
 from ffdist.runtime.planning import settled_plan
 from ffdist.runtime.record import facts, note_start
-from ffdist.runtime.run import classifier_of, not_here, write_settings
+from ffdist.runtime.run import classifier_of, not_here_error, write_settings
 from ffdist.runtime.world import World
 from ffdist.settings import Settings
 from ffdist.snapshot import FINAL, SnapshotStore, committed, pulled, use_snapshot, whole
@@ -87,7 +87,7 @@ class Pipeline:
         **options: Any,
     ) -> None:
         if not isinstance(network, (Chain, nn.Sequential, str)):
-            raise no_sequential(network)
+            raise no_sequential_error(network)
         given = {"model": network, "objective": objective}
         named = {name: value if isinstance(value, str) else GIVEN for name, value in given.items()}
         self.network = network
@@ -128,7 +128,7 @@ class Pipeline:
             check_trusted(name)
         for name, given in (("model", network), ("objective", objective)):
             if given is None and recorded.value(name) == GIVEN:
-                raise not_here(name, Path(run))
+                raise not_here_error(name, Path(run))
         if data is None and recorded.dataset.data == GIVEN:
             raise ConfigError(
                 "the run's data were given in Python, and cannot be opened here",
@@ -243,10 +243,10 @@ class Pipeline:
             return partial(note_start, run, made_with, with_absolute_paths(settings) if resume else None)
 
         if world:
-            finished = lambda: nothing_left(settings) is not None  # noqa: E731
+            finished = lambda: nothing_left_note(settings) is not None  # noqa: E731
             return self._join(JoinedRun(world, job, begin, resume, finished, ready), watching)
         with begin() as run:
-            if resume and (text := nothing_left(settings)):
+            if resume and (text := nothing_left_note(settings)):
                 note(f"{text} ({run})")
                 self._load(job, run)
                 return result_of(run)

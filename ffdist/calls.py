@@ -44,7 +44,7 @@ def calls_of(words: Iterable[object], where: str) -> tuple[Call, ...]:
             found += of_table(word, where)
             continue
         if not isinstance(word, str):
-            raise wrong(where, word)
+            raise no_call_error(where, word)
         for part in parts_of(word):
             if "=" not in outside(part):
                 found.append(one_call(part, where))
@@ -72,7 +72,7 @@ def of_table(table: Mapping[Any, Any], where: str) -> list[Call]:
     else:
         by_name = {name: {} if options is True else options for name, options in table.items()}
     if not all(isinstance(name, str) and isinstance(options, Mapping) for name, options in by_name.items()):
-        raise wrong(where, dict(table))
+        raise no_call_error(where, dict(table))
     found = []
     for name, options in by_name.items():
         call = one_call(name, where)
@@ -85,7 +85,7 @@ def one_call(text: str, where: str) -> Call:
     """A name, or one with its options in brackets."""
     name, bracket, inside = text.strip().partition("(")
     if not name or bool(bracket) != text.strip().endswith(")"):
-        raise wrong(where, text)
+        raise no_call_error(where, text)
     return Call(name.strip(), options_in(inside[:-1], where) if bracket else {})
 
 
@@ -153,7 +153,7 @@ def check_transforms(calls: Iterable[Call], where: str) -> None:
         )
 
 
-def wrong(where: str, got: object) -> ConfigError:
+def no_call_error(where: str, got: object) -> ConfigError:
     return ConfigError(
         "this is not a name with options",
         where=where,

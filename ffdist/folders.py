@@ -25,7 +25,7 @@ def in_container() -> bool:
     return "FFDIST_IMAGE" in os.environ
 
 
-def loss(folder: Path) -> str | None:
+def container_note(folder: Path) -> str | None:
     """The note on a folder that goes when its container goes; None for one that stays."""
     if not in_container() or is_persistent_mount(folder, Path("/proc/self/mountinfo").read_text()):
         return None

@@ -24,7 +24,7 @@ NEEDED = {
 """Modules of the packages that ffdist is installed with."""
 
 
-def missing(error: ModuleNotFoundError) -> str | None:
+def missing_package_text(error: ModuleNotFoundError) -> str | None:
     """The error text for an installation that is not whole; None for a module of other kinds."""
     name = (error.name or "").partition(".")[0]
     if name not in NEEDED:

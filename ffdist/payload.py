@@ -57,18 +57,18 @@ def pack(thing: object, what: str = "job") -> Payload:
     try:
         pickler.dump(thing)
     except Exception as error:  # whatever a user's own class raises
-        raise unsendable(what, described(error)) from error
+        raise unsendable_error(what, described(error)) from error
     if not pickler.of_script:
         return Payload(file.getvalue(), None)
     script = script_of(sys.modules["__main__"])
     if script is None:
-        raise unsendable(
+        raise unsendable_error(
             what, f"{pickler.of_script[0]} is defined in an interactive session, or a script without a file"
         )
     return Payload(file.getvalue(), script)
 
 
-def unsendable(what: str, got: str) -> ConfigError:
+def unsendable_error(what: str, got: str) -> ConfigError:
     return ConfigError(
         f"the {what} cannot be sent to a process",
         where="launcher processes",

@@ -82,10 +82,10 @@ class FinishedTrainings:
                 self.file = (self.folder / TRAININGS).open("ab")
             except OSError as error:
                 remedy = remedy_unwritable(self.folder, error, (setting("compare.finished"),))
-                raise unusable(self.folder, why_unwritable(self.folder, error), remedy) from error
+                raise unusable_error(self.folder, why_unwritable(self.folder, error), remedy) from error
             try:
                 if lock(self.file) == "busy":  # without locks two comparisons at once are the user's care
-                    raise unusable(self.folder, "another comparison is at work there", "wait for its end")
+                    raise unusable_error(self.folder, "another comparison is at work there", "wait for its end")
                 self._read(self.folder)
             except BaseException:  # an interrupt, too: the lock goes with the file
                 self.file.close()
@@ -116,7 +116,7 @@ class FinishedTrainings:
             values = kept.pop("found")
             setup = ComparisonSetup(**values | {"blocks": tuple(map(int, values["blocks"]))})
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-            raise damaged(path, error) from error
+            raise damaged_error(path, error) from error
         if other := difference(kept, facts):
             name, theirs, ours = other
             raise ConfigError(
@@ -166,7 +166,7 @@ class FinishedTrainings:
                 line["sitting"].upper()  # raises AttributeError where it is not text
                 training = Training(epochs, float(line["probe"]), bool(line["free"] and epochs))
             except (TypeError, KeyError, ValueError, AttributeError) as error:
-                raise damaged(folder / TRAININGS, error) from error
+                raise damaged_error(folder / TRAININGS, error) from error
             self.trainings[json.dumps(keys, sort_keys=True, default=str)] = training
             self.lines.append(line)
         os.truncate(folder / TRAININGS, lines.at)  # a last line that a kill cut off: that training is run again
@@ -212,7 +212,7 @@ def difference(kept: object, now: object, name: str = "") -> tuple[str, Any, Any
     return next((other for other in each if other), None)
 
 
-def damaged(path: Path, error: Exception) -> DataError:
+def damaged_error(path: Path, error: Exception) -> DataError:
     """The error for a file that cannot be read as what this module writes."""
     return DataError(
         "a file of finished trainings cannot be read",
@@ -222,6 +222,6 @@ def damaged(path: Path, error: Exception) -> DataError:
     )
 
 
-def unusable(folder: Path, got: str, remedy: str) -> ConfigError:
+def unusable_error(folder: Path, got: str, remedy: str) -> ConfigError:
     """The error for a folder in which trainings cannot be kept."""
     return ConfigError("finished trainings cannot be kept", where=folder, got=got, remedy=remedy)

@@ -26,7 +26,7 @@ from ffdist.errors import (
     exit_status,
 )
 from ffdist.folders import check_temporary
-from ffdist.loading import missing
+from ffdist.loading import missing_package_text
 from ffdist.notes import QUIET, spelled_as_flags
 from ffdist.options import nearest
 from ffdist.plain import let_any_text_pass
@@ -81,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 notify_agent(final=True)  # a restart would meet the same error
             leave(2 if isinstance(error, UsageError) else 1)
         except ModuleNotFoundError as error:
-            if text := missing(error):
+            if text := missing_package_text(error):
                 sys.exit(text)
             if error.name not in ("fcntl", "resource"):
                 raise

@@ -94,7 +94,7 @@ def parse(args: Sequence[str]) -> Bench:
 def run(suite: SuiteName, settings: BenchSettings, args: Sequence[str]) -> None:
     """Run one suite, or all; print each result, and write its record where one is asked for."""
     from ffdist.bench.hosts import why_not  # after the parsing: these import torch
-    from ffdist.pipeline.precision import slow_precision
+    from ffdist.pipeline.precision import slow_precision_note
     from ffdist.runtime.rank import stage_device
     from ffdist.runtime.world import World
 
@@ -102,7 +102,7 @@ def run(suite: SuiteName, settings: BenchSettings, args: Sequence[str]) -> None:
     os.environ["OMP_NUM_THREADS"] = str(settings.train.compute.threads)
     console = PlainConsole(stderr=True)
     compute = settings.train.compute
-    if text := slow_precision(stage_device(compute.device, World()), compute.precision):
+    if text := slow_precision_note(stage_device(compute.device, World()), compute.precision):
         note(text)
     suites = list(SUITES) if suite == "all" else [suite]
     if suite == "all" and (reason := why_not()):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from ffdist.cli.help import Flag, Positional
 from ffdist.cli.parsing import parsed_of
 from ffdist.errors import ConfigError
-from ffdist.folders import command, loss
+from ffdist.folders import command, container_note
 from ffdist.notes import QUIET, note
 from ffdist.plain import PlainConsole, table
 from ffdist.remote import RemoteFolder, url_of
@@ -111,7 +111,7 @@ class Prepare:
         from ffdist.data.sources.splits import read_splits
 
         out = url_of(self.out) or self.out or Path("data") / default_name(self.source)
-        if isinstance(out, Path) and (warning := loss(out)):
+        if isinstance(out, Path) and (warning := container_note(out)):
             note(warning)
         handle_signals(unwind)  # what is half written goes again
         prepare(

@@ -113,10 +113,10 @@ def open_data_of(run: Path, data: str | None, settings: Settings, facts: DataFac
     from ffdist.data.preparation import from_texts
     from ffdist.runtime.opened import open_dataset
     from ffdist.runtime.own_code import GIVEN
-    from ffdist.runtime.run import no_data_to_measure
+    from ffdist.runtime.run import no_data_to_measure_error
 
     if data is None and settings.dataset.data == GIVEN:
-        raise no_data_to_measure(run, facts, command)
+        raise no_data_to_measure_error(run, facts, command)
     if data is None:
         return as_trained(open_dataset(settings.dataset), facts, settings.dataset.data)
     preparation = from_texts(settings.dataset.data_args, "")

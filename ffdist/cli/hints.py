@@ -11,7 +11,7 @@ from ffdist.options import nearest
 from ffdist.presets import PRESETS
 
 
-def stray(word: str) -> ConfigError:
+def stray_word_error(word: str) -> ConfigError:
     """An error for a word that is no preset, whose remedy is the argument that it seems to be meant for."""
     return ConfigError(f"there is no preset '{word}'", where="ffdist train", remedy=remedy_for(word))
 

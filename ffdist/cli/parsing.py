@@ -57,10 +57,10 @@ def parsed_values(kind: type, args: Sequence[str], prog: str, *, made: Any = Non
     try:
         found, rest = parser_of(known, prog).parse_known_intermixed_args(normal(own, options))
     except argparse.ArgumentError as error:
-        raise wrong_number(error, options, prog) from None
+        raise wrong_number_error(error, options, prog) from None
     for word in rest:
         if word.startswith("-"):
-            raise unknown_option(word, options, prog)
+            raise unknown_option_error(word, options, prog)
     values = vars(found)
     words = [*(values.pop(WORDS, None) or []), *tail]
     values |= positional_values([each for each in known if each.positional], words, prog)
@@ -133,7 +133,7 @@ def is_number(text: str) -> bool:
     return True
 
 
-def wrong_number(error: argparse.ArgumentError, options: Mapping[str, Argument], prog: str) -> UsageError:
+def wrong_number_error(error: argparse.ArgumentError, options: Mapping[str, Argument], prog: str) -> UsageError:
     """An option with no value, or with one that it does not take."""
     argument = options[(error.argument_name or "").partition("/")[0]]
     if argument.kind is bool:
@@ -146,7 +146,7 @@ def wrong_number(error: argparse.ArgumentError, options: Mapping[str, Argument],
     )
 
 
-def unknown_option(word: str, options: Mapping[str, Argument], prog: str) -> UsageError:
+def unknown_option_error(word: str, options: Mapping[str, Argument], prog: str) -> UsageError:
     """The error for an unknown option, with the nearest one that exists."""
     name = word.partition("=")[0]
     switches = [f"no-{flag[2:]}" for flag, each in options.items() if each.both and each.kind is bool]

@@ -55,7 +55,7 @@ def main(args: Sequence[str]) -> None:
         if value is not None and value < 1:
             raise ConfigError(f"{name} is too small", expected=">= 1", got=value)
     with loading():  # of torch, after the parsing
-        from ffdist.runtime.prediction import Predictions, pictures_at, unreadable
+        from ffdist.runtime.prediction import Predictions, pictures_at, unreadable_error
         from ffdist.runtime.run import load_classifier
 
     classifier, _, facts = load_classifier(command.run, command.snapshot)
@@ -77,7 +77,7 @@ def main(args: Sequence[str]) -> None:
     for line in predictions.notes():
         note(f"note: {line}")
     if predictions.bad:
-        raise unreadable(predictions.bad, max(len(paths), len(predictions.bad)))
+        raise unreadable_error(predictions.bad, max(len(paths), len(predictions.bad)))
 
 
 def row(path: Path, scores: Tensor, classes: list[str], command: Predict) -> dict:

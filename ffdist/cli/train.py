@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from ffdist.cli.help import Flag, Positional, arguments_of, is_many, typed_text
-from ffdist.cli.hints import stray
+from ffdist.cli.hints import stray_word_error
 from ffdist.cli.parsing import help_of, parsed_values, split_at_dashes, wants_help
 from ffdist.errors import ConfigError, setting
 from ffdist.folders import command
@@ -74,7 +74,7 @@ def parse(args: Sequence[str]) -> Train:
     args, preset = preset_of(normalized(args))
     values = parsed_values(Train, args, PROG, made=Train())
     if "preset" in values:
-        raise stray(values["preset"])
+        raise stray_word_error(values["preset"])
     if values.pop("trust", False):
         TRUSTING.set(True)
     if "replay" in values or "batch" in values:
@@ -217,11 +217,11 @@ def preset_of(args: Sequence[str]) -> tuple[list[str], str | None]:
     named = [index for index, arg in enumerate(args) if arg in PRESETS and not is_value(args, index)]
     for index, arg in enumerate(args):
         if index not in named and not arg.startswith("-") and (index == 0 or takes_nothing(args[index - 1])):
-            raise stray(arg)
+            raise stray_word_error(arg)
     found = [*(args[index] for index in named), *tail]
     for word in found:
         if word not in PRESETS:
-            raise stray(word)
+            raise stray_word_error(word)
     if len(found) > 1:
         raise ConfigError("one preset at a time", where=PROG, expected="one", got=", ".join(found))
     return [arg for index, arg in enumerate(args) if index not in named], found[0] if found else None

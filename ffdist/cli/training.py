@@ -19,7 +19,7 @@ from ffdist.data import Images
 from ffdist.errors import FfdistError, StageError, TransportError, exit_status
 from ffdist.events import Observers
 from ffdist.folders import command as shell_command
-from ffdist.folders import ends_with_container, loss
+from ffdist.folders import container_note, ends_with_container
 from ffdist.notes import QUIET, note, silenced
 from ffdist.pipeline.crossed import layers_crossed
 from ffdist.pipeline.plan import BlockCost, split_by_stage
@@ -30,7 +30,7 @@ from ffdist.report.log import read_run_log
 from ffdist.runtime.agent import end_with_agent, notify_agent, stop_agent
 from ffdist.runtime.agree import agree, check_job, validation_note
 from ffdist.runtime.data_facts import check_same_data, read_facts
-from ffdist.runtime.folder import locked, new_run, nothing_left, resumed_run
+from ffdist.runtime.folder import locked, new_run, nothing_left_note, resumed_run
 from ffdist.runtime.interrupts import handle_signals, unwind
 from ffdist.runtime.job import Job
 from ffdist.runtime.meeting import find_key, set_key
@@ -41,9 +41,9 @@ from ffdist.runtime.outcome import Result, with_remedy
 from ffdist.runtime.own_code import GIVEN, check_code, with_absolute_paths
 from ffdist.runtime.planning import costs_of, count_workers, new_plan, settled_plan
 from ffdist.runtime.processes import run_processes
-from ffdist.runtime.rank import idle_gpus, set_threads, stage_device
+from ffdist.runtime.rank import idle_gpus_note, set_threads, stage_device
 from ffdist.runtime.record import facts
-from ffdist.runtime.run import SETTINGS, check_named, no_data_to_learn, read_settings
+from ffdist.runtime.run import SETTINGS, check_named, no_data_to_learn_error, read_settings
 from ffdist.runtime.stage_process import StageMain
 from ffdist.runtime.start import SettingsJob, make_job
 from ffdist.runtime.threads import run_threads
@@ -68,7 +68,7 @@ def train(command: Train, argv: Sequence[str]) -> None:
     command = replace(command, settings=settled_plan(command.settings))
     world, settings = World.from_env(), command.settings
     prints = world is None or world.first
-    if command.resume and not command.dry_run and (end := nothing_left(settings)):
+    if command.resume and not command.dry_run and (end := nothing_left_note(settings)):
         check_named_data(settings, command.resume)
         if prints:
             warn(f"{end} ({settings.run.out})")
@@ -78,7 +78,7 @@ def train(command: Train, argv: Sequence[str]) -> None:
         check_code(command.resume, with_absolute_paths(settings), strict=True)
     check_named(settings, command.resume)
     if settings.dataset.data == GIVEN:
-        raise no_data_to_learn(command.resume)
+        raise no_data_to_learn_error(command.resume)
     with nullcontext() if prints else silenced():
         images = open_dataset(settings.dataset)
     job = make_job(settings, images, resume=has_begun(command))
@@ -116,7 +116,7 @@ def train_local(command: Train, job: Job, argv: Sequence[str]) -> None:
     settings, stages = command.settings, job.workers
     if settings.plan.launcher != "ray":
         stage_device(settings.compute.device, World())
-        warn(idle_gpus(settings.compute.device, World(size=stages)))
+        warn(idle_gpus_note(settings.compute.device, World(size=stages)))
     handle_signals(unwind)
     with ExitStack() as start:
         out = start_folder(command, job.images, start)
@@ -133,7 +133,7 @@ def start_folder(command: Train, images: Images, start: ExitStack) -> Path:
     are ready."""
     settings = command.settings
     out = start.enter_context(resumed_run(settings, images) if command.resume else new_run(settings, images))
-    warn(loss(out))
+    warn(container_note(out))
     return out
 
 
@@ -164,12 +164,12 @@ def launch(make: SettingsJob, out: Path) -> Result:
         run, main = settings.run, StageMain(make)
         return run_processes(main, make.workers, observer, run=out, max_restarts=run.max_restarts, timeout=run.timeout)
     except (StageError, TransportError) as error:
-        raise resumed_text(error, out) from error
+        raise with_resume_remedy(error, out) from error
     finally:
         observer.close()
 
 
-def resumed_text(error: FfdistError, out: Path) -> FfdistError:
+def with_resume_remedy(error: FfdistError, out: Path) -> FfdistError:
     """The error, with how the run goes on from its last snapshot, where it has one."""
     if not any(out.glob("snapshots/*/manifest.json")):
         return error
@@ -185,7 +185,7 @@ def train_here(command: Train, images: Images, world: World, argv: Sequence[str]
     signals.handle()
     end_with_agent()
     if world.local_rank == 0:
-        warn(idle_gpus(settings.compute.device, world))
+        warn(idle_gpus_note(settings.compute.device, world))
     timeout = timedelta(seconds=settings.run.timeout)
     meeting = meet(world, timeout)
     with ExitStack() as start:
@@ -237,7 +237,7 @@ def conclude(result: Result, out: Path, *, as_json: bool = False) -> None:
     for each in result_tables(result.records, result.test):
         console.print(each)
     console.print(f"run folder: {place}", soft_wrap=True)
-    if ends_with_container() and (fields := loss(out)):
+    if ends_with_container() and (fields := container_note(out)):
         console.print(fields, soft_wrap=True)
         return
     if QUIET in os.environ:

@@ -130,7 +130,7 @@ def match_floats(x: np.ndarray, spread: ValueSpread | None) -> np.ndarray:
         if spread is None:
             return x
         width = spread.high - spread.low
-        if (remedy := rescaled(x, spread)) is not None:
+        if (remedy := rescaling_remedy(x, spread)) is not None:
             raise DataError(
                 "samples are of another scale than those of the training",
                 where="predict",
@@ -146,7 +146,7 @@ def match_floats(x: np.ndarray, spread: ValueSpread | None) -> np.ndarray:
     return x
 
 
-def rescaled(x: np.ndarray, spread: ValueSpread) -> str | None:
+def rescaling_remedy(x: np.ndarray, spread: ValueSpread) -> str | None:
     """The remedy that makes samples like those of the training, where pixels in 0..1 and in 0..255 were taken for each
     other."""
     low, high = float(x.min()), float(x.max())

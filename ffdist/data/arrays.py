@@ -177,7 +177,7 @@ def as_picture(array: np.ndarray, where: object, channels_last: bool | None = No
     if array.ndim == 2:
         return array[..., None]
     if channels_last is None and max(array.shape[::2]) <= FEW and array.shape[0] != 1:
-        raise unknown_axes(array.shape, where, "[C, H, W] or [H, W, C]", LAST)
+        raise unknown_axes_error(array.shape, where, "[C, H, W] or [H, W, C]", LAST)
     last = array.shape[2] <= FEW < array.shape[0] if channels_last is None else channels_last
     return array if last else array.transpose(1, 2, 0)
 
@@ -217,17 +217,17 @@ def check_channels(shape: tuple[int, ...], where: object, channels_last: bool | 
         return
     if looks_channels_last(shape):
         axes = "H, W" if len(shape) == 3 else "D, H, W"
-        raise unknown_axes(shape, where, f"[C, {axes}] or [{axes}, C]", LAST)
+        raise unknown_axes_error(shape, where, f"[C, {axes}] or [{axes}, C]", LAST)
     if len(shape) == 3 and {shape[0], shape[2]} <= {3, 4} and shape[1] > FEW:
-        raise unknown_axes(shape, where, "[C, H, W] or [H, W, C]", LAST)
+        raise unknown_axes_error(shape, where, "[C, H, W] or [H, W, C]", LAST)
     if len(shape) == 4 and shape[3] <= FEW < min(shape[1:3]):
-        raise unknown_axes(shape, where, "[C, D, H, W] or [T, H, W, C]", LAST)
+        raise unknown_axes_error(shape, where, "[C, D, H, W] or [T, H, W, C]", LAST)
     if len(shape) == 3 and len({*shape}) == 1 and shape[0] > FEW:
-        raise unknown_axes(
+        raise unknown_axes_error(
             shape, where, "[C, H, W] or volumes [D, H, W]", f"x[:, None] of volumes; of channels, {FIRST}"
         )
     if len(shape) == 4 and shape[1] <= FEW < min(shape[2:]):
-        raise unknown_axes(
+        raise unknown_axes_error(
             shape,
             where,
             "[C, D, H, W] or [T, C, H, W]",
@@ -235,7 +235,7 @@ def check_channels(shape: tuple[int, ...], where: object, channels_last: bool | 
         )
 
 
-def unknown_axes(shape: tuple[int, ...], where: object, which: str, remedy: str) -> DataError:
+def unknown_axes_error(shape: tuple[int, ...], where: object, which: str, remedy: str) -> DataError:
     """The error for samples of which it cannot be told where the channels are."""
     expected = "an answer: channels_last=False where channels are first, True where they are last"
     return DataError(f"are these samples {which}?", where=where, expected=expected, got=shape, remedy=remedy)

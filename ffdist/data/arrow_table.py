@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from ffdist.data.arrays import as_floats_checked, as_picture
-from ffdist.data.column_names import IMAGE, Columns, found_columns, taken
+from ffdist.data.column_names import IMAGE, Columns, found_columns, taken_columns_note
 from ffdist.data.columns import column_labels, names_in, plain, samples
 from ffdist.data.depth import Range
 from ffdist.data.held_out import grouped, is_share, with_shares
@@ -72,7 +72,7 @@ def labelled_rows(data: Any, where: str, reading: Reading = USUAL) -> LabelledSp
     columns = Columns(reading.image, reading.label, reading.group)
     found = found_columns(table.column_names, columns)
     reading = replace(reading, image=found.image, label=found.label)
-    if text := taken(found, columns, ("image=", "label=")):
+    if text := taken_columns_note(found, columns, ("image=", "label=")):
         note(f"{where}: {text}")
     labels = column_labels(column(table, reading.label, where), where, names_in(table.schema, reading.label))
     if found.image == IMAGE and IMAGE not in table.column_names:

@@ -16,10 +16,10 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from ffdist.data.content import FileStates, changed, content, file_states
+from ffdist.data.content import FileStates, changed_error, content, file_states
 from ffdist.data.kept import mark_used, size_text
 from ffdist.data.manifest import read_manifest
-from ffdist.data.places import CACHE, PREPARED, cache_folder, locked, no_place
+from ffdist.data.places import CACHE, PREPARED, cache_folder, locked, unwritable_cache_error
 from ffdist.data.preparation import Preparation
 from ffdist.data.prepare import prepare
 from ffdist.data.sources import KNOWN, DataSource, open_source
@@ -27,7 +27,7 @@ from ffdist.data.sources.archive import is_archive
 from ffdist.data.sources.known import have_known
 from ffdist.data.sources.splits import choice, read_splits
 from ffdist.errors import ConfigError, DataError, setting
-from ffdist.folders import UNWRITABLE, loss
+from ffdist.folders import UNWRITABLE, container_note
 from ffdist.notes import note, silenced
 
 MAKING = 1
@@ -117,7 +117,7 @@ def prepare_anew(
             make(source, folder, preparation, root, before, read_entry(index))
             if file_states(files, elsewhere).digest != before.digest:
                 shutil.rmtree(folder)
-                raise changed(files)
+                raise changed_error(files)
     now = file_states(files, elsewhere)
     settled = now.settled and now.digest == before.digest
     write_entry(index, CacheEntry(folder.name, now.digest, settled, [str(path) for path in named]))
@@ -158,7 +158,7 @@ def make(
     values.pop("drop_columns")
     prepare(source, folder, from_dir=root, **values)
     note(size_text())
-    if text := loss(folder):
+    if text := container_note(folder):
         note(text)
 
 
@@ -201,4 +201,4 @@ def writable(cache: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno not in UNWRITABLE:
             raise
-        raise no_place(cache, error) from error
+        raise unwritable_cache_error(cache, error) from error

@@ -24,7 +24,7 @@ from ffdist.data.manifest import FORMAT, MANIFEST, DataManifest, ShardFile, Spli
 from ffdist.data.number_tables import open_numbers
 from ffdist.data.parts import opened_parts
 from ffdist.data.preparation import Preparation, from_values
-from ffdist.data.row_digests import first_other, not_as_written, read_digests
+from ffdist.data.row_digests import first_other, not_as_written_error, read_digests
 from ffdist.data.shard_files import sha256
 from ffdist.data.shards import open_folder, open_split
 from ffdist.data.sources import KNOWN
@@ -142,7 +142,7 @@ def source_of(name: str) -> str:
         return known
     if name.casefold() == "emnist":
         raise DataError("EMNIST has several sets", got=name, expected=", ".join(k for k in KNOWN if k.startswith(name)))
-    raise unknown(name)
+    raise unknown_name_error(name)
 
 
 def settled_source(name: str) -> str:
@@ -154,7 +154,7 @@ def settled_source(name: str) -> str:
     return known_name(name) or name
 
 
-def unknown(name: str) -> DataError:
+def unknown_name_error(name: str) -> DataError:
     """The error for a name that is no data set, with the nearest known name."""
     near = difflib.get_close_matches(name.casefold(), ["digits", *KNOWN], 1)
     remedy = "give the path of what is there: a folder of pictures, a table, a prepared folder"
@@ -228,7 +228,7 @@ def check_digests(folder: Path | RemoteFolder, files: SplitFiles, split: Split) 
         rows = np.arange(start, min(start + CHUNK, len(split)))
         data = split.encoded(rows) if isinstance(split, EncodedSplit) else split.take(rows)
         if (other := first_other(data, digest[rows])) is not None:
-            raise not_as_written(f"{where}, row {start + other}")
+            raise not_as_written_error(f"{where}, row {start + other}")
 
 
 def check_pixels(folder: Path | RemoteFolder, manifest: DataManifest, name: str, split: Split) -> None:

@@ -70,7 +70,7 @@ def first_readable(items: Iterator[Item], decoding: Decoding) -> tuple[Item, Ref
             )
         except DataError as error:
             broken.append(BrokenPicture(item.where, str(error.got), item.split, item.label))
-    raise cannot_be_read(broken)
+    raise broken_pictures_error(broken)
 
 
 def by_number(broken: BrokenPicture) -> list[str | int]:
@@ -78,7 +78,7 @@ def by_number(broken: BrokenPicture) -> list[str | int]:
     return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", broken.where)]
 
 
-def cannot_be_read(broken: Sequence[BrokenPicture]) -> DataError:
+def broken_pictures_error(broken: Sequence[BrokenPicture]) -> DataError:
     """One error that names all broken pictures."""
     remedy = "replace or remove {}, or leave {} out with " + setting("skip_broken", True)
     if len(broken) == 1:
@@ -133,7 +133,7 @@ def decode_chunk(items: list[Item], *, like: ReferencePicture, decoding: Decodin
             continue
         shape = picture.pixels.shape
         if shape[2:] != like.shape[2:] or (shape != like.shape and not encoded):
-            raise unlike(like, ReferencePicture(item.where, shape), encoded=encoded)
+            raise unlike_error(like, ReferencePicture(item.where, shape), encoded=encoded)
         survey.add(picture, item.where)
         shapes.add(shape)
         digests.append(hashlib.blake2b(np.ascontiguousarray(picture.pixels).data, digest_size=8).digest())
@@ -158,7 +158,7 @@ def decode_chunk(items: list[Item], *, like: ReferencePicture, decoding: Decodin
     )
 
 
-def unlike(like: ReferencePicture, other: ReferencePicture, *, encoded: bool = False) -> DataError:
+def unlike_error(like: ReferencePicture, other: ReferencePicture, *, encoded: bool = False) -> DataError:
     """The error for two pictures of different shapes, with the setting that makes all alike."""
     sizes = like.shape[:2] != other.shape[:2] and not encoded
     remedies = [f"a size ({setting('size', '64')}), or keep them as they are ({setting('store', 'encoded')})"] * sizes

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ffdist.data.labels import Labels, unlike_kinds
+from ffdist.data.labels import Labels, unlike_kinds_error
 from ffdist.errors import DataError
 from ffdist.notes import listed, note
 
@@ -31,7 +31,7 @@ def as_classes(classes: Any, where: object) -> Classes | None:
     given: Any = classes.tolist() if hasattr(classes, "tolist") else classes
     if isinstance(given, int):
         if isinstance(given, bool) or given < 1:
-            raise no_classes(classes, where)
+            raise no_classes_error(classes, where)
         return Classes([str(k) for k in range(given)], None)
     if isinstance(given, Mapping):
         places = {(v if isinstance(v, int) else k): (k if isinstance(v, int) else v) for k, v in given.items()}
@@ -45,14 +45,14 @@ def as_classes(classes: Any, where: object) -> Classes | None:
             remedy="sorted(classes), or a list of them",
         )
     if callable(given) or isinstance(given, (str, bytes)) or not hasattr(given, "__iter__"):
-        raise no_classes(classes, where)
+        raise no_classes_error(classes, where)
     found: list[Any] = [value.item() if isinstance(value, np.generic) else value for value in given]
     if not found:
         return None
     numbers = all(isinstance(value, int) for value in found)
     names = [str(value) if numbers else as_name(value) for value in found]
     if None in names:
-        raise no_classes(classes, where)
+        raise no_classes_error(classes, where)
     if len(set(names)) < len(names):
         twice = [name for name, count in Counter(names).items() if count > 1]
         raise DataError("a class is named twice", where=where, expected="K different names", got=listed(twice))
@@ -67,7 +67,7 @@ def as_name(value: Any) -> str | None:
     return value if isinstance(value, str) and value else None
 
 
-def no_classes(classes: Any, where: object) -> DataError:
+def no_classes_error(classes: Any, where: object) -> DataError:
     """The error for what cannot be read as classes."""
     shown = f"a {type(classes).__name__}, {classes!r}"
     return DataError(
@@ -108,7 +108,7 @@ def encoded(
         names = classes.names
         check_order(train, classes)
         codes = {split: by_number(labels, classes, train) for split, labels in splits.items()}
-    if text := written_alike(names):
+    if text := alike_names_note(names):
         note(f"{train.where}: {text}")
     absent = np.flatnonzero(np.bincount(codes[first], minlength=len(names)) == 0)
     if len(absent) and len(names) > 1:
@@ -116,7 +116,7 @@ def encoded(
     return names, codes
 
 
-def written_alike(names: Sequence[str]) -> str | None:
+def alike_names_note(names: Sequence[str]) -> str | None:
     """A note on names that differ by blanks or capitals alone: they may be one class, written in several ways."""
     written: dict[str, list[str]] = {}
     for name in names:
@@ -132,14 +132,14 @@ def written_alike(names: Sequence[str]) -> str | None:
 def by_name(labels: Labels, names: Sequence[str], train: Labels) -> np.ndarray:
     """Labels as places in `names`, int64 [N]. Raises DataError naming the row of a label that is none of them."""
     if labels.names is None and train.text:
-        raise unlike_kinds(labels, train)
+        raise unlike_kinds_error(labels, train)
     own = labels.names or train.names or []
     check_range(labels, len(own))
     place = {name: k for k, name in enumerate(names)}
     places = np.array([place.get(name, -1) for name in own], np.int64)
     codes = places[labels.numbers]
     if len(bad := np.flatnonzero(codes < 0)):
-        raise no_class(labels, int(bad[0]), names, own[labels.numbers[bad[0]]])
+        raise no_class_error(labels, int(bad[0]), names, own[labels.numbers[bad[0]]])
     return codes
 
 
@@ -147,7 +147,7 @@ def by_number(labels: Labels, classes: Classes, train: Labels) -> np.ndarray:
     """Labels as places in `classes`, int64 [N], by their numbers, whatever names the data have for these."""
     if labels.text:
         if classes.values is not None or train.names:
-            raise unlike_kinds(labels, train)
+            raise unlike_kinds_error(labels, train)
         return by_name(labels, classes.names, labels)
     if labels.names and train.names and labels.names != train.names:
         labels = Labels(by_name(labels, train.names, train), train.names, False, labels.where)
@@ -158,7 +158,7 @@ def by_number(labels: Labels, classes: Classes, train: Labels) -> np.ndarray:
     known = np.array(classes.values)[order]
     places = np.searchsorted(known, labels.numbers).clip(max=len(known) - 1)
     if len(bad := np.flatnonzero(known[places] != labels.numbers)):
-        raise no_class(labels, int(bad[0]), classes.names, labels.numbers[bad[0]])
+        raise no_class_error(labels, int(bad[0]), classes.names, labels.numbers[bad[0]])
     return order[places]
 
 
@@ -175,7 +175,7 @@ def check_range(labels: Labels, count: int) -> None:
         )
 
 
-def no_class(labels: Labels, row: int, names: Sequence[str], got: object) -> DataError:
+def no_class_error(labels: Labels, row: int, names: Sequence[str], got: object) -> DataError:
     """The error for a label that is no class."""
     return DataError(
         "a label is out of range",

@@ -67,18 +67,18 @@ def found_columns(names: Sequence[str], columns: Columns) -> Columns:
     """`columns`, or in place of a usual one that is not there the only one that is called alike, whatever its case."""
     image, label = columns.image, columns.label
     if image == IMAGE and image not in names:
-        image = only(names, (IMAGE, *IMAGES)) or image
+        image = single_match(names, (IMAGE, *IMAGES)) or image
     if label == LABEL and label not in names:
-        label = only([name for name in names if name != image], (LABEL, *LABELS)) or label
+        label = single_match([name for name in names if name != image], (LABEL, *LABELS)) or label
     return Columns(image, label, columns.group)
 
 
-def only(names: Sequence[str], known: Sequence[str]) -> str | None:
+def single_match(names: Sequence[str], known: Sequence[str]) -> str | None:
     found = [name for name in names if name.strip().casefold() in known]
     return found[0] if len(found) == 1 else None
 
 
-def taken(found: Columns, columns: Columns, flags: Sequence[str]) -> str | None:
+def taken_columns_note(found: Columns, columns: Columns, flags: Sequence[str]) -> str | None:
     """A note on columns that were found; flags: what says otherwise, for samples and labels."""
     texts = [
         (f"column '{now}' is taken for {what}", flag)

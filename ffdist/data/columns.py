@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from ffdist.data.arrays import LIMITS, as_bytes
 from ffdist.data.classes import own_names
 from ffdist.data.depth import Range
-from ffdist.data.labels import Labels, missing, numbered, texts, unlike_kinds, whole
+from ffdist.data.labels import Labels, missing_label_error, numbered, texts, unlike_kinds_error, whole
 from ffdist.errors import DataError, setting
 from ffdist.notes import note
 
@@ -89,7 +89,7 @@ def pictures_or_files(
     files = [(row, cell) for row, cell in enumerate(found) if isinstance(cell, Path)]
     lost = [(row, file) for row, file in files if not is_file(file)]
     if lost and (not lenient or (first == 0 and len(lost) == len(files))):
-        raise no_file(lost[0][1], f"{where}, row {first + lost[0][0]}", folder)
+        raise no_file_error(lost[0][1], f"{where}, row {first + lost[0][0]}", folder)
     return found
 
 
@@ -108,7 +108,7 @@ def is_file(file: Path) -> bool:
         return False
 
 
-def no_file(file: Path, where: str, folder: Path | None) -> DataError:
+def no_file_error(file: Path, where: str, folder: Path | None) -> DataError:
     """The error for a picture file that is not there, with the place of one of its name nearby."""
     root = (folder or Path()).absolute()
     found = file_nearby(file.name, root)
@@ -239,7 +239,7 @@ def chunk_labels(column: pa.Array, where: str, first: int, names: Sequence[str] 
     """The labels of one chunk of a column. first: the row in `where` of the chunk's first one, for errors."""
     kind = column.type
     if column.null_count:
-        raise missing(f"{where}, row {first + first_null(column)}", "null")
+        raise missing_label_error(f"{where}, row {first + first_null(column)}", "null")
     try:
         if is_text(kind) or is_binary(kind):
             coded = column.cast(pa.large_binary()).cast(pa.large_string()).dictionary_encode()
@@ -265,7 +265,7 @@ def joined(parts: Sequence[Labels], where: str) -> Labels:
     first = parts[0]
     for part in parts:
         if part.text != first.text:
-            raise unlike_kinds(part, first)
+            raise unlike_kinds_error(part, first)
     if all(part.names == first.names for part in parts):
         return Labels(np.concatenate([part.numbers for part in parts]), first.names, first.text, where)
     names = sorted({name for part in parts for name in part.names or ()}) if first.text else list(first.names or ())

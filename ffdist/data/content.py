@@ -66,10 +66,10 @@ class ChangeCheck:
         """Raises DataError where one has changed since, or another has come."""
         for paths, digest in self.states:
             if file_states(paths[0], paths[1:]).digest != digest:
-                raise changed(paths[0])
+                raise changed_error(paths[0])
 
 
-def changed(source: Path) -> DataError:
+def changed_error(source: Path) -> DataError:
     """The error for a source that changed while it was read."""
     return DataError(
         "the source changed while it was read",

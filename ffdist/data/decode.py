@@ -28,14 +28,14 @@ from ffdist.data.depth import (
 from ffdist.data.formats import (
     Encoded,
     check_bytes,
-    lacking,
+    format_remedy,
     open_picture,
     orientation,
     several_frames,
     with_channels_last,
 )
 from ffdist.data.png import check_rows
-from ffdist.data.tiff import TiffLayout, check_strips, layout_of, unread
+from ffdist.data.tiff import TiffLayout, check_strips, layout_of, unreadable_tiff
 from ffdist.data.transparency import has_transparency, laid_over
 from ffdist.errors import ConfigError, DataError, setting
 
@@ -180,11 +180,11 @@ def pixels_of(picture: Picture, where: object) -> np.ndarray:
     """A picture's pixels, uint8 [H, W, C]. Raises DataError where the values of black and white are not known."""
     if picture.limits is None:
         assert picture.values
-        raise no_range(where, *picture.values)
+        raise no_range_error(where, *picture.values)
     return picture.pixels
 
 
-def no_range(where: object, low: float, high: float, count: int = 1) -> DataError:
+def no_range_error(where: object, low: float, high: float, count: int = 1) -> DataError:
     """The error for `count` pictures whose values of black and white are not known, and lie in low..high."""
     black, white = likely_range(low, high)
     held = f"{low:g} to {high:g}" + (f" in {count:,} such pictures" if count > 1 else "")
@@ -211,11 +211,13 @@ def read_picture(data: Encoded, where: object, decoding: Decoding = PLAIN) -> Pi
             check_strips(image, data)
             return _read(image, decoding, data, held or PixelInfo.of(image))
     except MemoryError as error:
-        raise _broken(where, "there is no memory for it") from error
+        raise _broken_error(where, "there is no memory for it") from error
     except Exception as error:  # of foreign bytes a decoder may raise anything
         strange = isinstance(error, UnidentifiedImageError)
-        unknown = unread(data) or (lacking(data) if isinstance(data, Path) else None) if strange else None
-        raise _broken(where, unknown or reason(error)) from error
+        unknown = (
+            unreadable_tiff(data) or (format_remedy(data) if isinstance(data, Path) else None) if strange else None
+        )
+        raise _broken_error(where, unknown or reason(error)) from error
 
 
 def is_as_wanted(array: np.ndarray, decoding: Decoding) -> bool:
@@ -224,7 +226,7 @@ def is_as_wanted(array: np.ndarray, decoding: Decoding) -> bool:
     return decoding.mode in modes and decoding.size in (None, array.shape[:2])
 
 
-def _broken(where: object, got: str) -> DataError:
+def _broken_error(where: object, got: str) -> DataError:
     return DataError("a picture cannot be read", where=where, got=got, remedy="replace or remove it")
 
 

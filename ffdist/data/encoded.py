@@ -15,7 +15,7 @@ from ffdist.data.images import Split, check_labels
 from ffdist.data.manifest import DataManifest
 from ffdist.data.parts import ByteRange, opened_parts
 from ffdist.data.remote_pixels import remote_digests
-from ffdist.data.row_digests import first_other, not_as_written
+from ffdist.data.row_digests import first_other, not_as_written_error
 from ffdist.data.watch import AGAIN
 from ffdist.errors import DataError
 from ffdist.remote import RemoteFolder
@@ -87,7 +87,7 @@ class EncodedSplit(Split):
         ]
         data = self.files.read(parts)
         if self.digests is not None and (other := first_other(data, self.digests[indices])) is not None:
-            raise not_as_written(parts[other].where)
+            raise not_as_written_error(parts[other].where)
         return data
 
     def where(self, index: int) -> str:

@@ -123,7 +123,7 @@ def check_unit(split: Split, name: str) -> None:
         )
 
 
-def without_test(images: Images) -> DataError:
+def no_test_error(images: Images) -> DataError:
     """The error for data without a test split."""
     return DataError(
         "the data have no test split",
@@ -143,18 +143,18 @@ def as_trained(images: Images, learned: DataDescription, where: object, *, float
     if images.pixels != learned.pixels and not floats:
         kinds = ("pictures in whole numbers", "floats")
         expected, got = kinds if learned.pixels else reversed(kinds)
-        raise misfit(where, expected, got, "give such samples in Python: ffdist.load(RUN).predict(samples)")
+        raise misfit_error(where, expected, got, "give such samples in Python: ffdist.load(RUN).predict(samples)")
     if tuple(images.shape) != learned.shape:
         remedy = f"prepare them so: ffdist data prepare SOURCE --out FOLDER {preparation(learned)}"
-        raise misfit(where, f"samples of {learned.shape}", f"samples of {tuple(images.shape)}", remedy)
+        raise misfit_error(where, f"samples of {learned.shape}", f"samples of {tuple(images.shape)}", remedy)
     if list(images.classes) != learned.classes:
         expected = f"classes {', '.join(learned.classes[:5])}, ..."
         got = classes_differ(learned.classes, images.classes)
-        raise misfit(where, expected, got, "prepare them with the names of classes that the run's own data have")
+        raise misfit_error(where, expected, got, "prepare them with the names of classes that the run's own data have")
     return replace(images, mean=learned.mean, std=learned.std)
 
 
-def misfit(where: object, expected: str, got: str, remedy: str) -> DataError:
+def misfit_error(where: object, expected: str, got: str, remedy: str) -> DataError:
     """The error for data of another shape, kind or classes than the network has learned."""
     return DataError("the data do not fit the network", where=where, expected=expected, got=got, remedy=remedy)
 

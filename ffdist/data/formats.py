@@ -73,7 +73,7 @@ def is_picture(path: Path) -> bool:
         return False
 
 
-def lacking(path: Path) -> str | None:
+def format_remedy(path: Path) -> str | None:
     """The remedy that would make a file readable that is not so here, by its ending or its first bytes; None where
     nothing is known of it."""
     ending = path.suffix.lower()

@@ -201,7 +201,7 @@ def labelled(data: Any, where: str, *, anew: bool = False) -> LabelledSplit:
         return labelled_pair(samples, labels, where)
     if isinstance(data, (Dataset, DataLoader)) or is_items(data) or is_map_style(data):
         return labelled_items(data, where, anew=anew)
-    raise refused(data, where)
+    raise unknown_kind_error(data, where)
 
 
 def is_table(data: Any) -> bool:
@@ -254,7 +254,7 @@ def name_of(data: Any) -> str:
     return "tensors" if is_pair(data) else type(data).__name__
 
 
-def refused(data: Any, where: str) -> DataError:
+def unknown_kind_error(data: Any, where: str) -> DataError:
     """The error for what is no data, with the remedy for its kind."""
     kind = f"{type(data).__module__}.{type(data).__name__}".removeprefix("builtins.")
     remedy = None

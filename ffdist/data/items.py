@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from ffdist.data.arrays import LIMITS, WHOLE_NUMBERS, as_array, as_bytes, as_floats_checked, as_picture
-from ffdist.data.column_names import Columns, found_columns, taken
+from ffdist.data.column_names import Columns, found_columns, taken_columns_note
 from ffdist.data.columns import is_file
 from ffdist.data.generators import Generators
 from ffdist.data.readers import Readers
@@ -37,7 +37,7 @@ def item(dataset: Any, row: int, where: str, reading: Reading, *, announce: bool
     if isinstance(found, Mapping):
         given = Columns(image, label)
         columns = found_columns([*map(str, found)], given)
-        if announce and (text := taken(columns, given, ("image=", "label="))):
+        if announce and (text := taken_columns_note(columns, given, ("image=", "label="))):
             note(f"{where}: {text}")
         image, label = columns.image, columns.label
         if image in found and label in found:
@@ -96,7 +96,7 @@ def form(samples: np.ndarray) -> str:
     return f"{samples.dtype} {list(samples.shape[1:])}"
 
 
-def unlike(where: str, expected: str, got: str) -> DataError:
+def unlike_error(where: str, expected: str, got: str) -> DataError:
     return DataError(
         "a sample is unlike the first",
         where=where,
@@ -160,7 +160,7 @@ class Items:
         """Raises DataError for a sample of another type or shape than the first."""
         self.kind = self.kind or (x.dtype, x.shape)
         if self.kind != (x.dtype, x.shape):
-            raise unlike(where, form(np.empty((1, *self.kind[1]), self.kind[0])), form(x[None]))
+            raise unlike_error(where, form(np.empty((1, *self.kind[1]), self.kind[0])), form(x[None]))
 
     def again(self, row: int) -> np.ndarray:
         """A sample. Raises DataError for another kind of sample than at first, and for another label."""

@@ -52,11 +52,11 @@ def texts(values: np.ndarray, where: str) -> Labels:
     """Labels that are names. Raises DataError for an empty one."""
     names, numbers = np.unique(values.astype(str), return_inverse=True)
     if names[0] == "":
-        raise missing(f"{where}, row {np.flatnonzero(numbers.ravel() == 0)[0]}", "an empty text")
+        raise missing_label_error(f"{where}, row {np.flatnonzero(numbers.ravel() == 0)[0]}", "an empty text")
     return Labels(numbers.ravel().astype(np.int64), names.tolist(), True, where)
 
 
-def missing(where: str, got: object) -> DataError:
+def missing_label_error(where: str, got: object) -> DataError:
     """The error for a sample without a label."""
     return DataError("a label is missing", where=where, expected="a class", got=got, remedy="leave such rows out")
 
@@ -107,7 +107,7 @@ def whole(y: np.ndarray, where: str) -> np.ndarray:
     if y.dtype.kind == "f":
         y = y.astype(np.float64)  # 2**63 is beyond a float16
         if len(bad := np.flatnonzero(np.isnan(y))):
-            raise missing(f"{where}, row {bad[0]}", "NaN")
+            raise missing_label_error(f"{where}, row {bad[0]}", "NaN")
         if len(bad := np.flatnonzero(y != np.floor(y))):
             raise DataError(
                 "labels are one whole number a sample",
@@ -148,7 +148,7 @@ def to_numpy_type(y: np.ndarray, where: str) -> np.ndarray:
     values = [value.decode(errors="replace") if isinstance(value, bytes) else value for value in values]
     for row, value in enumerate(values):
         if value is None or type(value).__name__ in ("NAType", "NaTType") or value != value:
-            raise missing(f"{where}, row {row}", value)
+            raise missing_label_error(f"{where}, row {row}", value)
     kinds = {
         "a text"
         if isinstance(value, str)
@@ -169,7 +169,7 @@ def to_numpy_type(y: np.ndarray, where: str) -> np.ndarray:
     return made if made.dtype.kind != "O" else np.array(values, np.float64)
 
 
-def unlike_kinds(labels: Labels, train: Labels) -> DataError:
+def unlike_kinds_error(labels: Labels, train: Labels) -> DataError:
     """The error for names in one split and numbers in another."""
     kinds = ["names" if each.text else "numbers" for each in (train, labels)]
     return DataError(

@@ -17,7 +17,7 @@ from ffdist.data.depth import Range
 from ffdist.data.duplicates import note_duplicates
 from ffdist.data.held_out import grouped, is_share, with_shares
 from ffdist.data.images import ArraySplit, Images, Split, moments
-from ffdist.data.items import form, unlike
+from ffdist.data.items import form, unlike_error
 from ffdist.data.items_split import ItemsSplit
 from ffdist.data.labelled import LabelledSplit
 from ffdist.data.labels import labels_of
@@ -214,7 +214,7 @@ def stacked(samples: Iterable[np.ndarray], count: int, where: str) -> np.ndarray
         if out is None:
             out = np.empty((count, *sample.shape), sample.dtype)
         if form(sample[None]) != form(out):
-            raise unlike(f"{where}, row {row}", form(out), form(sample[None]))
+            raise unlike_error(f"{where}, row {row}", form(out), form(sample[None]))
         out[row] = sample
     if out is None:
         raise DataError("there is no sample", where=where)

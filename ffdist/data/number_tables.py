@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from ffdist.data.arrays import float_moments
 from ffdist.data.classes import encoded
-from ffdist.data.column_names import found_columns, taken
+from ffdist.data.column_names import found_columns, taken_columns_note
 from ffdist.data.columns import column_labels, is_list, joined, names_in
 from ffdist.data.duplicates import note_duplicates
 from ffdist.data.images import ArraySplit, Images
@@ -84,7 +84,7 @@ def open_numbers(path: Path, preparation: Preparation) -> Images | None:
     described = describe_columns(names, samples[first], columns.label)
     note(f"{path}: {described}; each is scaled by mean and deviation of the training split")
     flags = setting("image_column"), setting("label_column")
-    if text := taken(columns, preparation.columns._replace(image=columns.image), flags):
+    if text := taken_columns_note(columns, preparation.columns._replace(image=columns.image), flags):
         note(f"{path}: {text}")
     whole_rows = len(found.splits) == 1 and first == TRAIN and own.splits is None and not own.whole
     rows = row_splits(found.splits[first], (columns.label, *names)) if whole_rows else None

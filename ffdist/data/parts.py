@@ -72,7 +72,7 @@ class LocalParts(FileParts):
             finally:
                 os.close(descriptor)
         except OSError as error:
-            raise watch.lost(error) from error
+            raise watch.lost_error(error) from error
         cut = [part for part, read in zip(parts, data, strict=True) if len(read) < part.length]
         watch.compare(status, [*cut, *parts][0].where, truncated=bool(cut))
         return data

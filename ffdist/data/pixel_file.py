@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from ffdist.data.images import check_labels
 from ffdist.data.manifest import DataManifest, ShardFile
-from ffdist.data.shard_files import HEAD, end_of, first_byte, labels_in, shard_schema, unreadable
+from ffdist.data.shard_files import HEAD, end_of, first_byte, labels_in, shard_schema, unreadable_error
 from ffdist.data.watch import FileWatch
 
 END = b"\xff\xff\xff\xff\0\0\0\0"
@@ -38,7 +38,7 @@ class PixelFile:
                 self.begin = pixels_begin(file.fileno(), schema, shard.rows)
         except (pa.ArrowException, OSError, ValueError) as error:
             self.watch.check()
-            raise unreadable(path, shard.rows, error) from error
+            raise unreadable_error(path, shard.rows, error) from error
         check_labels(labels, len(manifest.classes), path)
         self.labels = labels
         """int32 [rows]."""
@@ -66,7 +66,7 @@ class PixelFile:
             finally:
                 os.close(descriptor)
         except OSError as error:
-            raise self.watch.lost(error) from error
+            raise self.watch.lost_error(error) from error
         self.watch.compare(status, self.where(at), truncated=cut)
 
 

@@ -56,7 +56,7 @@ def locked(path: Path, doing: str) -> Iterator[None]:
         os.close(descriptor)
 
 
-def no_place(folder: Path, error: OSError) -> DataError:
+def unwritable_cache_error(folder: Path, error: OSError) -> DataError:
     """The error for a cache that cannot be written."""
     return DataError(
         "the cache for data cannot be written",

@@ -51,9 +51,9 @@ class ReaderProcess:
                 raise error
             self.line.recv_bytes_into(out.reshape(-1).view("u1"))  # pyright: ignore[reportArgumentType] - a buffer
         except (EOFError, OSError) as error:
-            raise self.lost(where) from error
+            raise self.lost_error(where) from error
 
-    def lost(self, where: str) -> DataError:
+    def lost_error(self, where: str) -> DataError:
         """The error for a process that has died, with its exit status or signal."""
         with suppress(subprocess.TimeoutExpired):
             self.process.wait(GRACE)
@@ -151,7 +151,7 @@ def received(reader: ReaderProcess, where: str) -> Any:
     try:
         return reader.line.recv()
     except (EOFError, OSError) as error:
-        raise reader.lost(where) from error
+        raise reader.lost_error(where) from error
 
 
 def reason(error: ConfigError | DataError) -> str:

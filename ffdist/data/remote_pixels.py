@@ -11,8 +11,8 @@ import pyarrow as pa
 from ffdist.data.images import Split, check_labels
 from ffdist.data.manifest import DataManifest, ShardFile
 from ffdist.data.parts import ByteRange, FileParts, RemoteParts, remote_errors
-from ffdist.data.row_digests import first_other, not_as_written, read_digests
-from ffdist.data.shard_files import HEAD, columns_in, first_byte, labels_in, shard_schema, unreadable
+from ffdist.data.row_digests import first_other, not_as_written_error, read_digests
+from ffdist.data.shard_files import HEAD, columns_in, first_byte, labels_in, shard_schema, unreadable_error
 from ffdist.errors import DataError
 from ffdist.remote import RemoteFolder
 
@@ -114,7 +114,7 @@ class RemoteSplit(Split):
         if self.digests is not None:
             other = first_other(np.ascontiguousarray(pixels), self.digests[self.starts[shard] + rows])
             if other is not None:
-                raise not_as_written(f"{self.source[0] / self.shards[shard].file}, row {rows[other]}")
+                raise not_as_written_error(f"{self.source[0] / self.shards[shard].file}, row {rows[other]}")
         return pixels
 
     def whole(self, shard: int) -> np.ndarray:
@@ -124,7 +124,7 @@ class RemoteSplit(Split):
         try:
             return columns_in(pa.BufferReader(data), self.schema, file.rows)[0]
         except (pa.ArrowException, OSError, ValueError) as error:
-            raise unreadable(self.source[0] / file.file, file.rows, error) from error
+            raise unreadable_error(self.source[0] / file.file, file.rows, error) from error
 
     def begin(self, shard: int, held: CachedRows) -> int:
         """The first byte of a shard's pixels in its file, fetched once. Raises DataError for what is no shard."""
@@ -134,7 +134,7 @@ class RemoteSplit(Split):
             try:
                 held.begin = first_byte(head, self.schema)
             except (pa.ArrowException, OSError, ValueError, struct.error) as error:
-                raise unreadable(self.source[0] / file.file, file.rows, error) from error
+                raise unreadable_error(self.source[0] / file.file, file.rows, error) from error
         return held.begin
 
     def shard_of(self, indices: np.ndarray) -> np.ndarray:
@@ -166,4 +166,4 @@ def remote_labels(folder: RemoteFolder, shard: ShardFile, schema: pa.Schema) -> 
     except DataError:
         raise
     except (pa.ArrowException, ValueError, KeyError) as error:
-        raise unreadable(folder / shard.file, shard.rows, error) from error
+        raise unreadable_error(folder / shard.file, shard.rows, error) from error

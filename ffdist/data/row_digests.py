@@ -67,7 +67,7 @@ def first_other(samples: Iterable[Buffer], digests: np.ndarray) -> int | None:
     return int(others[0]) if len(others) else None
 
 
-def not_as_written(where: object) -> DataError:
+def not_as_written_error(where: object) -> DataError:
     """The error for a sample whose bytes are not those that were written."""
     return DataError(
         "a sample of a shard is not what was written",

@@ -142,7 +142,7 @@ def end_of(begin: int, schema: pa.Schema, rows: int) -> list[int]:
     return [begin + sum(-(-size // to) * to for size in sizes) for to in PADDED]
 
 
-def unreadable(path: object, rows: int, error: Exception) -> DataError:
+def unreadable_error(path: object, rows: int, error: Exception) -> DataError:
     """The error for a file that is no shard of so many rows."""
     return DataError(
         "a shard cannot be read", where=path, expected=f"an Arrow IPC file with {rows} rows", got=error, remedy=AGAIN

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ffdist.data.decode import PLAIN, Decoding, Picture, no_range, pixels_of, read_picture
+from ffdist.data.decode import PLAIN, Decoding, Picture, no_range_error, pixels_of, read_picture
 from ffdist.data.depth import FULL, SIXTEEN, Range, likely_range
 from ffdist.data.formats import Encoded
 from ffdist.errors import DataError, setting
@@ -92,7 +92,7 @@ class Survey:
         """Raises DataError for a set whose black and white nobody knows, and for 16 bits that hold so few that pictures
         would be nearly black, unless a range was given."""
         if self.no_range.count:
-            raise no_range(self.no_range.first, self.low, self.high, self.no_range.count)
+            raise no_range_error(self.no_range.first, self.low, self.high, self.no_range.count)
         if self.deep.count and decoding.value_range is None and self.high < FULL:
             white = int(likely_range(0, self.high)[1])
             raise DataError(

@@ -84,20 +84,20 @@ def read_tags(tags: Any) -> TiffLayout | None:
             photometric == 0,
             int(tags.get(DEPTH, 1)),
             apart,
-            misread(tags, channels, int(bits[0])) if apart else None,
+            misreading(tags, channels, int(bits[0])) if apart else None,
         )
     except Exception:  # foreign bytes may raise anything here; reading the pixels raises the error for users
         return None
 
 
-def misread(tags: Any, channels: int, bits: int) -> str | None:
+def misreading(tags: Any, channels: int, bits: int) -> str | None:
     """The way in which Pillow misreads channels in planes of their own; None where it does not."""
     if channels == 2:
         return "grey and transparency"
     return "more than 8 bits, uncompressed," if bits > 8 and tags.get(COMPRESSION, 1) == 1 else None
 
 
-def unread(data: object) -> str | None:
+def unreadable_tiff(data: object) -> str | None:
     """A description of the pixels of a TIFF that Pillow cannot read; None for other files."""
     if not isinstance(data, (bytes, Path)):
         return None

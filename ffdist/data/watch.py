@@ -96,7 +96,7 @@ class FileWatch:
             with open_regular(self.path) as file:
                 return digests.sha256(file)
         except OSError as error:
-            raise self.lost(error) from error
+            raise self.lost_error(error) from error
 
     def check(self, where: object = None) -> None:
         """where: what was read. Raises DataError where the shard is gone, or holds other bytes than the manifest
@@ -104,7 +104,7 @@ class FileWatch:
         try:
             self.compare(os.stat(self.path), where)
         except OSError as error:
-            raise self.lost(error) from error
+            raise self.lost_error(error) from error
 
     def compare(self, status: os.stat_result, where: object = None, *, truncated: bool = False) -> None:
         """status: of the shard now. Its digest decides where it was only touched, or copied. where: what was read.
@@ -123,7 +123,7 @@ class FileWatch:
             )
         self.stamp = found
 
-    def lost(self, error: OSError) -> DataError:
+    def lost_error(self, error: OSError) -> DataError:
         """The error for a shard that could be opened, and no longer can be read."""
         return DataError(
             "a shard cannot be read any more",

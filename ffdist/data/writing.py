@@ -15,8 +15,8 @@ from ffdist.data.chunks import (
     BrokenPicture,
     Chunk,
     ReferencePicture,
+    broken_pictures_error,
     by_number,
-    cannot_be_read,
     check_left,
     chunks,
     decode_chunk,
@@ -123,7 +123,7 @@ class DatasetWriter:
         nothing is left; and for what the survey refuses."""
         self.broken.sort(key=by_number)
         if self.broken and not self.making.skip_broken:
-            raise cannot_be_read(self.broken)
+            raise broken_pictures_error(self.broken)
         self.survey.check(self.making.decoding)
         splits = {split: writer.finish() for split, writer in self.shards.items()}
         check_left(self.broken, {split: files.counts for split, files in splits.items()}, self.source.classes)

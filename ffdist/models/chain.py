@@ -15,7 +15,7 @@ from ffdist.models.arguments import check_input
 from ffdist.models.axes import Axes, OutputLayout, declared
 from ffdist.models.joins import describe_joins, joined
 from ffdist.models.meta import on_meta
-from ffdist.models.outputs import Output, place_of, trace_outputs, unknown_axes
+from ffdist.models.outputs import Output, place_of, trace_outputs, unknown_axes_error
 from ffdist.models.parts import SpatialMean
 from ffdist.models.recipe import ChainRecipe
 from ffdist.models.sound import check_given, check_sound
@@ -96,7 +96,7 @@ class Chain:
         `shapes`."""
         for index, (name, output) in enumerate(zip(self.names, self.outputs(), strict=True)):
             if output.layout is None:
-                raise unknown_axes(self, index, name, output)
+                raise unknown_axes_error(self, index, name, output)
         return [output.layout for output in self.outputs() if output.layout is not None]
 
     def outputs(self) -> list[Output]:
@@ -182,7 +182,7 @@ class Chain:
         parameter or that `check_sound` refuses.
         """
         if not isinstance(module, nn.Sequential):
-            raise no_sequential(module)
+            raise no_sequential_error(module)
         parts = children(module)
         for name, child in parts:
             check_given(name, child)
@@ -200,7 +200,7 @@ class Chain:
         return chain
 
 
-def no_sequential(module: object) -> NetworkError:
+def no_sequential_error(module: object) -> NetworkError:
     """The error, with a remedy, for something else than an `nn.Sequential`."""
     if isinstance(module, (list, tuple, nn.ModuleList)):
         remedy = "nn.Sequential(*layers)"

@@ -11,7 +11,7 @@ from ffdist.errors import ConfigError, setting, users_code
 from ffdist.known import MODEL_PLACES, LazyNames
 from ffdist.models.apart import check_apart
 from ffdist.models.axes import declared
-from ffdist.models.chain import BlockGroup, Chain, Shape, children, no_sequential, seeded
+from ffdist.models.chain import BlockGroup, Chain, Shape, children, no_sequential_error, seeded
 from ffdist.models.joins import describe_joins, joined
 from ffdist.models.recipe import recipe_of
 from ffdist.options import find, typed
@@ -64,7 +64,7 @@ def load_model(
             "a model's function returns a Chain or an nn.Sequential",
             where=where,
             got=type(made).__name__,
-            remedy=no_sequential(made).remedy,
+            remedy=no_sequential_error(made).remedy,
         )
     parts = children(made)
     counts = joined(parts)

@@ -132,7 +132,7 @@ def place_of(chain: Chain, index: int) -> str:
     return f"block {index} of {len(chain)}"
 
 
-def unknown_axes(chain: Chain, index: int, name: str, output: Output) -> NetworkError:
+def unknown_axes_error(chain: Chain, index: int, name: str, output: Output) -> NetworkError:
     """The error for a block whose channels rules cannot find."""
     sizes = ", ".join(map(str, output.shape))
     elsewhere = output.axis is not None

@@ -28,16 +28,16 @@ def read_state(path: Path) -> dict[str, Tensor]:
             "the weights to start from cannot be read",
             where=setting("network.pretrained", path),
             got=error.strerror or error,
-            remedy=of_run(path),
+            remedy=run_folder_remedy(path),
         ) from error
     except Exception as error:  # torch's restricted unpickler raises many types for foreign bytes
-        raise _no_state(path, _reason(error)) from error
+        raise _no_state_error(path, _reason(error)) from error
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise _no_state(path, f"a {type(state).__name__} of other things")
+        raise _no_state_error(path, f"a {type(state).__name__} of other things")
     return state
 
 
-def of_run(path: Path) -> str | None:
+def run_folder_remedy(path: Path) -> str | None:
     """The remedy for a run's folder in place of a file: the command that exports its weights; None for other paths."""
     return f"ffdist export {path} --to FILE.safetensors, and name that" if (path / "config.toml").is_file() else None
 
@@ -88,7 +88,7 @@ def _reason(error: Exception) -> str:
     return rest.strip().splitlines()[0] if rest.strip() else described(error)
 
 
-def _no_state(path: Path, found: str) -> NetworkError:
+def _no_state_error(path: Path, found: str) -> NetworkError:
     return NetworkError(
         "this is not a file of weights",
         where=setting("network.pretrained", path),

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ffdist.data import Images, Loader, Split
-from ffdist.data.fitting import as_trained, opened_to_measure, without_test
+from ffdist.data.fitting import as_trained, no_test_error, opened_to_measure
 from ffdist.data.preparation import from_texts
 from ffdist.errors import DataError, FfdistError, NetworkError
 from ffdist.page.pictures import picture, picture_with_map
@@ -23,7 +23,7 @@ from ffdist.report.cam import activation_maps
 from ffdist.runtime.data_facts import DataFacts
 from ffdist.runtime.opened import open_dataset
 from ffdist.runtime.own_code import GIVEN
-from ffdist.runtime.run import load_classifier, no_data_to_measure
+from ffdist.runtime.run import load_classifier, no_data_to_measure_error
 from ffdist.settings import Settings
 
 PREDICTOR = "mean"
@@ -110,7 +110,7 @@ def measured(
     images = data_of(run, data, settings, facts)
     classifier, _, _ = load_classifier(run, snapshot)
     if images.test is None:
-        raise without_test(images)
+        raise no_test_error(images)
     surest = ConfidentMistakes(pictures)
     record, confusions = measure(classifier, images, images.test, on_scores=surest.add)
     maps, no_maps = maps_of(classifier, images, facts, settings, pictures)
@@ -132,7 +132,7 @@ def data_of(run: Path, data: str | None, settings: Settings, facts: DataFacts) -
         preparation = from_texts(settings.dataset.data_args, "")
         return as_trained(opened_to_measure(data, facts, settings.dataset.image_size, preparation), facts, data)
     if settings.dataset.data == GIVEN:
-        raise no_data_to_measure(run, facts, "report")
+        raise no_data_to_measure_error(run, facts, "report")
     return as_trained(open_dataset(settings.changed(download=False).dataset), facts, settings.dataset.data)
 
 

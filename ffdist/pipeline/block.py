@@ -281,7 +281,7 @@ class LearningBlock:
         if not torch.isfinite(self.totals[:, 0]).all():
             if self.finite_check:
                 self.finite_check.step = self.finite_check.look_back(step)
-                raise self.finite_check.diverged(NonfiniteValue("loss", float(self.totals[:, 0].sum())))
+                raise self.finite_check.diverged_error(NonfiniteValue("loss", float(self.totals[:, 0].sum())))
             raise DivergedError(
                 "the loss is not a finite number",
                 where=f"{self.spec}, batch {step}",

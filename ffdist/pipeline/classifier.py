@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ffdist.data.alike import BEYOND, as_trained, refuse_bytes
 from ffdist.data.decode import Decoding
-from ffdist.data.fitting import to_measure, without_test
+from ffdist.data.fitting import no_test_error, to_measure
 from ffdist.data.given import Data
 from ffdist.data.images import ValueSpread
 from ffdist.errors import ConfigError, setting
@@ -147,7 +147,7 @@ class Classifier(nn.Module):
         )
         images = to_measure(data, learned, dataset.image_size)
         if images.test is None:
-            raise without_test(images)
+            raise no_test_error(images)
         seen = (views,) if isinstance(views, str) else tuple(views)
         record, confusions = measure(self, images, images.test, batch_size=batch_size, views=seen)
         if not confusion:

@@ -133,7 +133,7 @@ class FiniteCheck:
     def note(self, trouble: NonfiniteValue) -> None:
         """Raises DivergedError where the run is to stop."""
         if self.policy == "stop":
-            raise self.diverged(trouble)
+            raise self.diverged_error(trouble)
         self.found = self.found or trouble
 
     def take(self) -> NonfiniteValue | None:
@@ -156,7 +156,7 @@ class FiniteCheck:
         self.in_row += 1
         self.in_epoch += 1
         if self.in_row > MAX_SKIPPED:
-            raise self.diverged(trouble, f", batch after batch ({self.in_row} in a row)")
+            raise self.diverged_error(trouble, f", batch after batch ({self.in_row} in a row)")
         self.keep(Nonfinite(self.spec, self.step, self.epoch, trouble, skipped=True))
 
     def look_back(self, step: int) -> int:
@@ -167,7 +167,7 @@ class FiniteCheck:
         steps = [step - back for back in reversed(range(min(RECENT, step)))]
         return next((each for each in steps if bad[each % RECENT]), step)
 
-    def diverged(self, trouble: NonfiniteValue, more: str = "") -> DivergedError:
+    def diverged_error(self, trouble: NonfiniteValue, more: str = "") -> DivergedError:
         """The error that ends the run; the batch's samples are kept first, so that its remedy can name them."""
         kept = self.keep(Nonfinite(self.spec, self.step, self.epoch, trouble, skipped=False))
         again = f"`ffdist train --replay RUN`, or ffdist.replay(RUN), learns it again, by itself: {kept} names its "

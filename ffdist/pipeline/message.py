@@ -181,14 +181,14 @@ def from_frame(frame: Frame) -> Message:
     try:
         message = MESSAGES[frame.kind](**values)
     except (KeyError, TypeError) as error:
-        raise no_message(f"{frame.kind}: {error}") from error
+        raise no_message_error(f"{frame.kind}: {error}") from error
     for name, kinds in TYPES[frame.kind].items():
         if not isinstance(value := getattr(message, name), kinds):
-            raise no_message(f"{frame.kind} with {name} of type {type(value).__name__}")
+            raise no_message_error(f"{frame.kind} with {name} of type {type(value).__name__}")
     return message
 
 
-def no_message(got: str) -> TransportError:
+def no_message_error(got: str) -> TransportError:
     """The error for a frame that is neither a batch nor a marker of this version."""
     return TransportError(
         "this is not a message of the pipeline",

@@ -37,7 +37,7 @@ def slowdown(device: torch.device, precision: Precision) -> float:
     return _seconds_of_product(device, dtype_of(precision)) / _seconds_of_product(device, torch.float32)
 
 
-def slow_precision(device: torch.device, precision: Precision) -> str | None:
+def slow_precision_note(device: torch.device, precision: Precision) -> str | None:
     """The note on a precision in which this device computes slower than in float32."""
     if precision == "fp32" or (times := slowdown(device, precision)) < SLOW:
         return None

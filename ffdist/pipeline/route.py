@@ -65,12 +65,12 @@ class FanIn:
             if isinstance(message, (TrainBatch, EvalBatch)):
                 if (message.order, message.lane) != (order, lanes[place]):
                     expected = f"lane {lanes[place]} of batch {order} of the stream"
-                    raise out_of_order(expected, f"lane {message.lane} of batch {message.order}")
+                    raise out_of_order_error(expected, f"lane {message.lane} of batch {message.order}")
                 place = (place + message.last) % len(lanes)
                 if message.last and not place:
                     order = next(orders)
             elif place:
-                raise out_of_order(f"lane {lanes[place]}", type(message).__name__)
+                raise out_of_order_error(f"lane {lanes[place]}", type(message).__name__)
             else:
                 yield from self._merge_into(message, self.by_batch[order % len(self.by_batch)][lanes[place]])
             yield message
@@ -84,7 +84,7 @@ class FanIn:
             while isinstance(other := edge.receive(), Written):
                 yield other
             if type(other) is not type(marker):
-                raise out_of_order(type(marker).__name__, type(other).__name__)
+                raise out_of_order_error(type(marker).__name__, type(other).__name__)
             merge(marker, other)
 
     @property
@@ -123,7 +123,7 @@ def block_of(file: str) -> int:
     return int(file.split("-")[1])
 
 
-def out_of_order(expected: str, got: str) -> TransportError:
+def out_of_order_error(expected: str, got: str) -> TransportError:
     """The error for a stream whose ends do not agree on what comes next."""
     return TransportError(
         "a message does not follow from the one before",

@@ -188,7 +188,7 @@ def _learn(block: LearningBlock, x: Tensor, y: Tensor, companion: Tensor | None)
         try:
             local = block.forward(x, y, step=0, companion=companion)
         except NetworkError as error:
-            raise _as_they_lie(error) from error.__cause__
+            raise _with_layout_remedy(error) from error.__cause__
         if local.loss is not None and block.learned:
             local.loss.backward()
     parameters = [p for p in block.module.parameters() if p.requires_grad]
@@ -204,7 +204,7 @@ def _learn(block: LearningBlock, x: Tensor, y: Tensor, companion: Tensor | None)
     return local
 
 
-def _as_they_lie(error: NetworkError) -> NetworkError:
+def _with_layout_remedy(error: NetworkError) -> NetworkError:
     """An error with a remedy for `x.view`, which looks at how pictures lie in memory."""
     if "view size is not compatible" not in str(error.__cause__):
         return error
@@ -255,7 +255,7 @@ def _check_apart(block: LearningBlock, x: Tensor, out: Tensor) -> None:
     with seeded(0):
         again = block.module(x)
     if not _alike(again, out):
-        raise _unlike(block, "output")
+        raise _unlike_error(block, "output")
     raise NetworkError(
         "the block mixes the samples of a batch",
         where=at(block.objective, block.spec),
@@ -282,10 +282,10 @@ def check_recovery(
     goes_on, again = (one.forward(x, y, step=1, companion=companion) for one in (block, other))
     for name, mine, others in zip(Local._fields, goes_on, again, strict=True):
         if mine is not None and not (others is not None and torch.equal(mine, others)):
-            raise _unlike(block, name)
+            raise _unlike_error(block, name)
 
 
-def _unlike(block: LearningBlock, what: str) -> NetworkError:
+def _unlike_error(block: LearningBlock, what: str) -> NetworkError:
     return NetworkError(
         "the block does not go on from a snapshot as it would have without",
         where=at(block.objective, block.spec),

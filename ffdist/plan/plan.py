@@ -13,7 +13,7 @@ from typing import Any
 from ffdist.errors import ConfigError, described
 from ffdist.plan.file import FORMAT, as_json, from_json
 from ffdist.plan.stage import PlanStage, Share, spread
-from ffdist.plan.text import parse, refused
+from ffdist.plan.text import parse, plan_error
 from ffdist.renamed import renamed_arguments
 
 
@@ -95,50 +95,52 @@ class Plan:
         places = {name: index for index, name in enumerate(names)}
         for name in planned:
             if name not in places:
-                raise refused(text, "names an unknown block", ", ".join(names), name)
+                raise plan_error(text, "names an unknown block", ", ".join(names), name)
             if planned.count(name) > 1:
-                raise refused(text, "has a block twice", "each block once", name)
+                raise plan_error(text, "has a block twice", "each block once", name)
         if missing := [name for name in names if name not in planned]:
-            raise refused(text, "leaves blocks out", ", ".join(names), f"none of {', '.join(missing)}")
+            raise plan_error(text, "leaves blocks out", ", ".join(names), f"none of {', '.join(missing)}")
         for before, after in pairwise(planned):
             if places[before] > places[after]:
-                raise refused(text, "goes backwards", ", ".join(names), f"{before} before {after}")
+                raise plan_error(text, "goes backwards", ", ".join(names), f"{before} before {after}")
         for stage in self.stages:
             self._check_shares(stage, text)
         used = {share.worker for stage in self.stages for share in stage.shares}
         if idle := sorted(set(range(self.workers)) - used):
-            raise refused(
+            raise plan_error(
                 text, "leaves workers out", f"work for each of 0 to {self.workers - 1}", f"none for {idle[0]}"
             )
 
     def _check_shares(self, stage: PlanStage, text: str) -> None:
         where = " ".join(stage.blocks)
         if len(set(stage.workers)) < len(stage.workers):
-            raise refused(text, "has a worker twice in a stage", f"each worker once at {where}", sorted(stage.workers))
+            raise plan_error(
+                text, "has a worker twice in a stage", f"each worker once at {where}", sorted(stage.workers)
+            )
         if stage.by_batch:
             if len(stage.shares) < 2 or any(share.lanes != range(self.lanes) for share in stage.shares):
                 got = f"{stage.workers}, lanes {', '.join(map(str, stage.shares))}"
-                raise refused(
+                raise plan_error(
                     text, "shares out no batches", f"two workers or more at {where}, each with every lane", got
                 )
             return
         had = [lane for share in stage.shares for lane in share.lanes]
         if out := [lane for lane in range(self.lanes) if lane not in had]:
-            raise refused(
+            raise plan_error(
                 text, "leaves lanes out", f"each of lanes 0 to {self.lanes - 1} at {where}", f"no lane {out[0]}"
             )
         if len(had) > self.lanes:
             more = next((lane for lane in had if lane >= self.lanes), None)
             twice = next((lane for lane in had if had.count(lane) > 1), None)
             got = f"lane {more} of {self.lanes} lanes" if more is not None else f"lane {twice} twice"
-            raise refused(
+            raise plan_error(
                 text, "has lanes that there are not, or twice", f"lanes 0 to {self.lanes - 1}, each once", got
             )
 
     def check_ranks(self, ranks: int, where: str) -> None:
         """Raises ConfigError unless there are as many processes as workers."""
         if self.workers != ranks:
-            raise refused(
+            raise plan_error(
                 str(self),
                 "is for another number of workers",
                 f"{ranks} workers, one a rank ({where})",

@@ -20,7 +20,7 @@ def parse(text: str, names: Sequence[str], lanes: int | None = None) -> tuple[in
     """The lanes and stages of a plan, which have still to be checked; arguments and errors as of `Plan.parse`."""
     parts = [part.strip() for part in text.split("|")]
     if not all(part.count("@") == 1 for part in parts):
-        raise refused(text, "is none", "BLOCKS @ WORKERS | BLOCKS @ WORKERS | ...", text.strip() or "nothing")
+        raise plan_error(text, "is none", "BLOCKS @ WORKERS | BLOCKS @ WORKERS | ...", text.strip() or "nothing")
     halves = [tuple(half.strip() for half in part.split("@")) for part in parts]
     found = lanes or max([last + 1 for _, workers in halves for last in lanes_in(workers)] or [0])
     found = found or max(1 if BY_BATCH.search(workers) else len(workers_in(workers, text)) for _, workers in halves)
@@ -46,12 +46,12 @@ def blocks_in(text: str, names: Sequence[str], whole_text: str) -> tuple[str, ..
         elif dots and word not in names and first in names and last in names:
             begin, end = names.index(first), names.index(last)
             if begin > end:
-                raise refused(whole_text, "goes backwards", ", ".join(names), word)
+                raise plan_error(whole_text, "goes backwards", ", ".join(names), word)
             found += names[begin : end + 1]
         elif word:
             found.append(word)
     if not found:
-        raise refused(whole_text, "has a stage without blocks", "BLOCKS @ WORKERS", f"@ {text}")
+        raise plan_error(whole_text, "has a stage without blocks", "BLOCKS @ WORKERS", f"@ {text}")
     return tuple(found)
 
 
@@ -67,7 +67,7 @@ def workers_in(text: str, whole_text: str) -> list[int]:
     for word in filter(None, (word.strip() for word in text.split(","))):
         match = WORKERS.fullmatch(word)
         if not match or not int(match[1]) <= int(match[2] or match[1]) <= MAX_NUMBER:
-            raise refused(whole_text, "names no workers", SPELLED, word)
+            raise plan_error(whole_text, "names no workers", SPELLED, word)
         workers += range(int(match[1]), int(match[2] or match[1]) + 1)
     return workers
 
@@ -77,9 +77,9 @@ def shares_in(text: str, lanes: int, whole_text: str) -> tuple[Share, ...]:
     if ":" not in text:
         workers = workers_in(text, whole_text)
         if not workers:
-            raise refused(whole_text, "has a stage without workers", "BLOCKS @ WORKERS", f"@ {text}")
+            raise plan_error(whole_text, "has a stage without workers", "BLOCKS @ WORKERS", f"@ {text}")
         if len(workers) > lanes:
-            raise refused(
+            raise plan_error(
                 whole_text,
                 "has more workers at a stage than lanes",
                 f"at most {lanes}, a lane each",
@@ -90,7 +90,7 @@ def shares_in(text: str, lanes: int, whole_text: str) -> tuple[Share, ...]:
     for word in filter(None, (word.strip() for word in text.split(","))):
         match = SHARE.fullmatch(word)
         if not match or not int(match[2]) <= int(match[3] or match[2]) <= MAX_NUMBER or int(match[1]) > MAX_NUMBER:
-            raise refused(whole_text, "names no worker with its lanes", SPELLED, word)
+            raise plan_error(whole_text, "names no worker with its lanes", SPELLED, word)
         shares.append(Share(int(match[1]), range(int(match[2]), int(match[3] or match[2]) + 1)))
     return tuple(sorted(shares, key=lambda share: share.lanes[0]))
 
@@ -101,7 +101,7 @@ EXAMPLES = (
 )
 
 
-def refused(text: str, what: str, expected: object, got: object, remedy: str = EXAMPLES) -> ConfigError:
+def plan_error(text: str, what: str, expected: object, got: object, remedy: str = EXAMPLES) -> ConfigError:
     """The error for a plan; what: is wrong with it, after "the plan ..."."""
     return ConfigError(
         f"the plan {what}",

@@ -57,7 +57,7 @@ def best_price(profile: Profile, cluster: Cluster, *, lanes: int | None = None, 
         if found and (best is None or found.seconds < best.seconds):
             best, of_best = found, search
     if best is None:
-        raise nothing_fits(profile, cluster, counts)
+        raise nothing_fits_error(profile, cluster, counts)
     return best if exactly or of_best is None else of_best.best_from(best)
 
 
@@ -139,7 +139,7 @@ def by_blocks(stage: PlanStage, k: int, workers: tuple[int, int]) -> Iterator[li
         ]
 
 
-def nothing_fits(profile: Profile, cluster: Cluster, counts: Sequence[int]) -> ConfigError:
+def nothing_fits_error(profile: Profile, cluster: Cluster, counts: Sequence[int]) -> ConfigError:
     """The error for a memory limit that no plan keeps to, with the least that one would."""
     least, limit = min(least_memory(profile, cluster, count) for count in counts), cluster.memory_limit or 0.0
     return ConfigError(

@@ -75,7 +75,7 @@ def read_run_log(run: Path) -> tuple[list[dict[str, Any]], dict[str, Any] | None
     except OSError as error:
         raise DataError("a run log cannot be read", where=path, got=error) from error
     except (ValueError, RecursionError) as error:
-        raise not_as_written(run, error) from error
+        raise not_as_written_error(run, error) from error
     with as_written(run):
         end = next(({"test": v["test"], "reason": str(v["reason"])} for v in values if "reason" in v), None)
         return counted_from_one([v for v in values if "epoch" in v]), end
@@ -114,10 +114,10 @@ def as_written(run: Path) -> Iterator[None]:
     except FfdistError:  # of something else, though some are ValueErrors
         raise
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
-        raise not_as_written(run, described(error)) from error
+        raise not_as_written_error(run, described(error)) from error
 
 
-def not_as_written(run: Path, got: object) -> DataError:
+def not_as_written_error(run: Path, got: object) -> DataError:
     """The error for a run log that no run of ffdist writes so."""
     return DataError(
         "a run log is not as it was written",

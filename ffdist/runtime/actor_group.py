@@ -25,7 +25,7 @@ from ffdist.runtime.interrupts import say_stopping
 from ffdist.runtime.job import Job
 from ffdist.runtime.outcome import Result, root_cause
 from ffdist.runtime.ray_actor import CONCURRENCY, NOTE, ActorInfo, StageActor
-from ffdist.runtime.ray_cluster import RayOptions, needs, no_room
+from ffdist.runtime.ray_cluster import RayOptions, needs, no_room_error
 from ffdist.runtime.ray_store import Address, KeyValueActor
 from ffdist.runtime.supervise import AttemptLost
 from ffdist.runtime.worker import StoppedBeforeStartError
@@ -108,7 +108,7 @@ class ActorGroup:
             self.actor_infos = ray.get(ready, timeout=self.options.start_timeout.total_seconds())
             self.meeting = self._meeting()
         except GetTimeoutError:
-            raise no_room(self.options, size) from None
+            raise no_room_error(self.options, size) from None
         except RayActorError as error:
             self._dismiss_unfit(set(range(size)))
             raise AttemptLost(
@@ -146,7 +146,7 @@ class ActorGroup:
             if not ready and deadline is not None:  # the grace is over: whoever is left is ended below
                 break
             for rank in beats.missed({rank: self.actors[rank] for rank in runs.values()}):
-                errors[rank] = hangs(rank, self.actor_infos[rank], beats)
+                errors[rank] = hung_error(rank, self.actor_infos[rank], beats)
                 deadline = deadline or time.monotonic() + GRACE
                 runs = {run: other for run, other in runs.items() if other != rank}
                 self._end(rank)
@@ -251,7 +251,7 @@ class Heartbeats:
         return [rank for rank in actors if now - self._heard[rank] > silence_of(self.timeout)]
 
 
-def hangs(rank: int, info: ActorInfo, beats: Heartbeats) -> StageLostError:
+def hung_error(rank: int, info: ActorInfo, beats: Heartbeats) -> StageLostError:
     """The error of an actor that gives no sign of life."""
     others = [f"worker {other}: {activity}" for other, activity in sorted(beats.activity.items()) if other != rank]
     return StageLostError(
@@ -282,7 +282,7 @@ def error_of_attempt(errors: dict[int, BaseException], infos: list[ActorInfo]) -
     ]
     if own:
         cause = root_cause(own)
-        return could_not_start(cause) if isinstance(cause, RayError) else cause
+        return start_error(cause) if isinstance(cause, RayError) else cause
     dead = {rank: error for rank, error in errors.items() if isinstance(error, RayActorError)} or errors
     reasons = [
         f"worker {rank} on {infos[rank].address} (process {infos[rank].pid}): {brief(error)}"
@@ -294,7 +294,7 @@ def error_of_attempt(errors: dict[int, BaseException], infos: list[ActorInfo]) -
     return AttemptLost(cause, reasons)
 
 
-def could_not_start(error: RayError) -> StageError:
+def start_error(error: RayError) -> StageError:
     """The error for what Ray could not hand to an actor: most often a module of the user's that its node does not
     have."""
     return StageError(

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ffdist.data import Images
-from ffdist.data.fitting import without_test
+from ffdist.data.fitting import no_test_error
 from ffdist.pipeline.measure import SplitMeasurement, measure
 from ffdist.runtime.run import network, trained
 from ffdist.settings import Settings
@@ -28,6 +28,6 @@ def measure_run(
     """
     chain, objective = network(settings, images.shape, images.num_classes, run=run)
     if images.test is None:
-        raise without_test(images)
+        raise no_test_error(images)
     classifier = trained(run, chain, objective, images, settings, snapshot)
     return measure(classifier, images, images.test, batch_size=batch_size, views=views)

@@ -270,7 +270,7 @@ def last_seen(run: Path) -> Manifest | None:
         return None
 
 
-def nothing_left(now: Settings) -> str | None:
+def nothing_left_note(now: Settings) -> str | None:
     """The note for a run that is at its end and has no settings that would let it go on; else None.
 
     Raises ConfigError for fewer epochs than it has begun.

@@ -137,7 +137,7 @@ def as_recorded(settings: Settings, recorded: Settings, chain: Chain, rule: Obje
         if settings_of(settings, names[:1]) == settings_of(recorded, names[:1]) != (GIVEN,) and (
             settings_of(settings, names) != settings_of(recorded, names)
         ):
-            raise another(kind)
+            raise other_part_error(kind)
     return settings
 
 
@@ -162,16 +162,16 @@ def check_given(settings: Settings, network: Chain, rule: Objective) -> None:
     for kind, given in (("model", layers_digest(network)), ("objective", rule_digest(rule))):
         recorded = settings.value(f"{kind}_args")
         if settings.value(kind) == GIVEN and recorded and recorded != (given,):
-            raise another(kind)
+            raise other_part_error(kind)
     if settings.rule.objective in OBJECTIVES:
         named = load_objective(
             settings.rule.objective, pairs(settings.rule.objective_args, setting("rule.objective_args"))
         )
         if smoothed(named, settings) != rule:
-            raise another("objective")
+            raise other_part_error("objective")
 
 
-def another(kind: str) -> ConfigError:
+def other_part_error(kind: str) -> ConfigError:
     """The error for a network or a rule (kind: "model" or "objective") that is not the run's."""
     return ConfigError(
         f"this is not the {WORDS[kind]} that the run has learned with",

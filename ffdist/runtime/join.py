@@ -23,7 +23,7 @@ from ffdist.runtime.folder import has_ended, locked
 from ffdist.runtime.job import Job
 from ffdist.runtime.meeting import await_key, find_key, set_key
 from ffdist.runtime.outcome import Result
-from ffdist.runtime.rank import idle_gpus
+from ffdist.runtime.rank import idle_gpus_note
 from ffdist.runtime.run import SETTINGS
 from ffdist.runtime.threads import computing_threads_kept
 from ffdist.runtime.torchrun import RankSignals, Rendezvous, meet, run_rank
@@ -81,7 +81,7 @@ class JoinedRun:
             )
         signals = RankSignals(world.first)
         end_with_parent(os.getppid())
-        if world.local_rank == 0 and (text := idle_gpus(job.settings.compute.device, world)):
+        if world.local_rank == 0 and (text := idle_gpus_note(job.settings.compute.device, world)):
             note(text)
         with signals.handling(), computing_threads_kept(), ExitStack() as start:
             meeting = meet(world, job.timeout)

@@ -58,7 +58,7 @@ class PeerMonitor:
                 timeout=timedelta(seconds=self.limit),
             )
         except RuntimeError as error:
-            raise self._cut_off() from error
+            raise self._cut_off_error() from error
         self.store = dist.PrefixStore(f"ffdist/{world.run_id}/{world.attempt}/alive", store)
         self.said: dict[int, str] = {}
         """By each other rank, last."""
@@ -115,13 +115,13 @@ class PeerMonitor:
                 self.heard = dict.fromkeys(self.heard, now)
             looked = now
             if now - self.reached > self.limit:
-                self._leave(self._cut_off())
+                self._leave(self._cut_off_error())
             for rank, heard in self.heard.items():
                 if now - heard > self.limit and self.said.get(rank) != ENDED:
                     end_sibling(self.said.get(rank, ""))
-                    self._leave(self._hangs(rank))
+                    self._leave(self._hung_error(rank))
 
-    def _cut_off(self) -> StageLostError:
+    def _cut_off_error(self) -> StageLostError:
         return StageLostError(
             "the store through which the ranks meet does not answer",
             where=f"{self.world}, process {os.getpid()} of host {platform.node()}",
@@ -130,7 +130,7 @@ class PeerMonitor:
             remedy="the host that holds it (node 0) has died, or is cut off; or torchrun's agent there is stopped",
         )
 
-    def _hangs(self, rank: int) -> StageLostError:
+    def _hung_error(self, rank: int) -> StageLostError:
         _, place, activity = (self.said.get(rank, "") + "\n\n").split("\n")[:3]
         return StageLostError(
             f"worker {rank} does not answer",

@@ -82,7 +82,7 @@ def read_pictures(
     read = [*decoded(((picture, named(picture, i)) for i, picture in enumerate(many)), decoding, workers)]
     bad = [(one.name, one.problem) for one in read if one.problem is not None]
     if bad:
-        raise unreadable(bad, len(many))
+        raise unreadable_error(bad, len(many))
     x_bhwc = in_size([one.picture.pixels for one in read if one.picture], facts)
     return torch.from_numpy(x_bhwc).permute(0, 3, 1, 2).float() / 255
 
@@ -126,7 +126,7 @@ def _decoded(given: tuple[Given, object], *, decoding: Decoding) -> ReadPicture:
     return ReadPicture(name, read, None)
 
 
-def unreadable(bad: Sequence[tuple[object, str]], total: int) -> DataError:
+def unreadable_error(bad: Sequence[tuple[object, str]], total: int) -> DataError:
     """All of them, named at once."""
     return DataError(
         "a picture cannot be read" if len(bad) == 1 else f"{len(bad):,} of {total:,} pictures cannot be read",

@@ -89,7 +89,7 @@ class ProcessMonitor:
         hung = [stage for stage in self.stages if stage.open and stage.until is None and now - stage.heard > limit]
         for stage in hung:
             others = [f"{other}: {other.activity}" for other in self.stages if other.open and other not in hung]
-            stage.error = stage.error or stage.hangs(self.timeout, others)
+            stage.error = stage.error or stage.hung_error(self.timeout, others)
             stage.until = now + STACKS
         for stage in self.stages if hung else ():
             if stage.open:
@@ -113,7 +113,7 @@ class ProcessMonitor:
             stage.end()
             stage.drain()
             if not stage.done and stage.error is None:
-                stage.error = stage.died()
+                stage.error = stage.died_error()
             return
         stage.heard = time.monotonic()
         match event["event"]:

@@ -21,7 +21,7 @@ from ffdist.errors import ConfigError, StageError, setting
 from ffdist.events import Observer
 from ffdist.notes import note
 from ffdist.pipeline.memory import resident_bytes
-from ffdist.pipeline.precision import slow_precision
+from ffdist.pipeline.precision import slow_precision_note
 from ffdist.pipeline.stage import is_out_of_memory
 from ffdist.plan import Plan
 from ffdist.runtime.agree import agree, make_plan
@@ -36,7 +36,7 @@ from ffdist.runtime.world import World
 from ffdist.snapshot import Manifest, read_manifest
 from ffdist.transport import Edge, open_local
 
-__all__ = ["Rank", "StoppedBeforeStartError", "enough_memory", "idle_gpus", "set_threads", "stage_device"]
+__all__ = ["Rank", "StoppedBeforeStartError", "enough_memory", "idle_gpus_note", "set_threads", "stage_device"]
 
 
 class Edges(Protocol):
@@ -98,7 +98,7 @@ class Rank:
         enter(device)
         if settings.compute.tf32 and not allow_tf32(device) and world.first:
             note(f"TF32 is for CUDA devices and Intel's; float32 stays what it is on {device}")
-        if world.first and (text := slow_precision(device, settings.compute.precision)):
+        if world.first and (text := slow_precision_note(device, settings.compute.precision)):
             note(text)
         self.activity.set("agreeing on the plan")
         start = self._agree(device)
@@ -186,11 +186,11 @@ def stage_device(wanted: str, world: World, seen: Accelerators | None = None) ->
         return CPU
     asked, number = (kind, None) if wanted == "auto" else parsed(wanted)
     if kind is None or asked != kind or (number or 0) >= count:
-        raise no_device(wanted, Accelerators(kind, count))
+        raise no_device_error(wanted, Accelerators(kind, count))
     return torch.device(kind, world.local_rank % count if number is None else number)
 
 
-def no_device(wanted: str, seen: Accelerators) -> ConfigError:
+def no_device_error(wanted: str, seen: Accelerators) -> ConfigError:
     """The error for a device that this process does not see."""
     kind, count = seen
     here = ["cpu", *([kind] if kind else []), *(f"{kind}:{index}" for index in range(count) if count > 1)]
@@ -204,7 +204,7 @@ def no_device(wanted: str, seen: Accelerators) -> ConfigError:
     )
 
 
-def idle_gpus(wanted: str, world: World, seen: Accelerators | None = None) -> str | None:
+def idle_gpus_note(wanted: str, world: World, seen: Accelerators | None = None) -> str | None:
     """The note for stages that go on the CPU unasked although there are GPUs; else None."""
     kind, count = seen or seen_here()
     if wanted != "auto" or count == 0 or queues(stage_device(wanted, world, Accelerators(kind, count))):

@@ -173,7 +173,7 @@ def check_health(address: str) -> None:
             remedy="ray job submit -- ffdist train --launcher ray",
         )
     if not listens(address):
-        raise no_answer(address, "nothing listens there")
+        raise no_answer_error(address, "nothing listens there")
     command = [sys.executable, "-c", ASK, address]
     try:
         env = with_token(address)
@@ -193,7 +193,7 @@ def check_health(address: str) -> None:
             remedy="set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN to what `ray get-auth-token` prints on the head",
         )
     if "mismatch" not in said:
-        raise no_answer(address, (said.splitlines() or ["nothing"])[-1])
+        raise no_answer_error(address, (said.splitlines() or ["nothing"])[-1])
     raise ConfigError(
         "the Ray cluster has another version",
         where=setting("ray.address", address),
@@ -215,7 +215,7 @@ def listens(address: str) -> bool:
     return True
 
 
-def no_answer(address: str, got: str) -> ConfigError:
+def no_answer_error(address: str, got: str) -> ConfigError:
     return ConfigError(
         "no Ray cluster answers",
         where=setting("ray.address", address),
@@ -236,7 +236,7 @@ def room(options: RayOptions, stages: int) -> Iterator[PlacementGroup]:
     group = placement_group([place] * stages, strategy=options.placement.upper())
     try:
         if not group.wait(options.start_timeout.total_seconds()):
-            raise no_room(options, stages)
+            raise no_room_error(options, stages)
         yield group
     finally:
         # also where it was not granted in time: the request would stay, and be granted later to nobody
@@ -251,7 +251,7 @@ def needs(options: RayOptions, stages: int) -> dict[str, float]:
     return {"CPU": options.cpus_per_stage} | ({"GPU": gpus} if gpus else {})
 
 
-def no_room(options: RayOptions, stages: int) -> ConfigError:
+def no_room_error(options: RayOptions, stages: int) -> ConfigError:
     """The error that says which resources are missing."""
     total, free = ray.cluster_resources(), ray.available_resources()
     need = needs(options, stages)

@@ -28,7 +28,7 @@ from ffdist.runtime.nonfinite import kept_batches, numbers_of
 from ffdist.runtime.opened import open_dataset
 from ffdist.runtime.own_code import GIVEN, check_code
 from ffdist.runtime.rank import set_threads, stage_device
-from ffdist.runtime.run import check_named, no_data_to_learn, read_settings, saved_plan
+from ffdist.runtime.run import check_named, no_data_to_learn_error, read_settings, saved_plan
 from ffdist.runtime.start import make_job
 from ffdist.runtime.threads import computing_threads_kept
 from ffdist.runtime.world import World
@@ -165,7 +165,7 @@ def replay(run: str | Path, batch: int | None = None, *, trust: bool = False) ->
     batch = last_kept(folder) if batch is None else batch
     check_named(settings, folder)
     if settings.dataset.data == GIVEN:
-        raise no_data_to_learn(folder)
+        raise no_data_to_learn_error(folder)
     check_code(folder, settings, strict=False)
     images = open_dataset(settings.dataset)
     check_same_data(facts, images, settings.dataset.data)

@@ -73,10 +73,10 @@ def check_named(settings: Settings, run: Path | None = None) -> None:
     """Raises ConfigError for a network or a rule that has no name; run: the folder of theirs, which it then says."""
     for kind in ("model", "objective"):
         if settings.value(kind) == GIVEN:
-            raise not_here(kind, run)
+            raise not_here_error(kind, run)
 
 
-def not_here(kind: str, run: Path | None) -> ConfigError:
+def not_here_error(kind: str, run: Path | None) -> ConfigError:
     """The error for a run that was begun in Python with what has no name."""
     place = run_argument(run)
     return ConfigError(
@@ -93,7 +93,7 @@ def run_argument(run: Path | None) -> str:
     return "RUN" if run is None else repr(str(run))
 
 
-def no_data_to_measure(run: Path, facts: DataFacts, words: str) -> ConfigError:
+def no_data_to_measure_error(run: Path, facts: DataFacts, words: str) -> ConfigError:
     """The error for a command, `words`, that needs data where the run's own were given in Python."""
     here = f"in Python: ffdist.load({run_argument(run)}).predict(samples)"
     folder = f"name a prepared data set: {command(*words.split(), run, '--data')} DATA; or {here}"
@@ -105,7 +105,7 @@ def no_data_to_measure(run: Path, facts: DataFacts, words: str) -> ConfigError:
     )
 
 
-def no_data_to_learn(run: Path | None) -> ConfigError:
+def no_data_to_learn_error(run: Path | None) -> ConfigError:
     """The error for a run that is to go on where its data were given in Python."""
     return ConfigError(
         "the run's data were given in Python, and cannot be opened here",

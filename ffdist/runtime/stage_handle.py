@@ -86,7 +86,7 @@ class StageProcess:
         while wait([self.stderr], 0) and self.pass_on():
             pass
 
-    def hangs(self, timeout: float, others: Sequence[str]) -> StageLostError:
+    def hung_error(self, timeout: float, others: Sequence[str]) -> StageLostError:
         """The error of one that gives no sign of life. others: what the other workers are at."""
         return StageLostError(
             f"worker {self.rank} does not answer",
@@ -114,7 +114,7 @@ class StageProcess:
         assert self.process.stderr
         self.process.stderr.close()
 
-    def died(self) -> StageLostError:
+    def died_error(self) -> StageLostError:
         """The error of one that has ended without telling of its own: its status, and what it wrote last."""
         code = self.process.returncode
         how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"

@@ -107,7 +107,7 @@ class Settings:
         changes: dict[str, dict[str, Any]] = {}
         for name, value in (values | in_place_of(values)).items():
             if name not in GROUP_OF:
-                raise unknown(name, GROUP_OF)
+                raise unknown_setting_error(name, GROUP_OF)
             changes.setdefault(GROUP_OF[name], {})[name] = value
         groups = {group: dataclasses.replace(getattr(self, group), **own) for group, own in changes.items()}
         return dataclasses.replace(self, **groups)
@@ -152,7 +152,7 @@ def in_place_of(options: Mapping[str, Any]) -> dict[str, Any]:
     return {name: getattr(default, name) for way in WAYS for name in way if name not in options and name not in stays}
 
 
-def unknown(name: str, names: Collection[str], where: object = None) -> ConfigError:
+def unknown_setting_error(name: str, names: Collection[str], where: object = None) -> ConfigError:
     """The error for a setting that is none of `names`, with the nearest of them."""
     near = nearest(name, names)
     return ConfigError(
@@ -198,7 +198,7 @@ def _leaves(key: str, value: Any, where: str) -> Iterator[tuple[str, str, Any]]:
                 f"'{inner}' is no setting of [{key}]", where=where or None, remedy=f"it belongs to [{GROUP_OF[leaf]}]"
             )
         if leaf not in GROUP_OF:
-            raise unknown(inner, [f.name for f in dataclasses.fields(GROUPS[name])], f"{where}, [{key}]")
+            raise unknown_setting_error(inner, [f.name for f in dataclasses.fields(GROUPS[name])], f"{where}, [{key}]")
         yield leaf, f"[{key}] {inner}", inner_value
 
 
@@ -210,7 +210,7 @@ def apply(settings: Settings, values: Mapping[str, Any], where: str) -> Settings
     changes = {}
     for name, value in flat(values, where).items():
         if name not in GROUP_OF:
-            raise unknown(name, [*GROUP_OF, *GROUPS], where)
+            raise unknown_setting_error(name, [*GROUP_OF, *GROUPS], where)
         if name in TRANSFORMS:
             changes[name] = value
             continue

@@ -85,12 +85,12 @@ class SettingsGroup:
             try:
                 value = given_as(value, kinds[f.name])
             except (TypeError, ValueError, OverflowError) as error:
-                raise wrong_value(f"{self.group}.{f.name}", kinds[f.name], value) from error
+                raise wrong_value_error(f"{self.group}.{f.name}", kinds[f.name], value) from error
             check_number(name, value, f.metadata.get("range", Range()))
             object.__setattr__(self, f.name, value)
 
 
-def wrong_value(name: str, kind: Any, value: object) -> ConfigError:
+def wrong_value_error(name: str, kind: Any, value: object) -> ConfigError:
     """The error for a setting, by its full name, of another type than its own."""
     expected, remedy = describe(kind), None
     if get_origin(kind) is tuple:

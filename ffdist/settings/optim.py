@@ -70,7 +70,7 @@ class OptimSettings(SettingsGroup):
                 where=setting("optim.optimizer"),
                 expected=f"{', '.join(OPTIMIZERS)}, module:Class (torch.optim:RMSprop, say) or file.py:Class",
                 got=self.optimizer,
-                remedy=of_torch(self.optimizer) or nearest(self.optimizer, OPTIMIZERS),
+                remedy=torch_optimizer_setting(self.optimizer) or nearest(self.optimizer, OPTIMIZERS),
             )
         if self.optimizer_args and self.optimizer in OPTIMIZERS:
             raise ConfigError(
@@ -120,7 +120,7 @@ class OptimSettings(SettingsGroup):
         return replace(self, **{name: factor * rate for name, rate in rates.items() if rate is not None})
 
 
-def of_torch(name: str) -> str | None:
+def torch_optimizer_setting(name: str) -> str | None:
     """The setting that takes torch's optimiser of this name, in whatever case; None where it has none."""
     found = next((each for each in OF_TORCH if each.lower() == name.lower()), None)
     return found and setting("optim.optimizer", f"torch.optim:{found}")

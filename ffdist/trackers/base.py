@@ -112,7 +112,7 @@ def plain(value: Any) -> Any:
     return " ".join(map(str, value)) if isinstance(value, (tuple, list)) else str(value)
 
 
-def missing(name: str, package: str, error: ImportError) -> ConfigError:
+def missing_package_error(name: str, package: str, error: ImportError) -> ConfigError:
     """The error for a tracker whose package is not installed."""
     return ConfigError(
         f"the tracker needs {package}, which is missing",

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ffdist.trackers.base import Tracker, missing
+from ffdist.trackers.base import Tracker, missing_package_error
 
 FOLDER = "comet"
 
@@ -25,7 +25,7 @@ class Comet(Tracker):
         try:
             comet_ml = importlib.import_module("comet_ml")
         except ImportError as error:
-            raise missing(self.name, "comet_ml", error) from error
+            raise missing_package_error(self.name, "comet_ml", error) from error
         self.comet: Any = comet_ml
         self.experiment: Any = None
 

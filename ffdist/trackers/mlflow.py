@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ffdist.errors import ConfigError, setting
-from ffdist.trackers.base import Tracker, missing
+from ffdist.trackers.base import Tracker, missing_package_error
 
 STORE = "mlflow.db"
 
@@ -25,7 +25,7 @@ class MLflow(Tracker):
         try:
             from mlflow.tracking import MlflowClient
         except ImportError as error:
-            raise missing(self.name, "mlflow", error) from error
+            raise missing_package_error(self.name, "mlflow", error) from error
         place = os.environ.get("MLFLOW_TRACKING_URI")
         if not place and importlib.util.find_spec("sqlalchemy") is None:  # mlflow-skinny
             raise ConfigError(

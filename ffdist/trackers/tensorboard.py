@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ffdist.trackers.base import Tracker, missing
+from ffdist.trackers.base import Tracker, missing_package_error
 
 FOLDER = "tensorboard"
 
@@ -43,7 +43,7 @@ class TensorBoard(Tracker):
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
-            raise missing(self.name, "tensorboard", error) from error
+            raise missing_package_error(self.name, "tensorboard", error) from error
         self.make = SummaryWriter
         self.writer = None
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ffdist.trackers.base import Tracker, missing
+from ffdist.trackers.base import Tracker, missing_package_error
 
 
 class WandB(Tracker):
@@ -19,7 +19,7 @@ class WandB(Tracker):
         try:
             import wandb
         except ImportError as error:
-            raise missing(self.name, "wandb", error) from error
+            raise missing_package_error(self.name, "wandb", error) from error
         self.wandb = wandb
         self.kept = None
 

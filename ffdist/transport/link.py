@@ -75,7 +75,7 @@ class Link:
         except RuntimeError as error:
             if time.monotonic() - started >= timeout.total_seconds():
                 raise self._edge.silent(awaited, sequence) from error
-            raise self._lost(sequence) from error
+            raise self._lost_error(sequence) from error
 
     def join(self, transfer: Transfer, sequence: int) -> None:
         """Make the current stream wait until NCCL's part is done; the calling thread goes on. Raises PeerLostError."""
@@ -83,7 +83,7 @@ class Link:
             for work in transfer.by_device:
                 work.wait()
         except RuntimeError as error:
-            raise self._lost(sequence) from error
+            raise self._lost_error(sequence) from error
 
     def finish(self, transfer: Transfer, awaited: str, sequence: int) -> None:
         """Wait until NCCL's part is done, too, so that nobody counts on what may never come. Raises
@@ -129,10 +129,10 @@ class Link:
                 (transfer.by_gloo if data.device.type == "cpu" else transfer.by_device).append(_posted(post(data)))
             transfer.by_gloo.append(_posted(post(torch.empty(0, dtype=torch.uint8))))  # the fence
         except RuntimeError as error:
-            raise self._lost(sequence) from error
+            raise self._lost_error(sequence) from error
         return transfer
 
-    def _lost(self, sequence: int) -> TransportError:
+    def _lost_error(self, sequence: int) -> TransportError:
         return self._edge.lost(f"{self._peer} is gone", sequence)
 
 

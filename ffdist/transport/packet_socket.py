@@ -201,7 +201,7 @@ def post(edge: Edge, store: Store, what: str, value: str) -> None:
     try:
         store.set(key_of(edge, what), value)
     except RuntimeError as error:
-        raise store_gone(edge) from error
+        raise store_gone_error(edge) from error
 
 
 def digest_of_token(token: str) -> str:
@@ -222,10 +222,10 @@ def await_posted(edge: Edge, store: Store, what: str) -> str:
     except TransportError:
         raise
     except RuntimeError as error:
-        raise store_gone(edge) from error
+        raise store_gone_error(edge) from error
 
 
-def store_gone(edge: Edge) -> PeerLostError:
+def store_gone_error(edge: Edge) -> PeerLostError:
     """The error for a store that raises what torch's and Ray's raise when its process has died."""
     return edge.lost("the store through which the ends meet is gone")
 

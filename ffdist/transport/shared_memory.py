@@ -130,12 +130,12 @@ class SharedMemorySender(Sender):
         try:
             descriptor = os.memfd_create("ffdist", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         except OSError as error:
-            raise self._no_room(slot_bytes, error) from error
+            raise self._no_room_error(slot_bytes, error) from error
         try:
             try:
                 slots = Slots(descriptor, self._edge.depth + 1, slot_bytes)
             except OSError as error:
-                raise self._no_room(slot_bytes, error) from error
+                raise self._no_room_error(slot_bytes, error) from error
             self._notify(GROWN, descriptor)
             self._generation = (self._generation + 1) % GENERATIONS
             self._free = list(range(self._edge.depth + 1))
@@ -143,7 +143,7 @@ class SharedMemorySender(Sender):
         finally:
             os.close(descriptor)
 
-    def _no_room(self, slot_bytes: int, error: OSError) -> TransportError:
+    def _no_room_error(self, slot_bytes: int, error: OSError) -> TransportError:
         return TransportError(
             "there is no shared memory for a frame",
             where=self._edge.at(self._sequence),
@@ -227,7 +227,7 @@ class SharedMemoryReceiver(Receiver):
             prelude = wire.decode_prelude(packet[: wire.PRELUDE.size], self._edge, self._sequence)
             if not prelude.is_end:
                 if self._slots is None or len(packet) != RING or packet[-1] > self._edge.depth:
-                    raise wire.unreadable(
+                    raise wire.unreadable_error(
                         self._edge, self._sequence, "the number of a slot", packet[wire.PRELUDE.size :]
                     )
                 return prelude, packet[-1]
@@ -237,7 +237,7 @@ class SharedMemoryReceiver(Receiver):
         try:
             return Slots(descriptor, self._edge.depth + 1)
         except (OSError, ValueError) as error:  # no memory file, an empty one, or one that may shrink
-            raise wire.unreadable(self._edge, self._sequence, "a memory file", error) from error
+            raise wire.unreadable_error(self._edge, self._sequence, "a memory file", error) from error
         finally:
             os.close(descriptor)
 

@@ -72,7 +72,7 @@ class Slots:
         """The frame; its large tensors lent where there is a lease, all else in memory of the pool's. Raises
         TransportError for one that the slot could not hold, or that cannot be read."""
         if wire.aligned(prelude.header_bytes) + prelude.payload_bytes > self.slot_bytes:
-            raise wire.unreadable(edge, prelude.sequence, f"a frame within {self.slot_bytes} bytes", prelude)
+            raise wire.unreadable_error(edge, prelude.sequence, f"a frame within {self.slot_bytes} bytes", prelude)
         start = slot * self.slot_bytes
         header = wire.decode_header(self._map[start : start + prelude.header_bytes], prelude, edge)
         start += wire.aligned(prelude.header_bytes)

@@ -113,10 +113,10 @@ def encode_end(edge: Edge, sequence: int) -> bytes:
 def decode_prelude(data: bytes | memoryview, edge: Edge, sequence: int) -> Prelude:
     """Check that `data` is the prelude of frame `sequence` of this attempt. Raises TransportError saying what it is."""
     if len(data) != PRELUDE.size:
-        raise unreadable(edge, sequence, f"a prelude of {PRELUDE.size} bytes", f"{len(data)} bytes")
+        raise unreadable_error(edge, sequence, f"a prelude of {PRELUDE.size} bytes", f"{len(data)} bytes")
     magic, version, *numbers, header_bytes, payload_bytes = PRELUDE.unpack(data)
     if (magic, version) != (MAGIC, VERSION):
-        raise unreadable(edge, sequence, f"{MAGIC!r}, version {VERSION}", f"{magic!r}, version {version}")
+        raise unreadable_error(edge, sequence, f"{MAGIC!r}, version {VERSION}", f"{magic!r}, version {version}")
     if numbers != [edge.attempt, sequence]:
         raise TransportError(
             "a frame is not the next one of this attempt",
@@ -126,7 +126,7 @@ def decode_prelude(data: bytes | memoryview, edge: Edge, sequence: int) -> Prelu
             remedy="start all stages anew: one of them is left over from another attempt",
         )
     if header_bytes > MAX_HEADER_BYTES:
-        raise unreadable(edge, sequence, f"a header of <= {MAX_HEADER_BYTES} bytes", f"{header_bytes} bytes")
+        raise unreadable_error(edge, sequence, f"a header of <= {MAX_HEADER_BYTES} bytes", f"{header_bytes} bytes")
     return Prelude(sequence, header_bytes, payload_bytes)
 
 
@@ -138,11 +138,11 @@ def decode_header(data: bytes | memoryview, prelude: Prelude, edge: Edge) -> Hea
         if not isinstance(header.kind, str) or not isinstance(header.fields, dict):
             raise TypeError("kind and fields")
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise unreadable(edge, prelude.sequence, "a JSON header", repr(error)) from error
+        raise unreadable_error(edge, prelude.sequence, "a JSON header", repr(error)) from error
     specs = header.tensors
     described = payload_end(spec.nbytes for spec in specs)
     if described != prelude.payload_bytes or not all(is_dense(s.shape, s.strides) for s in specs):
-        raise unreadable(edge, prelude.sequence, f"dense tensors in {prelude.payload_bytes} bytes", f"{specs}")
+        raise unreadable_error(edge, prelude.sequence, f"dense tensors in {prelude.payload_bytes} bytes", f"{specs}")
     return header
 
 
@@ -255,7 +255,7 @@ def _prelude(edge: Edge, sequence: int, header_bytes: int, payload_bytes: int) -
     return PRELUDE.pack(MAGIC, VERSION, edge.attempt, sequence, header_bytes, payload_bytes)
 
 
-def unreadable(edge: Edge, sequence: int, expected: str, got: object) -> TransportError:
+def unreadable_error(edge: Edge, sequence: int, expected: str, got: object) -> TransportError:
     """The error for bytes that are no frame of this version's."""
     return TransportError(
         "a frame cannot be read",

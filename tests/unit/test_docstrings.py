@@ -1,4 +1,4 @@
-"""Docstrings read at once, and the formatter has its way everywhere."""
+"""Docstrings and names read at once, and the formatter has its way everywhere."""
 
 from __future__ import annotations
 
@@ -41,6 +41,30 @@ def test_docstrings_begin_with_what_a_thing_is_or_does(folder: str) -> None:
                         dangling.append(f"{path}:{statement.lineno}: {text[:40]}")
     assert not dangling
     assert seen
+
+
+USERS_ERRORS = {"refuse", "lost", "silent"}
+"""The errors of `Transform` and `Edge`, by which users' own transforms and transports raise theirs."""
+
+
+def names_in(node: ast.expr | None) -> set[str]:
+    return {part.id for part in ast.walk(node) if isinstance(part, ast.Name)} if node else set()
+
+
+def test_a_function_that_makes_an_error_is_called_so() -> None:
+    """By a name that cannot be taken for a question, such as "lost"; one that passes an error on may have another."""
+    error, misnamed, seen = re.compile(r"\w+(Error|Exception)"), [], 0
+    for path in sorted((ROOT / "ffdist").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(node, ast.FunctionDef) or not isinstance(node.returns, (ast.Name, ast.BinOp)):
+                continue
+            given = {name for arg in node.args.args for name in names_in(arg.annotation)}
+            if any(map(error.fullmatch, names_in(node.returns))) and not any(map(error.fullmatch, given)):
+                seen += 1
+                if "error" not in node.name and node.name not in USERS_ERRORS:
+                    misnamed.append(f"{path}:{node.lineno}: {node.name}")
+    assert not misnamed
+    assert seen > 50
 
 
 def test_nothing_is_kept_from_the_formatter() -> None:

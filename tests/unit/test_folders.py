@@ -15,7 +15,7 @@ import pytest
 
 import ffdist
 from ffdist.cli import main
-from ffdist.folders import command, is_persistent_mount, loss, remedy_unwritable, why_unwritable
+from ffdist.folders import command, container_note, is_persistent_mount, remedy_unwritable, why_unwritable
 
 SOURCE = Path(ffdist.__file__).parents[1]
 IN_CONTAINER = """\
@@ -63,11 +63,11 @@ def test_a_folder_stays_where_a_mount_of_its_own_keeps_it(folder: str, kept: boo
 
 @pytest.mark.usefixtures("container")
 def test_a_loss_is_told_in_a_container_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    told = loss(Path("/"))
+    told = container_note(Path("/"))
     assert told
     assert "-v ffdist-work:/work" in told
     monkeypatch.delenv("FFDIST_IMAGE")
-    assert loss(Path("/")) is None
+    assert container_note(Path("/")) is None
 
 
 def test_a_command_can_be_pasted_whatever_the_folder_is_called() -> None:

@@ -18,7 +18,7 @@ from ffdist.objectives import SFF
 from ffdist.pipeline import precision
 from ffdist.pipeline.block import BlockConfig, LearningBlock
 from ffdist.pipeline.plan import block_specs, build_block
-from ffdist.pipeline.precision import MIN_SCALE, slow_precision, slowdown
+from ffdist.pipeline.precision import MIN_SCALE, slow_precision_note, slowdown
 from ffdist.runtime.threads import run_threads
 from ffdist.settings import Settings
 
@@ -151,9 +151,9 @@ def test_a_scale_is_part_of_a_blocks_state() -> None:
 def test_a_precision_in_which_the_device_is_slower_than_in_float32_is_noted(monkeypatch: pytest.MonkeyPatch) -> None:
     assert 1 / 3 < slowdown(CPU, "fp32") < 3, "a type beside itself"
     monkeypatch.setattr(precision, "SLOW", 0.0)
-    assert slow_precision(CPU, "fp32") is None
-    text = slow_precision(CPU, "bf16") or ""
+    assert slow_precision_note(CPU, "fp32") is None
+    text = slow_precision_note(CPU, "bf16") or ""
     assert text.startswith("bf16 is slow on this CPU: a product of matrices takes ")
     assert "fp32" in text
     monkeypatch.setattr(precision, "SLOW", float("inf"))
-    assert slow_precision(CPU, "bf16") is None
+    assert slow_precision_note(CPU, "bf16") is None

@@ -8,7 +8,7 @@ import pytest
 
 from ffdist.device import Accelerators
 from ffdist.errors import ConfigError
-from ffdist.runtime.rank import idle_gpus, stage_device
+from ffdist.runtime.rank import idle_gpus_note, stage_device
 from ffdist.runtime.world import World
 
 
@@ -51,8 +51,8 @@ def test_one_of_several_is_told_by_its_number_and_all_stages_share_it() -> None:
 
 
 def test_people_are_told_of_gpus_left_idle_unless_they_asked_for_it() -> None:
-    told = idle_gpus("auto", World(size=4), Accelerators("cuda", 1))
+    told = idle_gpus_note("auto", World(size=4), Accelerators("cuda", 1))
     assert told
     assert told.startswith("stages of this host: 4; GPUs that each sees: 1;")
     for wanted, stages, gpus in (("auto", 4, 4), ("auto", 4, 0), ("cpu", 4, 1), ("cuda", 4, 1)):
-        assert idle_gpus(wanted, World(size=stages), Accelerators("cuda" if gpus else None, gpus)) is None
+        assert idle_gpus_note(wanted, World(size=stages), Accelerators("cuda" if gpus else None, gpus)) is None

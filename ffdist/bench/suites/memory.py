@@ -36,7 +36,7 @@ def memory(settings: BenchSettings, progress: Progress) -> BenchResult:
         "per device: tensors alive at once, counted by allocation; resident: the process above its idle state",
         *(f"{variant} does not fit: {why.splitlines()[0]}" for variant, why in refused.items()),
     ]
-    if floor := one_f_one_b_floor(used):
+    if floor := one_f_one_b_note(used):
         notes.append(floor)
     summary = [summarise(settings, used, name) for name in settings.compare.against if members(used, name)]
     facts = summary[0] if len(summary) == 1 else summary
@@ -78,7 +78,7 @@ def weighed(settings: BenchSettings, used: dict[str, list[MemoryUse]]) -> Result
     return made
 
 
-def one_f_one_b_floor(used: dict[str, list[MemoryUse]]) -> str | None:
+def one_f_one_b_note(used: dict[str, list[MemoryUse]]) -> str | None:
     """The memory that 1F1B needs in principle: rank r holds at most (ranks - r) microbatches at once. Torch's own holds
     a receive buffer for every microbatch beside them. From GPipe's measured activations, which are those of all
     microbatches."""

@@ -32,7 +32,7 @@ def of_card(folder: Path, choice: SplitChoice) -> SplitChoice:
         return choice
     name = "default" if "default" in configs else next(iter(configs))
     if len(configs) > 1 and name != "default":
-        raise several(folder, configs)
+        raise several_configs_error(folder, configs)
     splits = {WORDS[split.casefold()]: paths for split, paths in configs[name].items() if split.casefold() in WORDS}
     others = [split for split in configs[name] if split.casefold() not in WORDS]
     check_there(folder, splits)
@@ -104,7 +104,7 @@ def check_there(folder: Path, splits: Files) -> None:
             )
 
 
-def several(folder: Path, configs: Mapping[str, Files]) -> DataError:
+def several_configs_error(folder: Path, configs: Mapping[str, Files]) -> DataError:
     first, files = next((name, files) for name, files in configs.items())
     known = {WORDS[split.casefold()]: paths for split, paths in files.items() if split.casefold() in WORDS}
     return DataError(

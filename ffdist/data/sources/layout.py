@@ -80,7 +80,7 @@ def named_splits(listing: Listing, root: Path, notes: list[str]) -> SplitFolders
         mine = [folder for folder, found in marks.items() if found.split == split]
         if len(mine) > 1:
             options = " ".join(f"{found.split}={quoted(listing, [folder])}" for folder, found in marks.items())
-            raise refused(
+            raise layout_error(
                 listing,
                 f"several folders are called like the {split} split",
                 mine,
@@ -94,7 +94,7 @@ def named_splits(listing: Listing, root: Path, notes: list[str]) -> SplitFolders
 def check_classes(listing: Listing, folders: list[Path], marks: dict[Path, SplitMark], notes: list[str]) -> None:
     """Raises DataError for class folders that may be splits after all."""
     if len({split for found in marks.values() for split in found.splits}) > 1:
-        raise refused(listing, "names of class folders speak of splits", list(marks), CLASSES)
+        raise layout_error(listing, "names of class folders speak of splits", list(marks), CLASSES)
     if marks:
         notes.append(f"taken for classes: {first_names(listing.name(folder) for folder in marks)}")
     if not listing.choice.whole:
@@ -105,7 +105,7 @@ def check_all_splits(listing: Listing, folders: list[Path], marks: dict[Path, Sp
     """Raises DataError for folders beside splits that are none."""
     unknown = [folder for folder in folders if folder not in marks or marks[folder].split is None]
     if unknown:
-        raise refused(
+        raise layout_error(
             listing,
             "beside splits lies what is none",
             unknown,
@@ -201,7 +201,7 @@ def check_unlike_splits(listing: Listing, folders: list[Path]) -> None:
     shared = sorted(name for name, count in times.items() if count > 1)
     if len(shared) > 1:
         alike = [folder for folder, members in inner.items() if any(path.name.casefold() in shared for path in members)]
-        raise refused(
+        raise layout_error(
             listing,
             "folders hold folders of the same names: are they splits?",
             alike,
@@ -225,7 +225,7 @@ def check_no_splits_within(listing: Listing, splits: dict[str, list[Path]], clas
         example = " ".join(
             f"{split}={quoted(listing, members)}" for split, members in splits.items() if members != [listing.root]
         )
-        raise refused(
+        raise layout_error(
             listing,
             "a class folder is called like a split",
             odd,
@@ -238,7 +238,7 @@ def check_no_splits_within(listing: Listing, splits: dict[str, list[Path]], clas
                 itself = f"ffdist data prepare {shlex.quote(str(folder))}"
                 names = [path.name for path in inner]
                 each = in_each(names, [found.split or "" for name in names if (found := mark(name))])
-                raise refused(
+                raise layout_error(
                     listing,
                     "a class folder holds splits",
                     inner,
@@ -247,7 +247,7 @@ def check_no_splits_within(listing: Listing, splits: dict[str, list[Path]], clas
                 )
 
 
-def refused(
+def layout_error(
     listing: Listing,
     what: str,
     folders: list[Path],

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from ffdist.data.formats import is_picture, lacking
+from ffdist.data.formats import format_remedy, is_picture
 from ffdist.data.manifest import LeftOut
 from ffdist.data.sources.splits import SplitChoice
 from ffdist.errors import DataError, setting
@@ -110,7 +110,7 @@ class Listing:
         ending = path.suffix.lower()
         if is_picture(path) or not (ending or os.access(path, os.R_OK)):
             return True
-        why = lacking(path) or "no pictures that can be read"
+        why = format_remedy(path) or "no pictures that can be read"
         self.leave(f"*{ending}" if ending else "files without an ending", why)
         return False
 

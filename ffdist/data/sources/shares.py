@@ -79,7 +79,7 @@ class Shares:
     ) -> None:
         for split in (TEST, VALIDATION):
             if split in counts and getattr(holding, f"{split}_fraction"):
-                raise has_own(split, getattr(holding, f"{split}_fraction"))
+                raise own_split_error(split, getattr(holding, f"{split}_fraction"))
         test = 0.0 if TEST in counts else TEST_FRACTION if holding.test_fraction is None else holding.test_fraction
         validation = holding.validation_fraction or 0.0
         if test < 1 and test + validation >= 1:
@@ -162,7 +162,7 @@ def assign_splits(
     return places
 
 
-def has_own(split: str, share: float) -> ConfigError:
+def own_split_error(split: str, share: float) -> ConfigError:
     """The error for a share of a split that the source has itself."""
     return ConfigError(
         f"the source has a {split} split of its own",

@@ -29,7 +29,7 @@ def given_splits(listing: Listing) -> SplitFolders:
         listing.leave_loose(folder, files)
         for path in folders:
             name = listing.name(path)
-            split = listing.choice.takes(name)
+            split = listing.choice.chosen_split(name)
             if split is not None:
                 splits[split].append(path)
             elif len(folders) == 1 or any(other.startswith(f"{name}/") for other in names):
@@ -39,7 +39,7 @@ def given_splits(listing: Listing) -> SplitFolders:
     within = not any(splits.values())
     for folder in others:
         inner, files = listing.listed(folder) if within else ([], [])
-        found = [(split, path) for path in inner if (split := listing.choice.takes(listing.name(path)))]
+        found = [(split, path) for path in inner if (split := listing.choice.chosen_split(listing.name(path)))]
         for split, path in found:
             splits[split].append(path)
         kept = {path for _, path in found}

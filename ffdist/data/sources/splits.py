@@ -126,7 +126,7 @@ class SplitChoice:
     used: set[str] = field(default_factory=set, compare=False)
     """Patterns that something was called like."""
 
-    def takes(self, name: str) -> str | None:
+    def chosen_split(self, name: str) -> str | None:
         """The split that the user has chosen for a path relative to the source; None where none is."""
         split_patterns = (self.splits or {}).items()
         return next((split for split, patterns in split_patterns if any(self.like(name, p) for p in patterns)), None)

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from ffdist.data.arrays import is_picture
 from ffdist.data.classes import encoded
-from ffdist.data.column_names import Columns, found_columns, taken
+from ffdist.data.column_names import Columns, found_columns, taken_columns_note
 from ffdist.data.columns import is_text, joined, plain, samples
 from ffdist.data.depth import Range
 from ffdist.data.labels import Labels
@@ -81,7 +81,7 @@ class TableSource(DataSource):
         if texts is not None:
             names = first_names(found.listing.name(file) for files in self.files.values() for file in files)
             notes.append(f"pictures and classes are those of {names}")
-        if text := taken(self.columns, columns, (setting("image_column"), setting("label_column"))):
+        if text := taken_columns_note(self.columns, columns, (setting("image_column"), setting("label_column"))):
             notes.append(text)
         self.notes = [*found.notes, *notes, *self.shares.notes]
 

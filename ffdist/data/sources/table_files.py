@@ -128,7 +128,7 @@ def read(path: Path, column: str) -> Iterator[pa.Array]:
             where=path,
             expected=column,
             got=listed(names, 12),
-            remedy=of_numbers(path)
+            remedy=number_table_remedy(path)
             or f"name it with {setting('image_column')} or {setting('label_column')}; a table of plain numbers needs "
             f"no preparing: {command('train', '--data', path, '--model', 'mlp')}",
         )
@@ -161,13 +161,13 @@ def readable(path: Path, rows: Callable[[], int] = lambda: 0) -> Iterator[None]:
                 got="the text that stands for it",
                 remedy="git lfs pull, in that repository",
             ) from error
-        raise unreadable(path, rows(), error) from error
+        raise unreadable_error(path, rows(), error) from error
 
 
 PLACE = re.compile(r"CSV parse error: Row #(\d+):")
 
 
-def unreadable(path: Path, rows: int, error: Exception) -> DataError:
+def unreadable_error(path: Path, rows: int, error: Exception) -> DataError:
     """The error for a file that Arrow cannot read on. rows: how many were read before."""
     message, suffix = str(error), path.suffix.lower()
     where = f"{path}, row {rows} or after it" if rows else str(path)
@@ -261,7 +261,7 @@ def header(path: Path) -> list[str]:
     return [name.strip() for name in next(csv.reader([line], delimiter=separator(line), skipinitialspace=True), [])]
 
 
-def of_numbers(path: Path) -> str | None:
+def number_table_remedy(path: Path) -> str | None:
     """A remedy for a text file that holds a picture's numbers in columns, and no paths; None for others."""
     if path.suffix.lower() not in TEXTS or path.suffix.lower() in LINES:
         return None

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ffdist.data.formats import endings
 from ffdist.data.sources.splits import TRAIN, mark
-from ffdist.data.sources.table_files import LABELS, TEXTS, of_numbers, read, schema
+from ffdist.data.sources.table_files import LABELS, TEXTS, number_table_remedy, read, schema
 from ffdist.errors import DataError
 
 
@@ -24,7 +24,7 @@ def table_hint(root: Path) -> str:
         image, label = columns(tables[0])
     except DataError:
         image, label = "NAME", "NAME"
-    if image == "NAME" and (numbers := of_numbers(tables[0])):
+    if image == "NAME" and (numbers := number_table_remedy(tables[0])):
         return f"; {numbers}"
     return (
         f"; or prepare the table that has their names and classes: ffdist data prepare {shlex.quote(str(tables[0]))} "

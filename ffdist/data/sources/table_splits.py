@@ -44,7 +44,7 @@ def find_files(path: Path, choice: SplitChoice, texts: Mapping[Path, str] | None
     A file by itself is one split, whatever it is called. Raises DataError for files whose part is not clear.
     """
     if path.is_file() and (choice.splits is not None or choice.ignore):
-        split = choice.takes(path.name)
+        split = choice.chosen_split(path.name)
         choice.check_used(path.parent)
         return TableFiles({split or TRAIN: [path]}, Listing(path.parent, choice), [])
     if path.is_file():
@@ -70,7 +70,7 @@ def find_files(path: Path, choice: SplitChoice, texts: Mapping[Path, str] | None
     if TRAIN not in splits and VALIDATION in splits:
         only = setting("splits", "test=NAME")
         remedy = f"name one with {setting('splits', 'train=NAME')}, or {only} for a set to evaluate only"
-        raise refused(listing, "there is no training split", splits[VALIDATION], remedy)
+        raise splits_error(listing, "there is no training split", splits[VALIDATION], remedy)
     return TableFiles(splits, listing, [] if choice.splits is not None else taken_together(listing, splits))
 
 
@@ -86,7 +86,7 @@ def tables(listing: Listing) -> list[Path]:
     listing.check()
     pictures = [path for path in found if path.parent != listing.root and not is_table(path) and is_picture(path)]
     if pictures:
-        raise refused(
+        raise splits_error(
             listing,
             "a folder holds tables and pictures",
             pictures,
@@ -124,7 +124,7 @@ def chosen_splits(listing: Listing, files: Sequence[Path]) -> dict[str, list[Pat
     for path in files:
         parts = listing.name(path).split("/")
         names = ["/".join(parts[: end + 1]) for end in range(len(parts))]
-        split = next((split for name in names if (split := listing.choice.takes(name))), None)
+        split = next((split for name in names if (split := listing.choice.chosen_split(name))), None)
         if split is None:
             listing.leave(listing.name(path), "in no split of `splits`")
         else:
@@ -145,7 +145,7 @@ def named(listing: Listing, files: Sequence[Path]) -> dict[str, list[Path]]:
         return {TRAIN: list(files)}
     if unknown:
         what = "beside files of splits lies what is of none" if known else "files of several folders, and of no split"
-        raise refused(
+        raise splits_error(
             listing,
             what,
             unknown,
@@ -156,7 +156,7 @@ def named(listing: Listing, files: Sequence[Path]) -> dict[str, list[Path]]:
     for split, members in splits.items():
         kinds = {series(listing, path): path for path in members}
         if len(kinds) > 1:
-            raise refused(
+            raise splits_error(
                 listing,
                 f"files of different names are called like the {split} split",
                 list(kinds.values()),
@@ -183,7 +183,9 @@ def series(listing: Listing, path: Path) -> str:
     return re.sub(NUMBERS, "0", listing.name(path).casefold())
 
 
-def refused(listing: Listing, what: str, files: Sequence[Path], remedy: str, others: Sequence[Path] = ()) -> DataError:
+def splits_error(
+    listing: Listing, what: str, files: Sequence[Path], remedy: str, others: Sequence[Path] = ()
+) -> DataError:
     expected = (
         f"names that say the split, as {first_names((listing.name(p) for p in others), limit=3)}" if others else None
     )

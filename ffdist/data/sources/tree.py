@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ffdist.data.classes import written_alike
+from ffdist.data.classes import alike_names_note
 from ffdist.data.sources.base import DataSource, Item
 from ffdist.data.sources.layout import find_layout, quoted
 from ffdist.data.sources.listing import Listing, first_names
@@ -79,7 +79,7 @@ class Tree(DataSource):
         self.counts = self.shares.counts
         self.held_out = self.shares.held_out
         self.notes = [*layout.notes, *self.shares.notes, *missing(sizes, self.classes, first)]
-        self.notes += [text for text in (written_alike(self.classes),) if text]
+        self.notes += [text for text in (alike_names_note(self.classes),) if text]
         self.left_out = listing.left_out
 
     def groups(self, listing: Listing, pattern: str | None, split: str) -> np.ndarray | None:
