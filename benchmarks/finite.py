@@ -34,8 +34,8 @@ COLUMNS = {
     "on NaN": "side",
     "ms a step without": "step",
     "cost": "cost:+.2%",
-    "at least": "cost.least:+.2%",
-    "at most": "cost.most:+.2%",
+    "at least": "cost.min:+.2%",
+    "at most": "cost.max:+.2%",
 }
 
 
@@ -82,7 +82,9 @@ def main(
                 without = median(plain for _, plain in found)
                 cost = estimate((looked - plain) / without for looked, plain in found)
                 made.add(side=on_nan, network=model, precision=precision, step=without * 1e3, cost=cost)
-    notes = ["cost: the median of the pairs' differences by the median without; least and most: the bounds of its 95 %"]
+    notes = [
+        "cost: the median of the pairs' differences by the median without; at least, at most: the bounds of its 95 %"
+    ]
     report(BenchResult("finite", {}, [made], notes), record)
 
 

@@ -28,8 +28,8 @@ COLUMNS = {
     "ms a batch without": "batch",
     "ms a pulse": "pulse",
     "cost": "cost:+.2%",
-    "at least": "cost.least:+.2%",
-    "at most": "cost.most:+.2%",
+    "at least": "cost.min:+.2%",
+    "at most": "cost.max:+.2%",
 }
 UNITS = {"batch": "ms", "pulse": "ms", "cost": ""}
 KINDS = {"thread": "computing of the thread", "process": "computing of the process", "clock": "time on the clock"}
@@ -58,7 +58,9 @@ def main(
         costs = [getattr(pair.cost, kind) for pair in found]
         share = estimate(cost / without for cost in costs)
         made.add(side=words, batch=without / every * 1e3, pulse=median(costs) * 1e3, cost=share)
-    notes = ["cost: the median of the pairs' differences by the median without; least and most: the bounds of its 95 %"]
+    notes = [
+        "cost: the median of the pairs' differences by the median without; at least, at most: the bounds of its 95 %"
+    ]
     report(BenchResult("pulses", {}, [made], notes), record)
 
 

@@ -1,4 +1,5 @@
-"""The tables of speed and memory in README and docs/RESULTS.md, drawn from the newest records alone.
+"""The tables of all records, each beside its record, and those of speed and memory in README and docs/RESULTS.md, drawn
+from the newest records alone.
 
 python benchmarks/results.py
 """
@@ -13,7 +14,9 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.marks import put
-from ffdist.bench.harness.record import Record, read, tables_of
+from benchmarks.rows.record import SUITE
+from benchmarks.rows.record import as_markdown as row_as_markdown
+from ffdist.bench.harness.record import Record, as_markdown, read, tables_of
 from ffdist.bench.harness.summary import ratios
 from ffdist.bench.harness.table import Cell, Line, cell_text, lines_of, pipes
 
@@ -35,7 +38,17 @@ Drawn = list[dict[str, Cell]]
 
 
 def main() -> None:
+    for path in sorted(RECORDS.glob("*.json")):
+        path.with_suffix(".md").write_text(drawn(path))
     redraw(ROOT, RECORDS)
+
+
+def drawn(path: Path) -> str:
+    """A record's tables as they stand beside it. path: of its JSON."""
+    record = read(path)
+    if record["suite"] == SUITE:
+        return row_as_markdown(record)
+    return as_markdown(record, path.stem if path.with_suffix(".svg").exists() else None)
 
 
 def redraw(root: Path, folder: Path) -> None:
@@ -185,10 +198,10 @@ def paired(record: Record, one: str, other: str) -> float:
 
 
 FAMILIES = {
-    "DDP at least": ("ddp",),
-    "FSDP at least": ("fsdp",),
-    "one device at least": ("bp",),
-    "BP pipeline at least": ("1f1b", "gpipe", "interleaved", "zero-bubble"),
+    "leanest DDP": ("ddp",),
+    "leanest FSDP": ("fsdp",),
+    "leanest on one device": ("bp",),
+    "leanest BP pipeline": ("1f1b", "gpipe", "interleaved", "zero-bubble"),
 }
 
 
@@ -216,8 +229,8 @@ def memory(records: Sequence[Record]) -> Drawn:
             "ours / it, resident": resident["ours"] / resident[like],
         }
         for label, members in FAMILIES.items():
-            least = min((name for name in peaks if name.startswith(members)), key=peaks.__getitem__, default=None)
-            line[label] = least and f"{peaks[least]:.1f} ({least})"
+            leanest = min((name for name in peaks if name.startswith(members)), key=peaks.__getitem__, default=None)
+            line[label] = leanest and f"{peaks[leanest]:.1f} ({leanest})"
         lines.append(line | {"record": link(record)})
     return lines
 
@@ -260,7 +273,7 @@ def whole(part: str) -> Callable[[Sequence[Record]], Drawn]:
 
 SECTIONS: list[tuple[str, str, Callable[[Sequence[Record]], Drawn]]] = [
     ("throughput", "Samples a second", throughput),
-    ("memory", "Most MiB of tensors alive at once on the fullest device", memory),
+    ("memory", "Peak MiB of tensors on the fullest device", memory),
     ("accuracy", "Seconds to a validation accuracy, read off between ends of epochs", to_accuracy),
     (
         "bandwidth",
@@ -273,8 +286,8 @@ SECTIONS: list[tuple[str, str, Callable[[Sequence[Record]], Drawn]]] = [
             "DDP",
             "its samples/s",
             "ratio",
-            "least",
-            "most",
+            "min",
+            "max",
             "n",
             "ours / PowerSGD",
         ),
@@ -304,7 +317,7 @@ SECTIONS: list[tuple[str, str, Callable[[Sequence[Record]], Drawn]]] = [
     (
         "scaling",
         "Samples a second as devices are added",
-        tabled("scaling", "devices", "ours samples/s", "against", "its samples/s", "ratio", "least", "most", "n"),
+        tabled("scaling", "devices", "ours samples/s", "against", "its samples/s", "ratio", "min", "max", "n"),
     ),
 ]
 """The document's sections: a suite, the section's title, and the function that makes its rows."""

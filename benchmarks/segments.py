@@ -133,7 +133,7 @@ def now() -> Seconds:
 
 
 def estimate(values: Iterable[float]) -> Value:
-    """The median of the values, with the bounds of its 95 % interval in place of least and most."""
+    """The median of the values, with the bounds of its 95 % interval in place of minimum and maximum."""
     ordered, tail, low = sorted(values), 0.0, 0
     while (tail := tail + comb(len(ordered), low) / 2 ** len(ordered)) < 0.025:
         low += 1

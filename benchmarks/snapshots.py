@@ -27,12 +27,12 @@ COLUMNS = {
     "MiB": "state",
     "written": "side",
     "ms": "added",
-    "at least": "added.least",
-    "at most": "added.most",
+    "at least": "added.min",
+    "at most": "added.max",
     "of the thread": "thread",
     "of the process": "process",
     "a minute": "minute:.2%",
-    "a minute, at most": "minute.most:.2%",
+    "a minute, at most": "minute.max:.2%",
 }
 UNITS = {"state": "MiB", "added": "ms", "minute": "", "thread": "ms", "process": "ms"}
 WIDTHS = ("8,12,16", "128,256,256", "512,512,512")
@@ -61,7 +61,7 @@ def main(
             figures = measured(network, way, pairs, seconds, folder)
             made.add(side=way, network=f"cnnb {network}", **figures)
     notes = [
-        "ms: on the clock, the median of the pairs' differences; least and most: the bounds of its 95 %",
+        "ms: on the clock, the median of the pairs' differences; at least, at most: the bounds of its 95 %",
         "of the thread: computing in the thread that learns, which copies the state; of the process: all of it",
         "a minute: what it is of a run's time that makes one snapshot a minute",
     ]

@@ -108,11 +108,11 @@ def kill_table(part: str, title: str) -> ResultTable:
         "kills": "kills",
         "of the launcher": "of_launcher",
         "s to learning again": "again",
-        "at most": "again.most",
+        "at most": "again.max",
         "without torch": "without_torch",
-        "of these at most": "without_torch.most",
+        "of these at most": "without_torch.max",
         "batches lost": "lost",
-        "most": "lost.most",
+        "max": "lost.max",
     }
     units = {"kills": "", "of_launcher": "", "again": "s", "without_torch": "s", "lost": "batches"}
     return ResultTable(part, title, columns, units)

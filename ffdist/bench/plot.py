@@ -89,16 +89,16 @@ def kind_of(span: PageSpan) -> str | None:
 
 def _bars(plot: Plot, axes) -> None:
     for name, points in plot.series.items():
-        _, middle, least, most = points[0]
-        axes.barh(name, middle, xerr=[[middle - least], [most - middle]], capsize=3)
+        _, middle, low, high = points[0]
+        axes.barh(name, middle, xerr=[[middle - low], [high - middle]], capsize=3)
     axes.invert_yaxis()
 
 
 def _lines(plot: Plot, axes) -> None:
     for name, points in plot.series.items():
-        x, middle, least, most = zip(*points, strict=True)
-        below = [m - a for m, a in zip(middle, least, strict=True)]
-        errors = [below, [b - m for m, b in zip(middle, most, strict=True)]]
+        x, middle, low, high = zip(*points, strict=True)
+        below = [m - a for m, a in zip(middle, low, strict=True)]
+        errors = [below, [b - m for m, b in zip(middle, high, strict=True)]]
         axes.errorbar(x, middle, yerr=errors, marker="o", capsize=3, label=name)
     if plot.log_x:
         axes.set_xscale("log", base=2)

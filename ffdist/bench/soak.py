@@ -183,7 +183,7 @@ def result_of(
         "first third": "first",
         "middle": "middle",
         "last": "last",
-        "most": "last.most",
+        "max": "last.max",
     }
     units = {"first": "", "middle": "", "last": ""}
     made, grown = ResultTable("soak", f"{minutes:g} minutes, {stages} stages", columns, units), list[str]()

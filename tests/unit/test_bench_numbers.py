@@ -37,7 +37,7 @@ from ffdist.pipeline.block import BlockConfig
 class Machine:
     """A probe that says what it is told, in turn."""
 
-    least, alone = 1.8, 1e4
+    required, alone = 1.8, 1e4
 
     def __init__(self, *says: float) -> None:
         self.says = list(says)

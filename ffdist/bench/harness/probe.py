@@ -57,8 +57,8 @@ class Probe(WorkerPool):
         """Products of 256 x 256 matrices a second by one process alone, at best."""
 
     @property
-    def least(self) -> float:
-        """The least rate that a round needs before and after it."""
+    def required(self) -> float:
+        """The rate that a round needs before and after it."""
         return SHARE * self.size if self.size > 1 else 0.0
 
     def measure(self) -> float:

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from ffdist.bench.harness.result import BenchResult
-from ffdist.bench.harness.table import ResultTable, lines_of
+from ffdist.bench.harness.table import OLD_WORDS, ResultTable, lines_of
 from ffdist.cores import available_cores
 from ffdist.device import all_seen, name_of, total_bytes
 from ffdist.environment import commit, processor_name, version_of
@@ -116,12 +116,18 @@ def environment(record: Record) -> str:
 
 
 def tables_of(record: Record) -> list[ResultTable]:
-    """The tables with a title, rebuilt from the record's rows."""
+    """The tables with a title, rebuilt from the record's rows; their headings are in today's words."""
     return [
-        ResultTable(part, how["title"], how["columns"], {}, lines_of(record["rows"], part))
+        ResultTable(part, how["title"], current_headings(how["columns"]), {}, lines_of(record["rows"], part))
         for part, how in record["tables"].items()
         if how["title"]
     ]
+
+
+def current_headings(columns: Mapping[str, str]) -> dict[str, str]:
+    """A record's columns; headings that begin with one of `OLD_WORDS` have the new one ("least ratio": "min ratio")."""
+    words = ((heading.split(" "), what) for heading, what in columns.items())
+    return {" ".join([OLD_WORDS.get(first, first), *rest]): what for (first, *rest), what in words}
 
 
 def free_stem(folder: Path, name: str) -> Path:

@@ -22,7 +22,7 @@ class Plot:
     x_label: str
     y_label: str
     series: Series
-    """The points of each: (x, median, least, most)."""
+    """The points of each: (x, median, minimum, maximum)."""
     log_x: bool = False
 
     @classmethod
@@ -44,8 +44,8 @@ def series_of(table: ResultTable, metric: str, x: str, name: str) -> Series:
     for line in table.lines:
         value = line.get(metric)
         if isinstance(value, Value) and isinstance(middle := value.value, (int, float)):
-            least, most = value.spread or (middle, middle)
-            series.setdefault(line.get(name) or line["side"], []).append((line.get(x, ""), middle, least, most))
+            spread = value.spread or (middle, middle)
+            series.setdefault(line.get(name) or line["side"], []).append((line.get(x, ""), middle, *spread))
     return series
 
 

@@ -84,8 +84,8 @@ class Machine(Protocol):
     """A measure of how free the machine is."""
 
     @property
-    def least(self) -> float:
-        """The least rate that a round needs before and after it."""
+    def required(self) -> float:
+        """The rate that a round needs before and after it."""
         ...
 
     @property
@@ -101,7 +101,7 @@ class Machine(Protocol):
 class Unwatched:
     """A machine that is not probed, as nobody else uses it: a GPU of one's own."""
 
-    least = alone = 0.0
+    required = alone = 0.0
 
     def measure(self) -> float:
         return 0.0
@@ -122,7 +122,7 @@ class Rounds:
 
     wanted: int
     names: list[str]
-    least: float = 0.0
+    required: float = 0.0
     """What a round's probes had to reach."""
     tried: list[Round] = field(default_factory=list)
     probes: list[float] = field(default_factory=list)
@@ -171,7 +171,7 @@ class Rounds:
         probe = Summary.of(self.probes)
         notes = [
             f"{self.discarded} of {len(self.tried)} rounds discarded by the probe "
-            f"(median {probe.median:.2f}, {probe.least:.2f} to {probe.most:.2f}; {self.least:.2f} wanted; "
+            f"(median {probe.median:.2f}, {probe.min:.2f} to {probe.max:.2f}; {self.required:.2f} wanted; "
             f"1 is {self.alone:,.0f} products of 256 x 256 matrices a second)",
             "on every side, each of its processes is bound to cores of its own where there are enough",
         ]
@@ -207,13 +207,13 @@ def take_turns(
     seconds are over; `FEWEST` rounds are tried in any case.
     """
     ends = time.monotonic() + seconds
-    rounds = Rounds(wanted, [side.name for side in sides], probe.least, probes=[probe.measure()])
+    rounds = Rounds(wanted, [side.name for side in sides], probe.required, probes=[probe.measure()])
     for number in range(max_tries * wanted):
         order = sides if number % 2 == 0 else list(reversed(sides))
         measured = {side.name: side.measure() for side in order}
         rounds.probes.append(probe.measure())
         lower = min(rounds.probes[-2:])
-        rounds.tried.append(Round(measured, lower, lower >= probe.least))
+        rounds.tried.append(Round(measured, lower, lower >= probe.required))
         progress(
             f"round {number + 1}: probe {lower:.2f}{'' if rounds.tried[-1].passed else ', discarded'}; "
             + ", ".join(f"{name} {window.rate:,.0f}" for name, window in measured.items())

@@ -8,11 +8,11 @@ from typing import NamedTuple
 
 
 class Summary(NamedTuple):
-    """Median, least and greatest of n figures; all NaN where there are none."""
+    """Median, minimum and maximum of n figures; all NaN where there are none."""
 
     median: float
-    least: float
-    most: float
+    min: float
+    max: float
     n: int
 
     @classmethod
@@ -24,10 +24,10 @@ class Summary(NamedTuple):
 
     def facts(self, name: str) -> dict[str, float | int]:
         """The fields that `--json` prints."""
-        return {name: self.median, f"{name}_min": self.least, f"{name}_max": self.most, "n": self.n}
+        return {name: self.median, f"{name}_min": self.min, f"{name}_max": self.max, "n": self.n}
 
     def __str__(self) -> str:
-        return f"{self.median:,.4g} ({self.least:,.4g} to {self.most:,.4g})"
+        return f"{self.median:,.4g} ({self.min:,.4g} to {self.max:,.4g})"
 
 
 def ratios(ours: Sequence[float], theirs: Sequence[float]) -> Summary:

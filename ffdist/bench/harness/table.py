@@ -14,13 +14,15 @@ if TYPE_CHECKING:
 Cell = str | float | int | None
 Row = dict[str, Any]
 """A figure: network, rule, side, metric, value, n, spread, unit, and whatever else says what it is of."""
+OLD_WORDS = {"least": "min", "most": "max"}
+"""Words in the headings and columns of earlier records, and those that stand for them now."""
 MEASURED = ("metric", "value", "n", "spread", "unit")
 """The fields of a row that do not say what it is of."""
 
 
 def spread_of(metric: str) -> dict[str, str]:
-    """The columns after a figure's own: its least and most, and how many there are."""
-    return {"least": f"{metric}.least", "most": f"{metric}.most", "n": f"{metric}.n"}
+    """The columns after a figure's own: its minimum and maximum, and how many there are."""
+    return {"min": f"{metric}.min", "max": f"{metric}.max", "n": f"{metric}.n"}
 
 
 SIDES = {"side": "side", "samples/s": "throughput", **spread_of("throughput"), "ours / it": "ratio"}
@@ -34,20 +36,21 @@ class Value(NamedTuple):
     """A median where there are several; words where it is none of numbers."""
     n: int | None = None
     spread: tuple[float, float] | None = None
-    """Least and most."""
+    """Minimum and maximum."""
 
     @classmethod
     def of(cls, cell: Cell | Summary | Value) -> Value:
         if isinstance(cell, Value):
             return cell
         if isinstance(cell, Summary):
-            return cls(cell.median, cell.n, (cell.least, cell.most)) if cell.n else cls(None, 0)
+            return cls(cell.median, cell.n, (cell.min, cell.max)) if cell.n else cls(None, 0)
         return cls(cell)
 
     def part(self, name: str) -> Cell:
-        """name: "value", "n", "least" or "most"."""
-        if name in ("least", "most"):
-            return self.spread and self.spread[name == "most"]
+        """name: "value", "n", "min" or "max"."""
+        name = OLD_WORDS.get(name, name)
+        if name in ("min", "max"):
+            return self.spread and self.spread[name == "max"]
         return getattr(self, name)
 
 
@@ -64,7 +67,7 @@ class ResultTable:
     title: str
     columns: Mapping[str, str]
     """The columns of the drawn table: heading -> what is shown below it. That is what a line is of ("side"), a metric
-    ("ratio"), or a part of one ("ratio.least", "ratio.most", "ratio.n"); after a colon a format for numbers
+    ("ratio"), or a part of one ("ratio.min", "ratio.max", "ratio.n"); after a colon a format for numbers
     ("hidden:.0%"). Where sides stand side by side in a line, each goes before its own ("ours/throughput", "ddp/side"):
     a baseline by what it was `against`, and not by its variant."""
     units: Mapping[str, str] = field(default_factory=dict)

@@ -64,7 +64,7 @@ class AccuracySide:
                 at = f"{epochs[-1].accuracy:.2%} after {epochs[-1].seconds:,.1f} s"
                 self.progress(f"{self.name}, seed {seed}, epoch {len(epochs)}: {at}")
         lower = min(before, probe.measure())
-        return Training(epochs, lower, lower >= probe.least)
+        return Training(epochs, lower, lower >= probe.required)
 
 
 def accuracy(settings: BenchSettings, progress: Progress) -> BenchResult:

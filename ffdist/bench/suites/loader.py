@@ -108,8 +108,8 @@ def result_of(settings: BenchSettings, names: list[str], rounds: Rounds) -> Benc
     columns = {
         "what": "side",
         "samples/s": "throughput",
-        "least": "throughput.least",
-        "most": "throughput.most",
+        "min": "throughput.min",
+        "max": "throughput.max",
         "samples/s a core": "a_core",
         "n": "throughput.n",
     }

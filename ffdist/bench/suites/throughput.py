@@ -170,7 +170,7 @@ def bound_note(result: dict[str, Any]) -> str:
 
 def compared(settings: BenchSettings, rounds: Rounds, ours: str, summary: list[dict[str, Any]]) -> ResultTable:
     title = f"{settings.subject}, {settings.compare.devices} devices, {settings.precision}, batch {settings.batch_size}"
-    columns = SIDES | {"least ratio": "ratio.least", "most ratio": "ratio.most"}
+    columns = SIDES | {"min ratio": "ratio.min", "max ratio": "ratio.max"}
     made = ResultTable(
         "compared", title, columns, {"throughput": "samples/s", "ratio": "", "bound": "", "of_bound": ""}
     )
@@ -190,8 +190,8 @@ def table_of_variants(item: tuple[str, Family]) -> ResultTable:
     columns = {
         "variant": "side",
         "samples/s": "throughput",
-        "least": "throughput.least",
-        "most": "throughput.most",
+        "min": "throughput.min",
+        "max": "throughput.max",
         "taken": "taken",
     }
     title = f"{name}: qualifying rounds"

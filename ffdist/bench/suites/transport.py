@@ -17,14 +17,14 @@ def transport(settings: BenchSettings, progress: Progress) -> BenchResult:
     """Messages and bytes a second by size; the transports take turns with the copy in every round."""
     with Probe(2) as probe:
         attempt, lowest, rates = 0, 0.0, []
-        while attempt < MAX_TRIES_PER_ROUND and lowest < probe.least:
+        while attempt < MAX_TRIES_PER_ROUND and lowest < probe.required:
             attempt += 1
             progress(f"attempt {attempt}")
             before = probe.measure()
             rates = measure_transport(rounds=settings.compare.rounds, depth=settings.train.plan.queue)
             lowest = min(before, probe.measure())
-    trusted = lowest >= probe.least
-    notes = [f"attempt {attempt}; the probe gave {lowest:.2f} around it ({probe.least:.2f} wanted)"]
+    trusted = lowest >= probe.required
+    notes = [f"attempt {attempt}; the probe gave {lowest:.2f} around it ({probe.required:.2f} wanted)"]
     if not trusted:
         notes.append("NOT RELIABLE: the cores were never free together; the figures are of a discarded attempt")
     notes.append("shared-memory hands large tensors over where they lie: the sender's copy is the only one")
