@@ -263,7 +263,7 @@ def failing(place: ContractRank) -> str:
     return "nothing"
 
 
-def test_what_a_users_block_left_on_the_host_is_told_with_its_block(crew: Crew) -> None:
+def test_what_a_users_block_left_on_the_host_is_an_error_with_its_block(crew: Crew) -> None:
     told = alone(crew, failing)
     assert "block 0 'conv1'" in told
     assert "cpu" in told
@@ -299,7 +299,7 @@ def recv(place: ContractRank, num_frames: int) -> list[tuple[int, float, str, in
     return got
 
 
-def test_tensors_go_from_device_to_device_behind_what_makes_them_and_before_what_uses_them(crew: Crew) -> None:
+def test_tensors_go_from_device_to_device_after_what_makes_them_and_before_what_uses_them(crew: Crew) -> None:
     _, outcome = crew.run([send, recv], 20, gloo=True)
     assert outcome.unwrap() == [(i, float(i), "standin:1", i) for i in range(20)]
 
@@ -344,7 +344,7 @@ def test_stages_on_two_devices_and_resumed_on_one_learn_what_a_cpu_learns(on_pat
 
 
 @pytest.mark.distributed
-def test_a_device_that_is_not_there_is_told_with_those_that_are(on_path: Path, tmp_path: Path) -> None:
+def test_a_device_that_is_not_there_is_refused_with_those_that_are(on_path: Path, tmp_path: Path) -> None:
     done = ffdist("train", "--device", "cuda", "--samples", "64", "--out", tmp_path / "run")
     assert done.returncode == 1
     assert "there is no device cuda" in done.stderr

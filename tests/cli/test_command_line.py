@@ -131,7 +131,7 @@ def test_a_command_line_that_cannot_be_read_is_one_paragraph(
     assert message in err
 
 
-def test_words_are_dealt_as_they_are_meant() -> None:
+def test_words_are_read_as_they_are_meant() -> None:
     assert parse(["--lr=1", "--", "digits"]).preset == "digits"
     assert parse(["--out=-x"]).settings.run.out == Path("-x")
     assert parse(["--out", "digits", "--data", "digits"]).settings.run.out == Path("digits")
@@ -299,7 +299,7 @@ def test_a_data_set_that_is_not_prepared_is_explained(
     assert json.loads(out)["state"] == "preparable"
 
 
-def test_the_name_of_a_thing_of_another_kind_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_name_of_a_thing_of_another_kind_is_said_to_be_one(capsys: pytest.CaptureFixture[str]) -> None:
     for args, remedy in (
         ("rules mlp", "ffdist models mlp"),
         ("models sff", "ffdist rules sff"),
@@ -359,7 +359,7 @@ def test_a_contact_sheet_is_written_and_nothing_is_overwritten(
     assert "the file exists" in err
 
 
-def test_an_option_of_several_values_told_twice_has_them_all() -> None:
+def test_an_option_of_several_values_given_twice_has_them_all() -> None:
     words = ["--callback", "own.py:A", "--metric", "own.py:f", "own.py:g", "--callback", "own.py:B", "--epochs", "3"]
     settings = parse(words).settings
     assert settings.watch.callback == ("own.py:A", "own.py:B")

@@ -140,7 +140,7 @@ def test_resume_goes_on_with_the_runs_own_settings_and_refuses_others(
     assert "0.002" in text
 
 
-def test_a_folder_has_one_run_at_a_time_and_one_told_to_stop_ends_with_its_status(
+def test_a_folder_has_one_run_at_a_time_and_one_asked_to_stop_ends_with_its_status(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "run"
@@ -305,7 +305,7 @@ def test_every_command_explains_itself(capsys: pytest.CaptureFixture[str]) -> No
         assert f"ffdist {name}" in capsys.readouterr().out
 
 
-def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["--version"])
     assert capsys.readouterr().out.startswith("ffdist 0.")

@@ -63,7 +63,7 @@ def test_a_given_plan_is_priced(capsys: pytest.CaptureFixture[str]) -> None:
     assert "link 1gbit,50us" in text
 
 
-def test_lanes_that_are_told_are_kept(capsys: pytest.CaptureFixture[str]) -> None:
+def test_lanes_that_are_set_are_kept(capsys: pytest.CaptureFixture[str]) -> None:
     assert json.loads(printed(capsys, "--devices", "2", "--json", "--lanes", "1"))["lanes"] == 1
     assert json.loads(printed(capsys, "--devices", "3", "--json", "--lanes", "4"))["lanes"] == 4
 
@@ -83,7 +83,7 @@ def test_what_is_simulated_is_labelled_and_drawn(tmp_path: Path, capsys: pytest.
     assert len(list((tmp_path / "plots").iterdir())) == 2
 
 
-def test_a_memory_limit_is_kept_or_told_what_would_do(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_memory_limit_is_kept_or_an_error_says_what_would_do(capsys: pytest.CaptureFixture[str]) -> None:
     text = refused(capsys, "--devices", "2", "--memory-limit", "1KiB")
     assert "no plan keeps to the memory limit" in text
     least = next(line for line in text.splitlines() if "expected" in line).split()[1]

@@ -185,7 +185,7 @@ def build(shape, classes, width: int = 8):
 """
 
 
-def test_own_code_is_found_from_any_folder_and_what_becomes_of_it_is_told(
+def test_own_code_is_found_from_any_folder_and_what_becomes_of_it_is_noted(
     tmp_path: Path, refused: Refused, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     home, elsewhere = tmp_path / "home", tmp_path / "elsewhere"
@@ -264,7 +264,7 @@ def test_fewer_epochs_are_refused_and_at_its_end_nothing_is_left_to_do(
     assert tomllib.loads((run / "config.toml").read_text())["training"]["epochs"] == 4
 
 
-def test_a_preset_beside_a_run_that_goes_on_leaves_what_the_run_was_told(
+def test_a_preset_beside_a_run_that_goes_on_leaves_the_runs_settings(
     tmp_path: Path, refused: Refused, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The preset has 30 epochs; the run was told 2."""

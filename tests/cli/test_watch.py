@@ -140,7 +140,7 @@ STRANGE = [
 
 
 @pytest.mark.parametrize("line", STRANGE)
-def test_lines_of_other_kinds_are_told_and_the_others_shown(line: str, watch: ffdist.PageServer, run: Path) -> None:
+def test_lines_of_other_kinds_are_reported_and_the_others_shown(line: str, watch: ffdist.PageServer, run: Path) -> None:
     with (run / "metrics.jsonl").open("a") as file:
         file.write(line + "\n")
     answer, text = ask(watch, "/run/one/part")
@@ -241,7 +241,7 @@ def test_other_methods_are_refused(method: str, watch: ffdist.PageServer) -> Non
     assert answer.status == (501 if method == "PROPFIND" else 405)
 
 
-def test_head_tells_what_get_would_without_the_page(watch: ffdist.PageServer) -> None:
+def test_head_answers_what_get_would_without_the_page(watch: ffdist.PageServer) -> None:
     head, nothing = ask(watch, "/run/one/", "HEAD")
     got, text = ask(watch, "/run/one/")
     assert nothing == ""
@@ -325,7 +325,7 @@ def test_a_folder_in_which_a_run_begins_later_is_its_page_then(run: Path, tmp_pa
         assert "Accuracy" in ask(watch)[1]
 
 
-def test_where_the_usual_port_is_taken_another_is_found_and_one_that_is_told_is_taken_or_refused(run: Path) -> None:
+def test_where_the_usual_port_is_taken_another_is_found_and_one_that_is_named_is_taken_or_refused(run: Path) -> None:
     with ffdist.PageServer(run) as first, ffdist.PageServer(run) as second:
         assert first.port != second.port
         with pytest.raises(ConfigError, match="address cannot be listened on"):
@@ -340,7 +340,7 @@ def test_where_the_usual_port_is_taken_another_is_found_and_one_that_is_told_is_
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_the_command_says_where_it_is_and_ends_when_it_is_told(number: signal.Signals, status: int, run: Path) -> None:
+def test_the_command_says_where_it_is_and_ends_when_it_is_asked(number: signal.Signals, status: int, run: Path) -> None:
     words = [sys.executable, "-m", "ffdist", "watch", str(run), "--port", "0"]
     with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None

@@ -75,7 +75,7 @@ def test_throughput_prints_the_promised_keys_and_all_of_ddp_tunings(tmp_path: Pa
     assert sorted(path.suffix for path in tmp_path.iterdir()) == [".json", ".md", ".svg"]
 
 
-def test_a_step_is_told_by_operation_on_both_sides_beside_the_machines_peak(tmp_path: Path) -> None:
+def test_a_step_is_shown_by_operation_on_both_sides_beside_the_machines_peak(tmp_path: Path) -> None:
     small = ("--model", "cnnb", "--model-args", "widths=4,8,8", "--batch-size", "16", "--rounds", "2", "--json")
     found, _ = bench("step", *small, "--record", str(tmp_path))
     assert found["peak_gflops"] > 0

@@ -178,7 +178,7 @@ def test_workers_that_share_blocks_equal_one_bit_for_bit(
 
 
 @pytest.mark.parametrize("plan", ["* @ 0:0-1, 1:2-3", "* @ 0, 1 by batch"])
-def test_replicas_told_to_stop_end_behind_one_snapshot_and_go_on(
+def test_replicas_asked_to_stop_end_after_one_snapshot_and_go_on(
     plan: str, alone_in_lanes: tuple[list[str], list[dict[str, Any]], Any], tmp_path: Path
 ) -> None:
     told = {"plan": plan, "lanes": 4, "report_every": 0.0}
@@ -233,7 +233,7 @@ class Exploding(SFF):
         return local._replace(loss=local.loss * float("nan")) if head.poisoned else local
 
 
-def test_the_error_of_the_stage_that_failed_is_told_not_what_its_neighbours_saw(tmp_path: Path) -> None:
+def test_the_error_of_the_stage_that_failed_is_raised_not_what_its_neighbours_saw(tmp_path: Path) -> None:
     with pytest.raises(DivergedError, match="block 1"):
         run_stages(DigitsJob(objective=Exploding()), tmp_path, 3)
 

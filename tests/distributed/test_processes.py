@@ -43,7 +43,7 @@ def test_a_pipeline_of_processes_is_fitted_in_any_thread() -> None:
     assert result.reason == "finished"
 
 
-def test_told_twice_to_stop_it_ends_at_once() -> None:
+def test_asked_twice_to_stop_it_ends_at_once() -> None:
     def interrupt_twice(event: dict[str, Any]) -> None:
         signal.raise_signal(signal.SIGINT)
         time.sleep(0.4)
@@ -79,7 +79,7 @@ class Dying:
 
 
 @pytest.mark.parametrize(("how", "told"), [("killed", "SIGKILL"), ("left", "exit status 7")])
-def test_a_stage_that_dies_while_it_starts_is_told_with_what_it_said(how: str, told: str) -> None:
+def test_a_stage_that_dies_while_it_starts_is_an_error_with_what_it_said(how: str, told: str) -> None:
     with pytest.raises(StageError, match=rf"worker 1 died(.|\n)*{told}(.|\n)*the last words"):
         run_processes(StageMain(Dying(how)), 2, QUIET)
 

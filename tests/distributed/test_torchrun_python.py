@@ -101,7 +101,7 @@ except FfdistError as error:
 """
 
 
-def test_what_cannot_be_joined_is_told_on_every_rank(tmp_path: Path) -> None:
+def test_what_cannot_be_joined_is_an_error_on_every_rank(tmp_path: Path) -> None:
     found = run(tmp_path / "hosts", 2, "1", "2", script=REFUSED)
     assert "a run on several hosts needs a folder" in found
     assert "fit(data, out=FOLDER)" in found

@@ -57,7 +57,7 @@ def test_ranks_of_torchrun_share_a_block(tmp_path: Path) -> None:
     assert fingerprint(tmp_path / "torchrun") == fingerprint(tmp_path / "one")
 
 
-def test_bad_settings_are_told_once_and_every_rank_fails(tmp_path: Path) -> None:
+def test_bad_settings_are_reported_once_and_every_rank_fails(tmp_path: Path) -> None:
     done = torchrun(2, *SETTINGS, "--out", str(tmp_path / "run"), "--stages", "3")
     assert done.returncode != 0
     assert done.stderr.count("--stages and torchrun disagree") == 1

@@ -67,7 +67,7 @@ def test_stages_send_by_gloo_and_learn_the_same(elsewhere: dict[str, str], tmp_p
     assert fingerprint(tmp_path / "there") == fingerprint(tmp_path / "here")
 
 
-def test_shared_memory_is_refused_and_the_remedy_is_told(elsewhere: dict[str, str], tmp_path: Path) -> None:
+def test_shared_memory_is_refused_with_a_remedy(elsewhere: dict[str, str], tmp_path: Path) -> None:
     done = ffdist(elsewhere, *TRAIN, "--transport", "shared-memory", "--out", tmp_path / "there")
     assert done.returncode == 1
     assert "expected: both stages on one Linux host" in done.stderr

@@ -32,7 +32,7 @@ def test_a_seed_draws_every_moment_and_both_victims_and_always_the_same() -> Non
     assert [fault.moment for fault in faults[-LAST:]] == ["last commit"] * LAST
 
 
-def test_told_to_stop_it_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_asked_to_stop_it_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
 
     def stop() -> None:

@@ -140,7 +140,7 @@ def rank_of(launcher: int) -> int:
     [(signal.SIGHUP, False), (signal.SIGINT, False), (signal.SIGTERM, True)],
     ids=["SIGHUP at once", "SIGINT as ranks start", "SIGTERM to a rank alone while it trains"],
 )
-def test_told_to_stop_it_ends_quietly_with_the_signals_status(
+def test_asked_to_stop_it_ends_quietly_with_the_signals_status(
     number: signal.Signals, begun: bool, tmp_path: Path
 ) -> None:
     out = tmp_path / "run"

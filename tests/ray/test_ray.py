@@ -191,7 +191,7 @@ def test_restarts_are_bounded_and_the_last_reason_is_raised(driver: str, tmp_pat
 
 
 @pytest.mark.parametrize("wait", [0.0, 0.5], ids=["in its place", "as the stages start"])
-def test_told_to_stop_before_the_stages_are_ready_it_was_interrupted_and_nothing_else(
+def test_asked_to_stop_before_the_stages_are_ready_it_was_interrupted_and_nothing_else(
     driver: str, tmp_path: Path, wait: float
 ) -> None:
     run, file = begun(tmp_path / "run"), tmp_path / "go"
@@ -229,7 +229,7 @@ def test_an_error_of_the_jobs_own_is_raised_as_it_is_and_not_tried_again(driver:
     assert len(events.of("placed")) == 1
 
 
-def test_a_module_that_the_nodes_lack_is_told_and_not_tried_again(driver: str, tmp_path: Path) -> None:
+def test_a_module_that_the_nodes_lack_is_an_error_and_not_tried_again(driver: str, tmp_path: Path) -> None:
     with pytest.raises(StageError, match=r"(?s)could not start.*No module named.*working-dir"):
         run_ray(Unknown(), 2, Events(), options=SPREAD)
 
@@ -270,7 +270,7 @@ def test_nodes_that_do_not_agree_are_refused_by_address(other: dict[str, Any], w
         check_actor_infos([HERE, HERE._replace(address="10.0.0.2", **other)], Path("run"))
 
 
-def test_a_data_set_is_told_by_the_checksum_of_its_manifest(driver: str, tmp_path: Path) -> None:
+def test_a_data_set_is_known_by_the_checksum_of_its_manifest(driver: str, tmp_path: Path) -> None:
     """The manifest holds the checksums of the shards, which the source compares as it opens them."""
     sums = []
     for text in ("one", "two"):
@@ -292,7 +292,7 @@ def test_an_address_where_nothing_answers_is_refused(capsys: pytest.CaptureFixtu
     assert "ray job submit" in refused(capsys, tmp_path / "b", "--address", "ray://127.0.0.1:10001")
 
 
-def test_a_cluster_that_asks_for_another_token_is_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cluster_that_asks_for_another_token_is_known_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_AUTH_MODE", "token")
     monkeypatch.setenv("RAY_AUTH_TOKEN", "1" * 64)
     with socket.create_server(("127.0.0.1", 0)) as free:

@@ -74,7 +74,7 @@ def test_presets_are_listed_in_groups_each_once() -> None:
     assert all(name in listing() for name in PRESETS)
 
 
-def test_an_unknown_row_is_told_with_the_nearest() -> None:
+def test_an_unknown_row_is_answered_with_the_nearest() -> None:
     with pytest.raises(ConfigError, match="sff-cnnb-mnist"):
         find_row("sff-cnb-mnist", ROWS)
 
@@ -151,7 +151,7 @@ def test_a_run_cut_off_before_its_first_snapshot_begins_anew(trained: tuple[Path
     assert finished(out)
 
 
-def test_a_row_that_is_told_to_stop_awaits_its_run(tmp_path: Path) -> None:
+def test_a_row_that_is_asked_to_stop_awaits_its_run(tmp_path: Path) -> None:
     saves = "import pathlib, signal, sys, time; begun, saved = map(pathlib.Path, sys.argv[1:])\n"
     saves += "signal.signal(signal.SIGTERM, lambda *_: (time.sleep(0.2), saved.touch(), sys.exit(143)))\n"
     saves += "begun.touch(); time.sleep(60)"

@@ -61,7 +61,7 @@ print(before, within, behind, held - resident())
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs Linux, whose glibc is told")
-def test_freed_memory_is_kept_within_and_given_back_behind() -> None:
+def test_freed_memory_is_kept_within_and_given_back_after() -> None:
     """A large piece of memory that is freed and taken again costs no fresh pages within; behind it is as before."""
     done = subprocess.run([sys.executable, "-c", KEPT], capture_output=True, text=True, check=True, timeout=120)
     before, within, behind, given_back = map(int, done.stdout.split())

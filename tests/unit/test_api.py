@@ -101,7 +101,7 @@ def test_weights_may_have_any_number_of_dimensions() -> None:
     assert float((pipeline.predict(volumes) == y).float().mean()) > 0.8
 
 
-def test_a_run_is_kept_where_told_and_never_overwritten(tmp_path: Path) -> None:
+def test_a_run_is_kept_where_asked_and_never_overwritten(tmp_path: Path) -> None:
     x, y = pictures()
     pipeline = Pipeline(perceptron(), SFF(), blocks=[3, 2])
     pipeline.fit((x, y), epochs=1, out=tmp_path, progress=False)
@@ -133,7 +133,9 @@ def test_a_run_is_kept_where_told_and_never_overwritten(tmp_path: Path) -> None:
         ({"objective": 3}, "not a rule"),
     ],
 )
-def test_a_setting_that_a_pipeline_cannot_have_is_told_when_it_is_made(setting: dict[str, Any], message: str) -> None:
+def test_a_setting_that_a_pipeline_cannot_have_is_refused_when_it_is_made(
+    setting: dict[str, Any], message: str
+) -> None:
     with pytest.raises(ConfigError, match=message):
         Pipeline(**{"network": perceptron(), "objective": SFF()} | setting)
 
@@ -161,7 +163,9 @@ def test_a_setting_that_a_pipeline_cannot_have_is_told_when_it_is_made(setting: 
         ({"weight_deca": 3}, r"there is no 'weight_deca'(.|\n)*did you mean 'weight_decay'"),
     ],
 )
-def test_a_setting_that_fit_cannot_use_is_told_before_anything_is_done(setting: dict[str, Any], message: str) -> None:
+def test_a_setting_that_fit_cannot_use_is_refused_before_anything_is_done(
+    setting: dict[str, Any], message: str
+) -> None:
     with pytest.raises(ConfigError, match=message):
         Pipeline(perceptron(), SFF()).fit("no such data", **setting)
 
@@ -210,7 +214,7 @@ def test_what_is_predicted_is_told_apart_by_shape_and_type() -> None:
             pipeline.predict(wrong)  # pyright: ignore[reportArgumentType]
 
 
-def test_a_rule_that_no_process_can_import_is_told_before_one_is_started() -> None:
+def test_a_rule_that_no_process_can_import_is_refused_before_one_is_started() -> None:
     class Local(SFF):
         pass
 
@@ -237,7 +241,7 @@ def test_what_a_session_without_a_file_defines_goes_to_threads_alone() -> None:
     assert "Own is defined in an interactive session" in done.stderr
 
 
-def test_what_does_not_go_together_is_told() -> None:
+def test_what_does_not_go_together_is_refused() -> None:
     x, y = pictures()
     with pytest.raises(DataError, match="label is out of range"):
         Pipeline(perceptron(), SFF()).fit((x, y - 1), epochs=1, progress=False)

@@ -221,7 +221,7 @@ def test_a_run_of_given_data_goes_on_and_is_asked_in_python_as_its_errors_say(
     assert "ffdist.load(RUN).predict(samples)" in refused(capsys, "eval", tmp_path / "floats", "--data", "digits")
 
 
-def test_pictures_of_another_shape_are_told_how_to_be_prepared(
+def test_an_error_for_pictures_of_another_shape_says_how_to_prepare_them(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     named().fit("digits", epochs=1, out=tmp_path / "r", **FIT)

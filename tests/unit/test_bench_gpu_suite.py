@@ -49,7 +49,7 @@ def suite(tree: Path, *args: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.distributed
 @pytest.mark.timeout(600)
-def test_from_a_bare_tree_without_our_packages_what_failed_is_told_and_tried_again(
+def test_from_a_bare_tree_without_our_packages_what_failed_is_reported_and_tried_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     tree, out, pictures = tmp_path / "tree", tmp_path / "out", tmp_path / "pictures.npz"

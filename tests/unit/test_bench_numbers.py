@@ -129,7 +129,7 @@ def test_a_record_holds_machine_versions_command_and_figures(tmp_path: Path) -> 
     assert first[2].read_text().lstrip().startswith("<?xml")
 
 
-def test_ddp_stands_for_its_tunings_and_a_wrong_name_is_told_the_nearest() -> None:
+def test_ddp_stands_for_its_tunings_and_a_wrong_name_is_answered_with_the_nearest() -> None:
     assert {"ddp", "ddp-static", "ddp-bf16", "ddp-bucket-100"} <= set(family("ddp"))
     assert all(name in BASELINES for name in family("pipeline"))
     with pytest.raises(ConfigError, match="did you mean"):

@@ -49,7 +49,7 @@ def four_lines(file: Path, deadline: float) -> None:
 
 
 @pytest.mark.distributed
-def test_a_line_that_ends_its_process_is_told_and_the_others_are_measured_once(tmp_path: Path) -> None:
+def test_a_line_that_ends_its_process_is_reported_and_the_others_are_measured_once(tmp_path: Path) -> None:
     file = tmp_path / "part.json"
     record = complete(file, four_lines, time.monotonic() + 100)
     assert record == read(file)
@@ -63,7 +63,7 @@ def test_a_line_that_ends_its_process_is_told_and_the_others_are_measured_once(t
     assert rows(file) == {"a": "aa", "d": "dd", "c": "cc"}
 
 
-def test_an_error_outside_of_the_lines_is_told_too(tmp_path: Path) -> None:
+def test_an_error_outside_of_the_lines_is_reported_too(tmp_path: Path) -> None:
     def part(record: Resumed) -> None:
         record.measure(lambda: found(1), name="a")
         raise ValueError("no networks")

@@ -61,7 +61,7 @@ def test_the_simulator_is_held_against_plans_of_every_kind_by_processes_and_by_t
     assert all(case.plan.workers <= 2 for case in cases)
 
 
-def test_edges_of_a_ray_cluster_are_told_with_the_probe_around_them(tmp_path: Path) -> None:
+def test_edges_of_a_ray_cluster_are_measured_with_the_probe_around_them(tmp_path: Path) -> None:
     rate = TransportRate("gloo", 2**20, 9.0, 10.0, 0.5, 0.4, 0.6, 5)
     finding = ray_transports.found([rate], 1.9)
     report(finding, tmp_path, {"rounds": 5})
@@ -166,7 +166,7 @@ def test_a_change_is_undone_in_a_process_that_answers_with_its_time_a_step() -> 
     assert min(here.recv()[1] for _ in range(2)) > 0
 
 
-def test_every_script_says_what_it_can_be_told(capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_script_says_its_options(capsys: pytest.CaptureFixture[str]) -> None:
     """Those that are told by a function's own parameters."""
     for script in (changes, floors, pulses, ray_transports, simulation, snapshots, workers):
         with pytest.raises(SystemExit) as ended:

@@ -171,7 +171,7 @@ def test_pictures_are_turned_upright(kind: str, orientation: int, tmp_path: Path
             assert x[height // 2 + 2 :].max() < 60
 
 
-def test_pictures_are_told_by_ending_or_by_content(tmp_path: Path) -> None:
+def test_pictures_are_known_by_ending_or_by_content(tmp_path: Path) -> None:
     image = Image.fromarray(COLOUR)
     kinds = {"a.JPG": "jpeg", "b.jfif": "jpeg", "c": "png", "d.happy": "gif", "e.jp2": "jpeg2000", "f": "tiff"}
     for name, kind in kinds.items():

@@ -140,7 +140,7 @@ def test_generators_that_a_data_set_holds_are_seeded_alike(
     assert epoch(images, 1) == epoch(from_dataset(Noisy(draw())), 1) != epoch(images, 0)
 
 
-def test_what_no_seed_reaches_is_read_once_and_told(capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_no_seed_reaches_is_read_once_and_noted(capsys: pytest.CaptureFixture[str]) -> None:
     images = from_dataset(Noisy(lambda: os.urandom(1)[0] + os.urandom(1)[0] / 256))
     assert "24 of 24 items are others when read again, whatever the seed; every item was read once" in (
         capsys.readouterr().err
@@ -336,7 +336,7 @@ def test_a_reader_that_fails_or_dies_is_one_error(tmp_path: Path, said: str, got
     assert got in str(error.value.got)
 
 
-def test_what_no_other_process_can_have_is_read_one_after_another_which_is_told(
+def test_what_no_other_process_can_have_is_read_one_after_another_which_is_noted(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     local = from_dataset(Noisy(lambda: torch.rand(1).item()))

@@ -203,7 +203,7 @@ def place_of(split: EncodedSplit, row: int) -> tuple[Path, int]:
     return Path(folder) / manifest.splits[name].files[split.shards[row]].file, int(split.starts[row])
 
 
-def test_a_picture_that_was_damaged_is_told_with_file_and_row(encoded: Path) -> None:
+def test_a_picture_that_was_damaged_is_named_by_file_and_row(encoded: Path) -> None:
     split = open_data(encoded).train
     assert isinstance(split, EncodedSplit)
     path, start = place_of(split, 7)

@@ -167,7 +167,7 @@ def test_classes_that_are_none_are_refused(classes: Any) -> None:
         from_tensors(GREY, LABELS, classes=classes)
 
 
-def test_a_data_sets_own_classes_that_are_none_are_told(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_data_sets_own_classes_that_are_none_are_noted(capsys: pytest.CaptureFixture[str]) -> None:
     class Items(TensorDataset):
         def classes(self) -> list[str]:
             return []
@@ -320,7 +320,7 @@ def test_floats_with_channels_last_are_asked_for(shape: tuple[int, ...]) -> None
         assert np.array_equal(first.train.take(np.arange(12)), x)
 
 
-def test_uint8_with_channels_last_are_taken_when_told() -> None:
+def test_uint8_with_channels_last_are_taken_when_set_so() -> None:
     x = DRAWS.integers(0, 256, (12, 8, 9, 3), np.uint8)
     with pytest.raises(DataError, match="channels_last=True"):
         from_tensors(x, LABELS)
@@ -374,7 +374,7 @@ def test_pictures_of_pillow_beside_their_labels_are_read_as_files_are() -> None:
     assert read.decoding.value_range == (0, 1)
 
 
-def test_names_that_differ_by_blanks_or_capitals_are_told(capsys: pytest.CaptureFixture[str]) -> None:
+def test_names_that_differ_by_blanks_or_capitals_are_noted(capsys: pytest.CaptureFixture[str]) -> None:
     assert as_images((FLOATS[:4], ["a", "a ", "A", "b"])).classes == ["A", "a", "a ", "b"]
     assert "blanks or capitals alone: 'A' and 'a' and 'a '; write" in capsys.readouterr().err
     as_images((FLOATS[:4], ["a", "b", "b", "a"]))
@@ -387,7 +387,7 @@ def test_names_for_labels_that_count_from_one_say_how_they_count_from_zero() -> 
 
 
 @pytest.mark.parametrize("shape", [(8, 8, 12), (8, 7, 5), (9, 9, 3), (9, 8, 1), (6, 5, 4, 1), (7, 6, 5, 4)])
-def test_floats_with_channels_behind_are_asked_for(shape: tuple[int, ...]) -> None:
+def test_floats_whose_channels_may_be_last_are_asked_for(shape: tuple[int, ...]) -> None:
     x = DRAWS.normal(size=(4, *shape)).astype(np.float32)
     with pytest.raises(DataError, match=r"are these samples \[C, .*H, W\] or \[.*H, W, C\]\?(.|\n)*channels_last=True"):
         as_images((x, LABELS[:4]))
@@ -466,7 +466,7 @@ def test_what_is_predicted_has_the_range_of_the_training(capsys: pytest.CaptureF
     assert "far from those of the training" in capsys.readouterr().err
 
 
-def test_floats_of_another_size_are_scaled_refused_or_told(capsys: pytest.CaptureFixture[str]) -> None:
+def test_floats_of_another_size_are_scaled_refused_or_noted(capsys: pytest.CaptureFixture[str]) -> None:
     x = GREY.astype("f4")[:, None]
     network = models.mlp((1, 6, 7), 3, widths=(8, 8))
     fit: dict[str, Any] = {"epochs": 1, "batch_size": 4, "validation": 0, "progress": False}
@@ -549,7 +549,7 @@ def test_volumes_and_frames_are_asked_for(shape: tuple[int, ...], remedy: Any) -
 
 
 @pytest.mark.parametrize("shape", [(13, 8, 8), (5, 6, 7, 8), (3, 8, 9), (1, 9, 9, 9), (16, 9, 12), (12, 5)])
-def test_what_is_taken_for_many_channels_is_told(shape: tuple[int, ...], capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_taken_for_many_channels_is_noted(shape: tuple[int, ...], capsys: pytest.CaptureFixture[str]) -> None:
     x = DRAWS.normal(size=(12, *shape)).astype(np.float32)
     as_images((x, LABELS))
     told = f"are taken for {shape[0]} channels of {' x '.join(map(str, shape[1:]))}; say so by from_tensors"
@@ -666,7 +666,7 @@ def test_paths_and_bytes_of_pictures_are_items_as_pillow_s_are(tmp_path: Path) -
         as_images([(files[0], 0), (tmp_path / "lost.png", 1)])
 
 
-def test_the_arrays_of_an_archive_are_told_how_they_are_given(tmp_path: Path) -> None:
+def test_an_error_for_an_archive_of_arrays_says_how_to_give_them(tmp_path: Path) -> None:
     np.savez(tmp_path / "set.npz", x_train=GREY, y_train=LABELS, test_images=GREY[:6], test_labels=LABELS[:6])
     with np.load(tmp_path / "set.npz") as data:
         with pytest.raises(DataError, match="splits are not understood") as error:

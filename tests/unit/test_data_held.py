@@ -225,7 +225,7 @@ def test_what_is_no_number_is_named_by_file_row_and_column() -> None:
         open_data("wine.csv")
 
 
-def test_columns_that_a_folders_first_table_lacks_are_left_out_and_told(capsys: pytest.CaptureFixture[str]) -> None:
+def test_columns_that_a_folders_first_table_lacks_are_left_out_and_noted(capsys: pytest.CaptureFixture[str]) -> None:
     Path("all").mkdir()
     pq.write_table(pa.table({"a": [1.0, 2, 3, 4], "target": list("uvuv")}), "all/train-1.parquet")
     pq.write_table(pa.table({"b": [0.0, 0], "a": [5.0, 6], "target": list("uv")}), "all/train-2.parquet")

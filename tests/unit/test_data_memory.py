@@ -105,7 +105,7 @@ def test_labels_that_are_not_numbered_from_0_are_refused_before_their_classes_ar
     assert np.array_equal(np.unique(labels)[images.train.labels], labels)
 
 
-def test_up_to_half_of_the_classes_may_be_without_a_sample_which_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+def test_up_to_half_of_the_classes_may_be_without_a_sample_which_is_noted(capsys: pytest.CaptureFixture[str]) -> None:
     assert from_tensors(GREY, np.array([0, 3, 5, 0, 3, 5])).num_classes == 6
     assert "no sample of class 1, 2, 4" in capsys.readouterr().err
     for labels in ([0, 3, 6, 0, 3, 6], [1, 2, 3, 4, 3, 2]):
@@ -165,7 +165,7 @@ class Broken(Items):
         return super().__getitem__(index if index < 2 else index + 99)
 
 
-def test_an_item_that_raises_is_told_with_its_row_and_keeps_its_own_traceback() -> None:
+def test_an_item_that_raises_is_named_by_its_row_and_keeps_its_own_traceback() -> None:
     with pytest.raises(DataError, match=r"Broken, train, row 2\n(.|\n)*got: IndexError: list index") as told:
         from_dataset(Broken(list(GREY), LABELS.tolist()))
     assert isinstance(told.value.__cause__, IndexError)

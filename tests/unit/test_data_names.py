@@ -65,7 +65,7 @@ def test_no_patient_is_in_two_splits(name: str, pattern: str) -> None:
     assert held_out.groups == f"names like '{pattern}'"
 
 
-def test_a_share_by_names_on_the_way_to_a_run_and_what_training_does_is_told(
+def test_a_share_by_names_on_the_way_to_a_run_and_what_training_does_is_noted(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     tree("{patient}x{i}")

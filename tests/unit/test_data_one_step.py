@@ -136,7 +136,7 @@ def test_processes_that_ask_at_once_prepare_once(
     assert capfd.readouterr().err.count("preparing pets (") == 1
 
 
-def test_how_a_source_is_prepared_is_told_and_remedies_say_how(tmp_path: Path) -> None:
+def test_how_a_source_is_prepared_is_noted_and_remedies_say_how(tmp_path: Path) -> None:
     tree(tmp_path / "pets")
     Image.fromarray(GREY[:3].transpose(1, 2, 0)).save(tmp_path / "pets" / "cat" / "colour.png")
     told = DatasetSettings(data="pets")
@@ -155,7 +155,7 @@ def test_how_a_source_is_prepared_is_told_and_remedies_say_how(tmp_path: Path) -
         open_dataset(DatasetSettings(data="digits", data_args=("mode=rgb",)))
 
 
-def test_a_cache_that_cannot_be_written_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cache_that_cannot_be_written_is_one_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tree(tmp_path / "pets")
     (tmp_path / "file").write_text("")
     monkeypatch.setenv(CACHE, str(tmp_path / "file" / "cache"))

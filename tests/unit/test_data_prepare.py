@@ -284,7 +284,7 @@ def test_a_source_that_is_nothing_gets_the_nearest_name(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["d.txt", "d"])
-def test_a_file_of_another_kind_is_told_which_kinds_there_are(tmp_path: Path, name: str) -> None:
+def test_an_error_for_a_file_of_another_kind_says_which_kinds_there_are(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(b"label,pixel\n1,2\n")
     with pytest.raises(DataError, match=rf"{name}\n  expected: \.parquet or \.arrow or .*\n  got: .*\n  remedy: save"):
         prepare(str(tmp_path / name), tmp_path / "out")
@@ -301,7 +301,7 @@ def test_one_class_alone_is_refused_before_anything_is_written(tmp_path: Path) -
     assert left_behind(tmp_path) == ["ants.parquet", "pets"]
 
 
-def test_a_file_in_the_way_of_the_new_folder_is_told(tmp_path: Path) -> None:
+def test_a_file_in_the_way_of_the_new_folder_is_one_error(tmp_path: Path) -> None:
     (tmp_path / "afile").write_text("")
     source = str(tree(tmp_path / "pets", per_class=2))
     for out in ("afile/x", "afile/x/y", "a" * 300):

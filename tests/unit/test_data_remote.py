@@ -136,7 +136,7 @@ def test_a_sample_that_is_not_what_was_written_is_named_and_not_learned_from(
         fresh.take(rows)
 
 
-def test_a_folder_written_without_digests_is_read_which_is_told(
+def test_a_folder_written_without_digests_is_read_which_is_noted(
     tree: Path, remote: RemoteFolder, capsys, monkeypatch
 ) -> None:
     monkeypatch.setattr(remote_pixels, "GAP", 1)
@@ -155,7 +155,7 @@ def test_a_folder_written_without_digests_is_read_which_is_told(
         assert np.array_equal(images.train.take(np.array([7, 9])), whole[[7, 9]])
 
 
-def test_what_is_not_there_is_told_with_its_address(remote: RemoteFolder) -> None:
+def test_what_is_not_there_is_named_by_its_address(remote: RemoteFolder) -> None:
     with pytest.raises(DataError, match=f"not a prepared data set\n  where: {remote.url}"):
         open_data(remote.url)
     with pytest.raises(ConfigError, match="addresses of nosuch:// cannot be opened"):
@@ -271,5 +271,5 @@ def test_pixels_that_do_not_fit_into_memory_are_mixed_few_shards_at_a_time(
         (3, None),
     ],
 )
-def test_an_address_is_told_from_a_folder(place: object, url: str | None) -> None:
+def test_an_address_is_known_from_a_folder(place: object, url: str | None) -> None:
     assert url_of(place) == url

@@ -151,7 +151,7 @@ def test_a_split_that_met_an_error_gives_what_was_written_once_the_shard_is_rest
     assert np.array_equal(split.take(np.arange(50)), PICTURES)
 
 
-def test_what_is_newer_than_its_manifest_and_the_same_is_read_and_only_what_is_large_is_told(
+def test_what_is_newer_than_its_manifest_and_the_same_is_read_and_only_what_is_large_is_noted(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = prepared(tmp_path / "made")
@@ -366,7 +366,7 @@ def test_what_the_manifest_says_of_labels_and_pixels_is_compared_with_them(tmp_p
         verify(folder)
 
 
-def test_files_that_no_manifest_lists_are_told(tmp_path: Path) -> None:
+def test_files_that_no_manifest_lists_are_noted(tmp_path: Path) -> None:
     folder = prepared(tmp_path / "made")
     (folder / ".DS_Store").write_text("a system's own")
     verify(folder)

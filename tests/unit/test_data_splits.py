@@ -262,7 +262,7 @@ def test_each_class_may_have_the_splits_in_it(names: tuple[str, ...], within: st
     assert prepared(tmp_path / "below", splits="none").splits.keys() == {"train", "test"}, "drawn from all"
 
 
-def test_a_class_may_lack_a_test_folder_which_is_told(tmp_path: Path) -> None:
+def test_a_class_may_lack_a_test_folder_which_is_noted(tmp_path: Path) -> None:
     tree(tmp_path / "below" / "ant", 3, 0, ("train", "test"))
     tree(tmp_path / "below" / "bee", 3, 500, ("train",))
     manifest = prepared(tmp_path / "below")
@@ -321,7 +321,7 @@ def test_a_railway_may_have_trains(tmp_path: Path) -> None:
     assert prepared(tmp_path / "flat").classes == ["bullet_train", "bus"]
 
 
-def test_pictures_in_no_class_folder_are_refused_or_left_out_as_told(tmp_path: Path) -> None:
+def test_pictures_in_no_class_folder_are_refused_or_left_out_as_set(tmp_path: Path) -> None:
     tree(tmp_path / "kaggle" / "train", 5, 0)
     (tmp_path / "kaggle" / "test").mkdir()
     for i in range(4):
@@ -450,7 +450,7 @@ def test_a_split_without_pictures_or_with_strange_classes_says_how_to_leave_it_o
         prepared(pets, ignore=("val", "test/unknown"), label_column="breed")
 
 
-def test_files_without_rows_are_left_out_and_files_of_other_names_taken_together_are_told(tmp_path: Path) -> None:
+def test_files_without_rows_are_left_out_and_files_of_other_names_taken_together_are_noted(tmp_path: Path) -> None:
     table(tmp_path / "parts" / "part-0.parquet", 10, 0)
     table(tmp_path / "parts" / "part-1.parquet", 0, 0)
     manifest = prepared(tmp_path / "parts", test_fraction=0)
@@ -532,7 +532,7 @@ def test_all_broken_pictures_are_named_at_once(tmp_path: Path) -> None:
         prepared(tmp_path / "pets")
 
 
-def test_broken_pictures_are_skipped_if_told_and_listed(tmp_path: Path) -> None:
+def test_broken_pictures_are_skipped_if_asked_and_listed(tmp_path: Path) -> None:
     names = broken_tree(tmp_path / "pets")
     manifest = prepared(tmp_path / "pets", skip_broken=True, test_fraction=0)
     assert manifest.splits["train"].counts == [4, 4, 4]
@@ -571,7 +571,7 @@ def test_folders_that_cannot_be_looked_into_are_named_all_at_once(tmp_path: Path
     assert "bee/closed: Permission denied" in done.stdout
 
 
-def test_pictures_in_two_splits_and_under_two_names_are_told(tmp_path: Path) -> None:
+def test_pictures_in_two_splits_and_under_two_names_are_noted(tmp_path: Path) -> None:
     tree(tmp_path / "pets" / "train", 4, 0)
     tree(tmp_path / "pets" / "test", 2, 1000)
     (tmp_path / "pets" / "test" / "ant" / "again.png").write_bytes(png(0))
@@ -650,7 +650,7 @@ def test_one_file_may_be_said_to_be_a_split(tmp_path: Path) -> None:
         prepared(tmp_path / "mnist_test.parquet", ignore="other")
 
 
-def test_pictures_beside_a_table_of_their_names_are_told_how(tmp_path: Path) -> None:
+def test_an_error_for_pictures_beside_a_table_of_their_names_says_how(tmp_path: Path) -> None:
     (tmp_path / "pets" / "img").mkdir(parents=True)
     (tmp_path / "pets" / "img" / "0.png").write_bytes(png(0))
     (tmp_path / "pets" / "labels.csv").write_text("file,label\nimg/0.png,ant\n")
@@ -659,7 +659,7 @@ def test_pictures_beside_a_table_of_their_names_are_told_how(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
-def test_a_prepare_that_is_told_to_stop_leaves_nothing_and_a_killed_one_is_swept_up(
+def test_a_prepare_that_is_asked_to_stop_leaves_nothing_and_a_killed_one_is_swept_up(
     tmp_path: Path, number: signal.Signals
 ) -> None:
     tree(tmp_path / "pets", 3, 0)

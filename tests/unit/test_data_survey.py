@@ -64,13 +64,13 @@ def test_a_set_of_unknown_range_is_refused_and_read_right_when_it_is_given(kind:
     assert images.decoding == Decoding((12, 12), "grey", value_range=limits)
 
 
-def test_sixteen_bits_that_need_them_are_read_without_being_told(tmp_path: Path) -> None:
+def test_sixteen_bits_that_need_them_are_read_without_a_setting(tmp_path: Path) -> None:
     source = tree(tmp_path / "tree", lambda grey: Image.fromarray((grey * 257).astype(np.uint16)), "png")
     images = open_data(prepare(source, tmp_path / "out", test_fraction=0))
     assert images.train.take(np.arange(8)).mean() == pytest.approx(LEVELS[0], abs=5)
 
 
-def test_what_may_be_unexpected_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_may_be_unexpected_is_noted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def icon(grey: np.ndarray) -> Image.Image:
         return Image.fromarray(np.stack([grey * 0, grey * 0, grey, grey * 0 + 255 * (grey > 200)], 2).astype(np.uint8))
 
@@ -88,7 +88,7 @@ def test_what_may_be_unexpected_is_told(tmp_path: Path, capsys: pytest.CaptureFi
     assert "of 16 pictures hold values beyond 0..40000, which were cut off" in capsys.readouterr().err
 
 
-def test_of_animations_the_first_frame_is_taken_and_this_is_told(
+def test_of_animations_the_first_frame_is_taken_and_this_is_noted(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     frames = [Image.fromarray(DRAWS.integers(0, 256, (9, 9, 3), np.uint8)) for _ in range(3)]

@@ -78,7 +78,7 @@ def opened(data: bytes) -> Image.Image:
         (drawn(5), CMYK, (NEITHER,), "rgb"),
     ],
 )
-def test_channels_that_are_no_colour_are_left_out_only_where_this_was_told(
+def test_channels_that_are_no_colour_are_left_out_only_where_this_was_set(
     x: np.ndarray, colour: int, extra: tuple[int, ...], mode: str
 ) -> None:
     data = tiff(x, colour, *extra)
@@ -155,11 +155,11 @@ def test_colours_of_sixteen_bits_are_read_in_their_range(colour: int, packed: bo
     assert np.array_equal(read, decode(tiff((x >> 4).astype(np.uint8), colour), "here"))
 
 
-def test_a_volume_in_one_page_is_told_as_several_pages_are() -> None:
+def test_a_volume_in_one_page_is_noted_as_several_pages_are() -> None:
     assert read_picture(tiff(drawn(1), GREY, tag32997=3), "here").frames
 
 
-def test_a_set_with_a_second_band_is_refused_and_prepared_as_told(
+def test_a_set_with_a_second_band_is_refused_and_prepared_by_the_remedy(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name in ("a", "b"):

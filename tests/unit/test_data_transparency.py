@@ -26,7 +26,7 @@ def clear(kind: str) -> Image.Image:
 
 @pytest.mark.parametrize("mode", ["L", "RGB"])
 @pytest.mark.parametrize("kind", ["RGBA", "RGBa", "LA", "La", "PA", "palette", "one colour"])
-def test_bands_of_a_picture_laid_over_a_colour_are_the_whole(
+def test_bands_of_a_picture_composed_over_a_colour_are_the_whole(
     kind: str, mode: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     image = clear(kind)

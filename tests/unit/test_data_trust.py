@@ -89,7 +89,7 @@ def test_digits_beside_letters_and_two_signs_are_classes(
     assert json.loads((out / "manifest.json").read_text())["classes"] == classes
 
 
-def test_a_type_that_changes_behind_the_first_mebibyte_of_lines_is_named_by_its_row(tmp_path: Path) -> None:
+def test_a_type_that_changes_after_the_first_mebibyte_of_lines_is_named_by_its_row(tmp_path: Path) -> None:
     lines = [json.dumps({"image": "0.png", "label": row % 2, "note": "." * 200}) for row in range(9000)]
     lines[8000] = json.dumps({"image": "0.png", "label": "cat"})
     (tmp_path / "0.png").write_bytes(PNGS[0])
@@ -100,7 +100,7 @@ def test_a_type_that_changes_behind_the_first_mebibyte_of_lines_is_named_by_its_
     refused(path, r"labels.jsonl, row 7000\n")
 
 
-def test_a_file_that_is_cut_off_or_lies_is_told_to_be_fetched_again(tmp_path: Path) -> None:
+def test_an_error_for_a_file_that_is_cut_off_or_lies_says_to_fetch_it_again(tmp_path: Path) -> None:
     table = pa.table({"image": PNGS, "label": [row % 2 for row in range(ROWS)]})
     for name, compression in (("a.parquet", "NONE"), ("b.arrow", None)):
         (folder := tmp_path / name[0]).mkdir()

@@ -69,7 +69,7 @@ def labelled_samples_with_labels_are_measured_whole_in_any_form(runs: Path) -> N
     assert network.evaluate((x[few], y[few]), batch_size=7)["samples"] == few.sum()
 
 
-def test_what_cannot_be_measured_is_told(runs: Path) -> None:
+def test_what_cannot_be_measured_is_one_error(runs: Path) -> None:
     network = ffdist.load(runs / "fused")
     x, y = labelled_samples()
     for data, said in (

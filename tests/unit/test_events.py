@@ -141,7 +141,7 @@ def test_an_observer_that_fails_is_reported_and_left_out_and_the_run_goes_on(
     assert capsys.readouterr().err.count("an observer has failed, and gets no further events: ") == 1
 
 
-def test_an_observer_can_end_the_run_behind_a_snapshot(tmp_path: Path) -> None:
+def test_an_observer_can_end_the_run_after_a_snapshot(tmp_path: Path) -> None:
     def enough(event: RunEvent) -> None:
         if isinstance(event, ProgressMade) and event.step >= 3:
             raise StopRun
@@ -165,7 +165,7 @@ def test_a_run_that_goes_on_within_an_epoch_has_each_of_its_pulses_once(tmp_path
 
 
 @pytest.mark.parametrize("plan", ["* @ 0", "* @ 0,1"])
-def test_reports_come_by_time_too_and_all_who_share_a_batch_send_them_behind_the_same_one(
+def test_reports_come_by_time_too_and_all_who_share_a_batch_send_them_after_the_same_one(
     tmp_path: Path, plan: str
 ) -> None:
     heard = list[RunEvent]()

@@ -62,7 +62,7 @@ def test_a_folder_stays_where_a_mount_of_its_own_keeps_it(folder: str, kept: boo
 
 
 @pytest.mark.usefixtures("container")
-def test_a_loss_is_told_in_a_container_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_loss_is_noted_only_in_a_container(monkeypatch: pytest.MonkeyPatch) -> None:
     told = container_note(Path("/"))
     assert told
     assert "-v ffdist-work:/work" in told

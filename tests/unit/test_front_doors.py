@@ -70,7 +70,7 @@ def test_functions_have_their_commands_defaults() -> None:
 
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=NEEDS_MUON if name == "muon" else ()) for name in SAME])
-def test_a_run_told_in_python_is_the_command_lines(name: str, tmp_path: Path) -> None:
+def test_a_run_set_up_in_python_is_the_command_lines(name: str, tmp_path: Path) -> None:
     told = SMALL | SAME[name]
     main([*line(tmp_path), *flags(told), "--out", str(tmp_path / "line")])
     rule = told.pop("objective", "sff")
@@ -86,7 +86,7 @@ def test_a_run_told_in_python_is_the_command_lines(name: str, tmp_path: Path) ->
     assert of_line == of_python
 
 
-def test_a_run_that_is_told_nothing_has_the_same_stages_by_either_door(tmp_path: Path) -> None:
+def test_a_run_without_settings_has_the_same_stages_by_either_door(tmp_path: Path) -> None:
     (tmp_path / "none.toml").touch()
     words = ["train", "--config", str(tmp_path / "none.toml"), "--launcher", "threads", *flags(SMALL)]
     main([*words, "--out", str(tmp_path / "line")])
@@ -96,7 +96,7 @@ def test_a_run_that_is_told_nothing_has_the_same_stages_by_either_door(tmp_path:
     assert fingerprint(tmp_path / "python") == fingerprint(tmp_path / "line")
 
 
-def test_settings_are_told_whole_by_a_preset_or_a_file_or_by_their_names(tmp_path: Path) -> None:
+def test_settings_come_whole_by_a_preset_or_a_file_or_by_their_names(tmp_path: Path) -> None:
     groups = Settings(optim=OptimSettings(lr=1e-3), training=TrainingSettings(epochs=3))
     assert groups == Settings().changed(lr=1e-3, epochs=3)
     assert Pipeline("mlp", "cwc", settings=groups).settings == groups.changed(model="mlp", objective="cwc")
@@ -128,7 +128,7 @@ def test_a_run_goes_on_to_the_same_bits_by_either_door(began: str, tmp_path: Pat
     assert again.result.test == end["test"]
 
 
-def test_an_own_validation_set_is_told_to_fit(tmp_path: Path) -> None:
+def test_an_own_validation_set_is_given_to_fit(tmp_path: Path) -> None:
     images = open_data("digits")
     x, y = images.train.take(np.arange(200))[..., 0], images.train.labels[:200]
     pipeline = Pipeline("mlp", "sff", model_args={"widths": (12, 12)}, batch_size=256, epochs=1)
@@ -156,12 +156,12 @@ def test_an_own_validation_set_is_told_to_fit(tmp_path: Path) -> None:
         ({"objective": "backprop", "fusion": True}, "expected: a local rule"),
     ],
 )
-def test_what_is_told_in_a_wrong_place_says_the_right_one(told: dict[str, Any], said: str) -> None:
+def test_an_error_for_what_is_set_in_a_wrong_place_says_the_right_one(told: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         Pipeline(**{"network": "mlp", "objective": "sff"} | told)
 
 
-def test_devices_and_options_are_told_as_torch_and_python_have_them() -> None:
+def test_devices_and_options_are_given_as_torch_and_python_have_them() -> None:
     pipeline = Pipeline("mlp", "sff", model_args={"widths": [8, 8]}, device=torch.device("cpu"), objective_args=None)
     assert pipeline.settings.network.model_args == ("widths=8,8",)
     assert pipeline.settings.compute.device == "cpu"
@@ -169,7 +169,7 @@ def test_devices_and_options_are_told_as_torch_and_python_have_them() -> None:
         pipeline.fit("digits", stages=9, progress=False)
 
 
-def test_a_setting_that_is_set_behind_a_pipeline_is_an_error() -> None:
+def test_a_setting_that_is_set_on_a_finished_pipeline_is_an_error() -> None:
     pipeline = Pipeline("mlp", "sff")
     with pytest.raises(AttributeError, match="epochs"):
         pipeline.epochs = 30  # pyright: ignore[reportAttributeAccessIssue]

@@ -60,7 +60,7 @@ def test_what_is_no_request_is_quoted_in_the_answer_and_no_trace_of_ours() -> No
 
 
 @pytest.mark.parametrize("data", [b"[" * 5000, b'{"snapshot": [], "accuracy": 0.5}', b"null", b"\xff"])
-def test_a_mark_that_is_none_is_told(data: bytes) -> None:
+def test_a_mark_that_is_none_is_refused(data: bytes) -> None:
     with pytest.raises(FfdistError, match="mark of the best snapshot"):
         use_mark(data)
 
@@ -69,7 +69,7 @@ def test_a_mark_that_is_none_is_told(data: bytes) -> None:
     ("key", "value"),
     [("size", [6]), ("value_range", [0.5]), ("size", [float("inf"), 6]), ("size", 6), ("value_range", [10**400, 1])],
 )
-def test_a_decoding_that_is_none_is_told(key: str, value: object) -> None:
+def test_a_decoding_that_is_none_is_refused(key: str, value: object) -> None:
     (data,) = file_of("manifest.json", "data")()
     values = json.loads(data)
     values["decoding"][key] = value
@@ -77,13 +77,13 @@ def test_a_decoding_that_is_none_is_told(key: str, value: object) -> None:
         use_data_manifest(json.dumps(values).encode())
 
 
-def test_a_column_whose_name_is_no_text_is_told() -> None:
+def test_a_column_whose_name_is_no_text_is_refused() -> None:
     data = arrow()[0].replace(b"image", b"\xe9mage")
     with pytest.raises(FfdistError, match="table"):
         use_table(".arrow")(data)
 
 
-def test_an_arrow_table_whose_places_lie_beyond_it_is_told() -> None:
+def test_an_arrow_table_whose_places_lie_beyond_it_is_refused() -> None:
     """Reading there would end the process."""
     for data in arrow():
         offsets = np.array([0, len(pictures()[0])], "<i4").tobytes()

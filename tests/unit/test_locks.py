@@ -31,11 +31,8 @@ def test_one_that_is_held_is_busy_until_it_is_closed(tmp_path: Path) -> None:
 
 
 def test_those_who_share_one_keep_out_who_would_not(tmp_path: Path) -> None:
-    with (
-        (tmp_path / "file").open("a") as one,
-        (tmp_path / "file").open("a") as two,
-        (tmp_path / "file").open() as three,
-    ):
+    file = tmp_path / "file"
+    with file.open("a") as one, file.open("a") as two, file.open() as three:
         assert lock(one, shared=True, wait=True) == "held"
         assert lock(two, shared=True, wait=True) == "held"
         assert lock(three) == "busy"

@@ -60,7 +60,7 @@ def test_backpropagations_classifier_gives_its_map_a_gradient_of_the_same_layout
     assert gradient.is_contiguous(memory_format=torch.channels_last)
 
 
-def test_dropout_is_of_the_classifier_and_at_the_rate_told() -> None:
+def test_dropout_is_of_the_classifier_and_at_the_rate_set() -> None:
     features = torch.ones(1, 128, 2, 2)
     for rate, equal in (("0", True), ("0.25", False)):
         classifier = load_model("cnnb", (3, 8, 8), 10, {"dropout": rate}).build_classifier((128, 2, 2), 10)
@@ -82,7 +82,7 @@ def test_resnet18_with_a_stem_of_its_own_has_the_papers_number_of_parameters() -
 
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("channels", [1, 3])
-def test_every_network_gives_the_shapes_it_foretells(name: str, channels: int) -> None:
+def test_every_network_gives_the_shapes_it_predicts(name: str, channels: int) -> None:
     side = SMALLEST.get(name, 8)
     chain = load_model(name, (channels, side, side), 10, SMALL.get(name))
     x = torch.randn(2, channels, side, side).contiguous(memory_format=torch.channels_last)

@@ -221,7 +221,7 @@ def test_what_is_more_than_tensors_is_not_unpickled(tmp_path: Path) -> None:
         with_weights(resnet18((3, 32, 32), 10), path)
 
 
-def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
+def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"nowhere\.pth(.|\n)*No such file"):
         with_weights(resnet18((3, 32, 32), 10), tmp_path / "nowhere.pth")
 
@@ -236,7 +236,7 @@ def test_imagenets_weights_are_torchvisions_own_file(tmp_path: Path, monkeypatch
         weights_file("imagenet", "cnnb")
 
 
-def test_imagenets_weights_out_of_reach_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_imagenets_weights_out_of_reach_are_one_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
     monkeypatch.delenv("no_proxy", raising=False)

@@ -125,7 +125,7 @@ def test_two_of_one_name_are_refused(own: Path) -> None:
         given_metrics([lambda s, y: 1, lambda s, y: 2], 10)
 
 
-def test_one_that_fails_later_is_told_of_and_left_out(own: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_one_that_fails_later_is_reported_and_left_out(own: Path, capsys: pytest.CaptureFixture[str]) -> None:
     metrics = OwnMetrics(named_metrics([f"{own}:breaks_later", f"{own}:right"], 10))
     for samples in (30, 30):
         metrics.add(torch.rand(samples, 10), torch.zeros(samples, dtype=torch.int64))

@@ -114,7 +114,7 @@ def test_nothing_is_asked_of_outside_and_a_policy_forbids_it(name: str, request:
 
 
 @pytest.mark.parametrize("name", ["page", "compared"])
-def test_headings_tables_and_pictures_are_told_to_those_who_do_not_see_them(
+def test_headings_tables_and_pictures_are_described_to_those_who_do_not_see_them(
     name: str, request: pytest.FixtureRequest
 ) -> None:
     page: Page = request.getfixturevalue(name)
@@ -249,7 +249,7 @@ def test_only_a_page_of_ours_is_written_anew(runs: Path, tmp_path: Path) -> None
     assert (tmp_path / "mine.html").read_text() == "<p>mine</p>"
 
 
-def test_what_cannot_be_told_is_refused(runs: Path, tmp_path: Path) -> None:
+def test_what_cannot_be_reported_is_refused(runs: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no run was given"):
         ffdist.write_report()
     with pytest.raises(SnapshotError, match="no run here"):
@@ -322,7 +322,7 @@ def test_a_window_of_a_trace_is_drawn_where_there_is_one(runs: Path, tmp_path: P
         assert "Timeline" not in read(ffdist.write_report(tmp_path / "run", pictures=None)).text
 
 
-def test_what_was_told_within_epochs_is_drawn_and_what_is_no_pulse_is_left_out(runs: Path, tmp_path: Path) -> None:
+def test_pulses_within_epochs_are_drawn_and_what_is_no_pulse_is_left_out(runs: Path, tmp_path: Path) -> None:
     shutil.copytree(runs / "a", tmp_path / "run")
     blocks = [{"block": "<conv1>", "loss": 2.5, "accuracy": 0.25, "lr": 0.1}]
     stage = {"stage": 0, "worker": 0, "blocks": blocks, "seconds": 1.0, "busy": 0.75, "no_data": 0.25, "no_credit": 0.0}

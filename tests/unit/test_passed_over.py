@@ -131,7 +131,7 @@ def test_settings_saved_by_another_editor_are_the_same_settings(
         read_settings(tmp_path)
 
 
-def test_settings_in_another_encoding_are_told_what_they_should_be(tmp_path: Path) -> None:
+def test_an_error_for_settings_in_another_encoding_says_what_they_should_be(tmp_path: Path) -> None:
     (tmp_path / SETTINGS).write_text("[training]\nepochs = 3\n", encoding="utf-16")
     with pytest.raises(ConfigError, match="UTF-8"):
         read_settings(tmp_path)

@@ -47,7 +47,7 @@ def learn(block: LearningBlock, steps: int = 1) -> list[dict[str, Tensor]]:
 
 
 @pytest.mark.parametrize("clip", [0.1, 1e-3])
-def test_a_clipped_blocks_whole_gradient_is_no_longer_than_told(clip: float) -> None:
+def test_a_clipped_blocks_whole_gradient_is_no_longer_than_set(clip: float) -> None:
     block = first_block(PLAIN.changed(clip=clip))
     before = torch.nn.utils.parameters_to_vector(block.parts.parameters()).detach().clone()
     learn(block)
@@ -55,7 +55,7 @@ def test_a_clipped_blocks_whole_gradient_is_no_longer_than_told(clip: float) -> 
     assert moved == pytest.approx(clip, rel=1e-3)
 
 
-def test_weight_decay_spares_what_it_is_told_to_and_nothing_else() -> None:
+def test_weight_decay_spares_what_it_is_set_to_and_nothing_else() -> None:
     parts = nn.ModuleDict({"conv": nn.Conv2d(3, 4, 3), "norm": nn.BatchNorm2d(4), "frozen": nn.Linear(2, 2)})
     parts["frozen"].requires_grad_(False)
     names = {id(p): name for name, p in parts.named_parameters()}
@@ -197,7 +197,7 @@ def test_label_smoothing_changes_what_is_learned_and_not_how_it_is_judged(object
     assert losses[0.0][1] == losses[0.2][1]
 
 
-def test_label_smoothing_is_told_once() -> None:
+def test_label_smoothing_is_set_once() -> None:
     told = Settings().changed(objective_args=("label_smoothing=0.1",), label_smoothing=0.2)
     with pytest.raises(ConfigError, match="set twice"):
         network(told, (1, 8, 8), 10, start=True)

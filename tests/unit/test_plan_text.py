@@ -67,7 +67,7 @@ def test_what_is_no_plan_is_refused(text: str, what: str) -> None:
         Plan.parse(text, NAMES)
 
 
-def test_lanes_that_are_told() -> None:
+def test_lanes_that_are_set() -> None:
     assert Plan.parse("* @ 0", NAMES, lanes=4).lanes == 4
     with pytest.raises(ConfigError, match="more workers at a stage than lanes"):
         Plan.parse("* @ 0,1,2", NAMES, lanes=2)
@@ -99,7 +99,7 @@ def plans(draw: st.DrawFn) -> Plan:
 
 
 @given(plans())
-def test_a_plan_is_the_same_behind_its_text_and_its_file(plan: Plan) -> None:
+def test_a_plan_is_the_same_after_its_text_and_its_file(plan: Plan) -> None:
     plan.check(NAMES)
     assert Plan.parse(str(plan), NAMES, plan.lanes) == plan
     assert Plan.from_json(json.loads(json.dumps(plan.as_json()))) == plan

@@ -260,7 +260,7 @@ def test_a_heavy_block_is_shared_and_a_pipeline_of_even_ones_is_left_alone() -> 
     assert best_plan(even, Cluster(2)).is_pipeline
 
 
-def test_what_does_not_fit_is_told_with_the_least_that_would() -> None:
+def test_what_does_not_fit_is_refused_with_the_least_that_would() -> None:
     profile = network(block(0, 0.1, 100.0), block(1, 0.1, 100.0))
     with pytest.raises(ConfigError, match="no plan keeps to the memory limit") as error:
         best_plan(profile, Cluster(2, memory_limit=parse_bytes("1MiB")))

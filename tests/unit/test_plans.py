@@ -363,7 +363,7 @@ def test_a_file_that_is_no_plan_by_batch_is_refused(change: dict[str, Any]) -> N
 
 @pytest.mark.parametrize("workers", [2, 3, 4])
 @pytest.mark.parametrize("stop_at", [1, 4])
-def test_batches_in_turn_end_behind_the_same_one_when_told_to_stop(workers: int, stop_at: int, tmp_path: Path) -> None:
+def test_batches_in_turn_end_after_the_same_one_when_asked_to_stop(workers: int, stop_at: int, tmp_path: Path) -> None:
     make = DigitsJob(tmp_path, epochs=1, settings=SMALL | {"lanes": 1, "samples": 200, "batch_size": 8})
     sent = list[int]()  # one signal: a second one, a while later, would end the run at once
 
@@ -437,7 +437,7 @@ def test_whatever_an_optimiser_keeps_goes_with_the_batches(told: dict[str, Any],
     assert run(make, "* @ 0-2 by batch", tmp_path / "three") == run(make, "* @ 0", tmp_path / "one")
 
 
-def test_workers_that_come_to_hold_other_weights_are_told(tmp_path: Path) -> None:
+def test_workers_that_come_to_hold_other_weights_are_an_error(tmp_path: Path) -> None:
     """Where each updates all; of slices, each number is written by one worker alone."""
     job = DigitsJob(objective=Unruly(), settings=SMALL)
     with pytest.raises(StageError, match=r"(?s)two workers hold different weights.*block conv1.*workers [01] and [01]"):

@@ -223,7 +223,7 @@ def test_a_run_that_does_not_say_how_pictures_were_read_says_what_is_assumed(run
     assert old.notes()[-1].startswith("the run does not say how its pictures were read; assumed: turned upright")
 
 
-def test_of_a_run_on_pictures_in_memory_what_had_to_be_changed_is_told(run: tuple[Path, Path], tmp_path: Path) -> None:
+def test_of_a_run_on_pictures_in_memory_what_had_to_be_changed_is_noted(run: tuple[Path, Path], tmp_path: Path) -> None:
     classifier, _, facts = load_classifier(run[0])
     given = replace(facts, in_memory=True)
     like = tmp_path / "like.png"

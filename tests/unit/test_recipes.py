@@ -176,7 +176,7 @@ def test_the_courses() -> None:
 
 
 @pytest.mark.parametrize("told", [{"warmup": 0.2}, {"warmup_epochs": 2.0}, {"warmup_steps": 20}])
-def test_a_warm_up_is_told_as_a_share_in_epochs_or_in_batches(told: dict[str, Any]) -> None:
+def test_a_warm_up_is_set_as_a_share_in_epochs_or_in_batches(told: dict[str, Any]) -> None:
     assert rates(100, 10, 0, 9, 19, 60, schedule="linear", **told) == [0.05, 0.5, 1.0, 0.5]
 
 
@@ -215,7 +215,7 @@ def test_a_warm_up_as_long_as_the_run_is_refused() -> None:
         OptimSettings(block_rates=(1.0,)).check_blocks(3)
 
 
-def test_what_nothing_reads_is_told() -> None:
+def test_what_nothing_reads_is_noted() -> None:
     told = Settings().changed(optimizer="sgd", betas=(0.8, 0.9), milestones=(3,), schedule="constant", start=0.1)
     said = "\n".join(unused_settings(told))
     assert all(name in said for name in ("optim.betas", "scheduler.milestones", "scheduler.start"))

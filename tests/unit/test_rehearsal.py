@@ -106,7 +106,7 @@ class Spoilt(torch.autograd.Function):
 
 
 @pytest.mark.parametrize("mistake", GIVEN)
-def test_what_local_gives_wrongly_is_told_beforehand_with_rule_and_block(mistake: str) -> None:
+def test_what_local_gives_wrongly_is_an_error_beforehand_with_rule_and_block(mistake: str) -> None:
     change, why = GIVEN[mistake]
     with pytest.raises(NetworkError, match=why) as caught:
         check_objective(CHAIN, Own(at_conv2(change)))
@@ -115,7 +115,7 @@ def test_what_local_gives_wrongly_is_told_beforehand_with_rule_and_block(mistake
 
 
 @pytest.mark.parametrize("mistake", ["nothing", "loss a sample", "few columns", "nothing passed", "error"])
-def test_what_shows_only_in_training_is_told_in_the_same_words(mistake: str) -> None:
+def test_what_shows_only_in_training_is_an_error_in_the_same_words(mistake: str) -> None:
     change, why = GIVEN[mistake]
     with pytest.raises(NetworkError, match=why) as caught:
         run_threads(DigitsJob(objective=Own(at_conv2(change)))(), QUIET)

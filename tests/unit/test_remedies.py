@@ -106,7 +106,7 @@ def test_every_setting_that_an_error_names_is_one_in_its_group() -> None:
     assert found > 100
 
 
-def test_every_command_that_a_text_names_is_one_and_has_the_flags_behind_it() -> None:
+def test_every_command_that_a_text_names_is_one_and_has_the_flags_after_it() -> None:
     called = 0
     in_ticks = [(file, call) for file, text in said() for call in re.findall(r"`(ffdist [a-z][^`]*)`", text)]
     for file, text in [*advice(), *in_ticks]:
@@ -196,7 +196,7 @@ def arguments() -> set[str]:
         ("out", 'a "b"', r'out="a \"b\""'),
     ],
 )
-def test_a_value_is_python_where_errors_are_told_in_python(name: str, value: object, told: str) -> None:
+def test_a_value_is_python_where_errors_are_raised_in_python(name: str, value: object, told: str) -> None:
     assert spelled(setting(name, value)) == told
 
 
@@ -208,7 +208,7 @@ def remedy(error: BaseException) -> str:
     return str(error).partition("remedy: ")[2]
 
 
-def test_samples_that_a_network_does_not_take_are_reshaped_as_told() -> None:
+def test_samples_that_a_network_does_not_take_are_reshaped_by_the_remedy() -> None:
     pipeline = Pipeline(models.mlp((1, 8, 8), 4, widths=(8,)), SFF())
     pipeline.fit((X, Y), **FIT)
     x = X.flatten(1)
@@ -255,7 +255,7 @@ def test_whole_numbers_beyond_pictures_keep_their_channel_as_floats() -> None:
     assert images.shape == (1, 8, 8)
 
 
-def test_floats_so_large_that_outputs_are_not_finite_are_told_as_such() -> None:
+def test_floats_so_large_that_outputs_are_not_finite_are_named_as_such() -> None:
     with pytest.raises(DivergedError, match="not a finite number"):
         Pipeline(models.mlp((1, 8, 8), 4, widths=(8, 8)), SFF()).fit((X * 1e38, Y), **FIT)
 

@@ -63,7 +63,7 @@ def test_stop_in_mid_epoch_and_resume_with_any_number_of_stages(
     assert resumed.test == whole.test
 
 
-def test_told_to_stop_it_makes_a_snapshot_and_goes_on_from_there(tmp_path: Path) -> None:
+def test_asked_to_stop_it_makes_a_snapshot_and_goes_on_from_there(tmp_path: Path) -> None:
     make = DigitsJob(epochs=1)
     run_threads(replace(make, run=tmp_path / "whole")(), QUIET)
     result = stopped_at(7, replace(make, run=tmp_path / "cut", settings={"report_every": 0.0}))
@@ -178,7 +178,7 @@ def before(record: dict[str, Any]) -> dict[str, Any]:
     return record | {"epoch": record["epoch"] - 1}
 
 
-def test_early_stop_looks_one_epoch_behind_whatever_the_cut(tmp_path: Path) -> None:
+def test_early_stop_looks_at_the_epoch_before_whatever_the_cut(tmp_path: Path) -> None:
     lengths = set()
     for stages in (1, 3):
         settings = {"stages": stages, "early_stop": 2, **STUCK}

@@ -35,7 +35,7 @@ END = json.dumps({"schema": 1, "time": "", "reason": "finished", "test": None}) 
         (None, "3 lines are missing", False),
     ],
 )
-def test_a_run_log_is_what_the_snapshot_knows_and_what_else_stood_there_is_told(
+def test_a_run_log_is_what_the_snapshot_knows_and_what_else_stood_there_is_noted(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], found: str | bytes | None, told: str, is_kept: bool
 ) -> None:
     data = found.encode() if isinstance(found, str) else found

@@ -150,7 +150,7 @@ def test_nothing_at_an_address_is_overwritten_and_what_is_refused_leaves_nothing
     assert {*remote.list_files()} == before
 
 
-def test_a_snapshot_that_is_damaged_at_an_address_is_told_and_the_one_before_taken(
+def test_a_snapshot_that_is_damaged_at_an_address_is_noted_and_the_one_before_taken(
     remote: RemoteFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     trained(remote.url, epochs=2)
@@ -163,6 +163,6 @@ def test_a_snapshot_that_is_damaged_at_an_address_is_told_and_the_one_before_tak
     assert isinstance(ffdist.load(remote.url).predict(torch.rand(1, 1, 8, 8)), torch.Tensor)
 
 
-def test_an_address_without_a_run_is_told(remote: RemoteFolder) -> None:
+def test_an_address_without_a_run_is_one_error(remote: RemoteFolder) -> None:
     with pytest.raises(SnapshotError, match="there is no run here"):
         ffdist.load(remote.url)

@@ -29,7 +29,7 @@ def test_of_several_hosts_each_deals_its_own_gpus() -> None:
     assert devices("auto", 4, 1, local_size=1) == ["cuda:0"] * 4
 
 
-def test_stages_that_are_told_to_share_gpus_do_so_evenly() -> None:
+def test_stages_that_are_set_to_share_gpus_do_so_evenly() -> None:
     assert devices("cuda", 4, 2) == ["cuda:0", "cuda:1", "cuda:0", "cuda:1"]
     assert devices("cpu", 2, 2) == ["cpu", "cpu"]
     with pytest.raises(ConfigError, match="there is no GPU"):
@@ -44,13 +44,13 @@ def test_other_kinds_go_the_same_way() -> None:
             devices(wanted, 1, 1, kind="mps")
 
 
-def test_one_of_several_is_told_by_its_number_and_all_stages_share_it() -> None:
+def test_one_of_several_is_named_by_its_number_and_all_stages_share_it() -> None:
     assert devices("cuda:1", 3, 2) == ["cuda:1"] * 3
     with pytest.raises(ConfigError, match=r"(?s)there is no device cuda:2.*cpu or cuda or cuda:0 or cuda:1"):
         devices("cuda:2", 1, 2)
 
 
-def test_people_are_told_of_gpus_left_idle_unless_they_asked_for_it() -> None:
+def test_gpus_left_idle_are_noted_unless_that_was_asked_for() -> None:
     told = idle_gpus_note("auto", World(size=4), Accelerators("cuda", 1))
     assert told
     assert told.startswith("stages of this host: 4; GPUs that each sees: 1;")

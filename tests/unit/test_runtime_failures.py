@@ -29,7 +29,7 @@ from ffdist.transport.shared_memory import TRANSPORT
 from ffdist.transport.stores import serve_store
 
 
-def test_the_error_that_explains_the_others_is_the_one_told() -> None:
+def test_the_error_that_explains_the_others_is_the_one_raised() -> None:
     lost, silent, died, told = PeerLostError("l"), PeerTimeoutError("s"), StageError("d"), ConfigError("c")
     assert root_cause([lost, silent]) is silent
     assert root_cause([lost, died, silent]) is died

@@ -73,18 +73,18 @@ def test_a_preset_may_stand_anywhere_and_several_may_not() -> None:
     ],
 )
 @pytest.mark.parametrize("before", [[], ["--epochs", "3"], ["--fusion"], ["--epochs=3"]])
-def test_a_word_that_is_no_preset_is_told_as_what_it_seems_to_be(word: str, remedy: str, before: list[str]) -> None:
+def test_a_word_that_is_no_preset_is_refused_as_what_it_seems_to_be(word: str, remedy: str, before: list[str]) -> None:
     with pytest.raises(ConfigError, match=f"there is no preset '{word}'(.|\\n)*{remedy}"):
         parse([*before, word])
 
 
-def test_a_run_where_a_preset_could_stand_is_told_as_one(tmp_path: Path) -> None:
+def test_a_run_where_a_preset_could_stand_is_refused_as_one(tmp_path: Path) -> None:
     write_settings(tmp_path, Settings())
     with pytest.raises(ConfigError, match=f"it is a run(.|\\n)*--resume {tmp_path}"):
         parse([str(tmp_path)])
 
 
-def test_a_resubmitted_job_may_name_its_preset_behind_resume(tmp_path: Path) -> None:
+def test_a_resubmitted_job_may_name_its_preset_after_resume(tmp_path: Path) -> None:
     write_settings(tmp_path, with_preset(Settings(), "digits"))
     assert parse(["--out", str(tmp_path), "--resume", "digits", "--stages", "1"]).resume == tmp_path
 
@@ -172,7 +172,7 @@ def test_every_preset_is_made_of_settings_there_are() -> None:
         ({"fusion": True, "objective": "backprop"}, "rule.fusion=True reads the blocks' features"),
     ],
 )
-def test_a_wrong_setting_is_told_by_its_field(values: dict[str, object], message: str) -> None:
+def test_a_wrong_setting_is_named_by_its_field(values: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         apply(Settings(), values, "here")
 
@@ -206,7 +206,7 @@ def test_another_rule_or_network_leaves_the_options_and_windows_of_the_former_be
 
 
 @pytest.mark.parametrize("text", ["epochs = ", "\x00"])
-def test_a_file_that_is_not_toml_is_told(text: str, tmp_path: Path) -> None:
+def test_a_file_that_is_not_toml_is_refused(text: str, tmp_path: Path) -> None:
     (tmp_path / "x.toml").write_text(text)
     with pytest.raises(ConfigError, match="not TOML"):
         parse(["--config", str(tmp_path / "x.toml")])
@@ -273,7 +273,7 @@ def test_groups_and_names_say_the_same() -> None:
         ({"exchange": "slices", "devices": 2}, []),
     ],
 )
-def test_a_setting_that_nothing_reads_is_told(told: dict[str, object], lines: list[str]) -> None:
+def test_a_setting_that_nothing_reads_is_noted(told: dict[str, object], lines: list[str]) -> None:
     found = list(map(spelled, unused_settings(Settings().changed(**told))))
     assert len(found) == len(lines)
     assert all(re.match(line, text) for line, text in zip(lines, found, strict=True))
@@ -287,7 +287,7 @@ def test_a_setting_that_nothing_reads_is_told(told: dict[str, object], lines: li
         ("* @ 0:0, 1:1", []),
     ],
 )
-def test_a_setting_that_nothing_reads_under_the_plan_is_told(plan: str, lines: list[str]) -> None:
+def test_a_setting_that_nothing_reads_under_the_plan_is_noted(plan: str, lines: list[str]) -> None:
     settings = Settings().changed(plan="auto", exchange="whole", exchange_dtype="bf16")
     found = list(map(spelled, unused_by_plan(settings, Plan.parse(plan, ("a", "b"), None))))
     assert len(found) == len(lines)
@@ -332,7 +332,7 @@ def test_what_stands_alone_on_the_command_line_is_true_or_false_in_python() -> N
     assert Settings().changed(keep_best="last").changed(keep_best=False).run.keep_best is None
 
 
-def test_who_computes_what_is_told_in_one_way_at_a_time() -> None:
+def test_who_computes_what_is_set_in_one_way_at_a_time() -> None:
     """The last way stands, and the others are as nobody has told them; what belongs to it stays."""
     assert Settings().changed(replicas=2).changed(stages=3).plan == Settings().changed(stages=3).plan
     assert Settings().changed(cut=(1, 2)).changed(stages=2).plan.cut == (1, 2)

@@ -39,7 +39,7 @@ def sitting(folder: Path, seeds: int, told: Callable[[str], None] = lambda line:
     return run
 
 
-def test_a_sitting_goes_on_behind_the_last_training_that_was_kept_whole(tmp_path: Path) -> None:
+def test_a_sitting_goes_on_after_the_last_training_that_was_kept_whole(tmp_path: Path) -> None:
     assert sitting(tmp_path, 2) == [0, 1]
     with (tmp_path / TRAININGS).open("ab") as file:
         file.write(b'{"side": "ours", "rec')  # killed

@@ -243,7 +243,7 @@ def test_a_file_that_goes_at_any_moment_while_it_is_read_is_missing_and_nothing_
     assert set(missed) == {"a snapshot file is missing"}
 
 
-def test_a_full_disk_is_told_and_leaves_the_last_snapshot_whole(
+def test_a_full_disk_is_an_error_and_leaves_the_last_snapshot_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = snapshot(tmp_path, 5)
@@ -261,7 +261,7 @@ def test_a_full_disk_is_told_and_leaves_the_last_snapshot_whole(
     assert not list((tmp_path / "snapshots").rglob("*.partial"))
 
 
-def test_a_run_folder_that_is_renamed_while_an_old_snapshot_goes_is_told(
+def test_a_run_folder_that_is_renamed_while_an_old_snapshot_goes_is_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run, away = tmp_path / "run", tmp_path / "away"

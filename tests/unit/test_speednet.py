@@ -87,7 +87,7 @@ def test_a_narrow_copy_begins_with_the_blocks_own_values() -> None:
     assert not copies[0].norms[0].weight.requires_grad
 
 
-def test_a_block_with_a_bypass_is_copied_behind_a_narrowing_layer() -> None:
+def test_a_block_with_a_bypass_is_copied_after_a_narrowing_layer() -> None:
     chain = resnet18((3, 32, 32), 10, widths=(8, 16, 24, 32))
     place = block_specs(chain)[0]
     head = AugLocal(width=0.5).head(place)

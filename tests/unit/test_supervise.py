@@ -120,7 +120,7 @@ def test_a_snapshot_begins_torchruns_count_anew_and_an_error_of_the_jobs_own_end
         ([], None),
     ],
 )
-def test_ranks_that_were_told_to_stop_are_told_from_those_that_failed(
+def test_ranks_that_were_asked_to_stop_are_known_from_those_that_failed(
     codes: list[int], told: signal.Signals | None
 ) -> None:
     failures = {rank: SimpleNamespace(exitcode=code) for rank, code in enumerate(codes)}

@@ -130,7 +130,7 @@ def test_a_history_is_a_row_an_epoch_wherever_it_is_asked_for(tmp_path: Path) ->
     assert not (tmp_path / "run" / FOLDER).exists()
 
 
-def test_callbacks_are_told_in_python_and_by_name_and_one_can_end_the_run(
+def test_callbacks_are_given_in_python_and_by_name_and_one_can_end_the_run(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     heard = list[str]()
@@ -211,7 +211,7 @@ def test_a_callback_of_a_file_hears_a_run_of_the_command_line(tmp_path: Path) ->
         ("Note", "there is no callback"),
     ],
 )
-def test_a_callback_that_cannot_be_made_is_told_by_the_last_rank_which_alone_has_it(
+def test_a_callback_that_cannot_be_made_is_reported_by_the_last_rank_which_alone_has_it(
     named: str, why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name in ("RANK", "LOCAL_RANK"):
@@ -299,7 +299,9 @@ def test_a_tracker_that_its_own_package_refuses_to_open_is_refused_before_anythi
         observers(Settings().changed(track=("mlflow",)), tmp_path)
 
 
-def test_an_mlflow_that_keeps_no_file_is_told_with_what_would(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_mlflow_that_keeps_no_file_is_an_error_with_what_would(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """mlflow-skinny brings no database."""
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.setitem(sys.modules, "sqlalchemy", None)

@@ -283,7 +283,7 @@ def test_mixed_labels_are_shares_and_pictures_are_those_of_the_shares() -> None:
         ("crop", {"padding": "x"}),
     ],
 )
-def test_options_out_of_their_range_are_told_by_name(name: str, options: dict[str, Any]) -> None:
+def test_options_out_of_their_range_are_named(name: str, options: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=f"option '{next(iter(options))}'"):
         load_transform(name, options)
 

@@ -76,7 +76,7 @@ def test_names_and_options_have_one_form(words: list[object], told: list[str]) -
         ([""], "not a name with options"),
     ],
 )
-def test_what_is_no_name_with_options_is_told(words: list[object], message: str) -> None:
+def test_what_is_no_name_with_options_is_refused(words: list[object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         calls_of(words, "here")
 

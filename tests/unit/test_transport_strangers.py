@@ -194,7 +194,7 @@ def test_more_strangers_than_are_held_keep_no_end_out() -> None:
                 assert receiver.recv().kind == "for you"
 
 
-def test_an_end_of_another_edge_is_told_at_once() -> None:
+def test_an_end_of_another_edge_is_refused_at_once() -> None:
     store = dist.HashStore()
     with ThreadPoolExecutor(1) as pool, socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as other:
         opening = pool.submit(shared_memory.TRANSPORT.open_receiver, EDGE, EdgeContext(store))

@@ -193,7 +193,7 @@ def test_a_buffer_that_a_graph_needs_is_not_used_again() -> None:
     assert w.grad.eq(3.0).all()
 
 
-def test_a_pool_keeps_no_more_buffers_than_told() -> None:
+def test_a_pool_keeps_no_more_buffers_than_set() -> None:
     pool = BufferPool(keep=2)
     held = [pool.take(SMALLEST) for _ in range(5)]
     addresses = {t.data_ptr() for t in held}

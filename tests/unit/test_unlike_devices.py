@@ -37,7 +37,7 @@ def all_speeds(kinds: list[str], seconds: dict[str, float]) -> tuple[list[tuple[
         return list(pool.map(told, range(len(kinds)))), sorted(measured)
 
 
-def test_the_first_of_each_kind_measures_and_rank_0_is_told() -> None:
+def test_the_first_of_each_kind_measures_and_rank_0_gets_it() -> None:
     told, measured = all_speeds(["new", "old", "old", "new"], {"new": 1.0, "old": 4.0})
     assert told[0] == (1.0, 0.25, 0.25, 1.0)
     assert measured == [0, 1]

@@ -300,7 +300,7 @@ def test_options_without_annotation_take_the_type_of_their_default(own: str) -> 
         load_model(f"{own}:build", (1, 8, 8), 10, {"size": "middle"})
 
 
-def test_what_is_no_function_of_a_network_is_told(own: str) -> None:
+def test_what_is_no_function_of_a_network_is_refused(own: str) -> None:
     with pytest.raises(ConfigError, match=r"is not a model(.|\n)*made already(.|\n)*def build\("):
         load_model(f"{own}:made", (1, 8, 8), 10)
     with pytest.raises(ConfigError, match=r"returns a Chain or an nn\.Sequential(.|\n)*remedy: "):

@@ -90,7 +90,7 @@ def test_markers_wait_until_the_snapshot_before_them_is_on_disk(marker: Message)
     later.join()
 
 
-def test_what_fails_behind_a_stage_fails_the_stage() -> None:
+def test_what_fails_in_the_background_fails_the_stage() -> None:
     file: Future[dict[str, Any]] = Future()
     stage, out = a_stage({NAMES[0]: file}), Kept()
     stage.handle(Snapshot(1, 0, 1), out)
@@ -118,7 +118,7 @@ def test_a_commit_waits_for_every_stages_word() -> None:
     assert commits == [NAMES, []]
 
 
-def test_a_word_comes_by_one_way_between_any_two_messages_and_before_the_markers_behind_it() -> None:
+def test_a_word_comes_by_one_way_between_any_two_messages_and_before_the_markers_after_it() -> None:
     """Of a stage of two workers: each has a lane, the first has written."""
     edges = [open_local(Edge(str(number), 9, timedelta(seconds=9))) for number in range(2)]
     ways = [ToEdge(sender) for sender, _ in edges]
