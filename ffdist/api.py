@@ -194,21 +194,33 @@ class Pipeline:
             **as_fields(options, "Pipeline.fit"), **({} if out is None else {"out": pulled(out) if resume else out})
         )
         check_options(self.network, self.objective, settings)
-        settings = settled_plan(settings)
-        settings, images, named = open_given(settings, data, test, held_out)
         world = World.from_env()
-        job = self._given.job(images, settings, world)
-        job = replace(job, metrics=given_metrics(metrics, job.chain.num_classes))
-        check_job(job)
+        job, named = self._job(settled_plan(settings), data, test, held_out, metrics, world)
         if progress and (world is None or world.first):
             note_run_facts(job)
-        watching = partial(watched, settings, callbacks, progress=progress)
-        if settings.run.out is None and not resume:
-            check_unkept(settings)
+        watching = partial(watched, job.settings, callbacks, progress=progress)
+        if job.settings.run.out is None and not resume:
+            check_unkept(job.settings)
             self.result = self._train_unkept(job, watching, world)
         else:
             self.result = self._train_kept(job, named, watching, world, resume=resume)
         return self.result
+
+    def _job(
+        self,
+        settings: Settings,
+        data: Data,
+        test: Any,
+        held_out: Any,
+        metrics: Mapping[str, Metric] | Sequence[Metric],
+        world: World | None,
+    ) -> tuple[Job, bool]:
+        """The work of a run on these data, and whether the data were given by the settings."""
+        settings, images, named = open_given(settings, data, test, held_out)
+        job = self._given.job(images, settings, world)
+        job = replace(job, metrics=given_metrics(metrics, job.chain.num_classes))
+        check_job(job)
+        return job, named
 
     def _train_unkept(self, job: Job, watching: Watching, world: World | None) -> Result:
         if world:

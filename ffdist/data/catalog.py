@@ -85,22 +85,25 @@ def open_data(
     sized = chosen
     if source not in KNOWN or KNOWN[source].shape is None:
         sized = chosen if chosen.size or image_size is None else replace(chosen, size=str(image_size))
-    if source not in KNOWN:
-        numbers = open_numbers(Path(source), chosen)
-        if numbers is not None and image_size is not None:
-            raise ConfigError(
-                "only pictures are resized",
-                where=setting("dataset.image_size"),
-                expected="pictures",
-                got=f"numbers {numbers.shape}",
-                remedy="leave it out",
-            )
-        if numbers is not None:
-            return replace(numbers, source=settled_source(name), prepared=PreparedAs(None, chosen.texts()))
+    if source not in KNOWN and (numbers := open_numbers(Path(source), chosen)) is not None:
+        check_no_size(numbers, image_size)
+        return replace(numbers, source=settled_source(name), prepared=PreparedAs(None, chosen.texts()))
     root = None if data_root is None else Path(data_root).absolute()
     made = PreparedAs(prepared_in_cache(source, sized, root=root, download=download), sized.texts(), root)
     assert made.folder
     return resized(replace(open_folder(made.folder), source=settled_source(name), prepared=made), image_size)
+
+
+def check_no_size(numbers: Images, image_size: int | None) -> None:
+    """Raises ConfigError where samples that are no pictures are to be resized."""
+    if image_size is not None:
+        raise ConfigError(
+            "only pictures are resized",
+            where=setting("dataset.image_size"),
+            expected="pictures",
+            got=f"numbers {numbers.shape}",
+            remedy="leave it out",
+        )
 
 
 def resized(images: Images, size: int | None) -> Images:

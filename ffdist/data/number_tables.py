@@ -70,12 +70,7 @@ def open_numbers(path: Path, preparation: Preparation) -> Images | None:
         if name not in known.names:
             raise DataError("there is no such column to drop", where=path, expected=listed(known.names, 12), got=name)
     for split, files in found.splits.items():
-        for table, file in zip(tables[split], files, strict=True):
-            if lacking := [name for name in (columns.label, *names) if name not in table.column_names]:
-                own_names = listed(table.column_names, 12)
-                raise DataError("a table lacks a column", where=file, expected=listed(lacking, 12), got=own_names)
-            if more := [name for name in table.column_names if name not in head.names]:
-                note(f"{file}: left out, since the first table has no such column: {listed(more, 12)}")
+        check_columns(tables[split], files, (columns.label, *names), head)
     samples, labels = {}, {}
     for split, files in found.splits.items():
         parts = [features(table, names, file, DROP) for table, file in zip(tables[split], files, strict=True)]
@@ -90,6 +85,16 @@ def open_numbers(path: Path, preparation: Preparation) -> Images | None:
     rows = row_splits(found.splits[first], (columns.label, *names)) if whole_rows else None
     groups = groups_in(found.splits[first], columns.group) if columns.group else None
     return divided(path, preparation, samples, labels, groups, rows.places if rows else None)
+
+
+def check_columns(tables: Sequence[pa.Table], files: Sequence[Path], needed: Sequence[str], first: pa.Schema) -> None:
+    """Raises DataError for a table without one of the needed columns; a note names those that the first table lacks."""
+    for table, file in zip(tables, files, strict=True):
+        if lacking := [name for name in needed if name not in table.column_names]:
+            own_names = listed(table.column_names, 12)
+            raise DataError("a table lacks a column", where=file, expected=listed(lacking, 12), got=own_names)
+        if more := [name for name in table.column_names if name not in first.names]:
+            note(f"{file}: left out, since the first table has no such column: {listed(more, 12)}")
 
 
 def of_arrays(arrays: ArrayFiles, preparation: Preparation) -> Images:

@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from torch import nn
+from torch import Tensor, nn
 
 from ffdist.data.decode import read_decoding
 from ffdist.data.images import ValueSpread
@@ -169,7 +169,40 @@ def joined_as(network: Chain | nn.Sequential, settings: Settings, facts: DataFac
     return Chain.from_sequential(network, input_shape=facts.shape, num_classes=len(facts.classes), layers_per_block=cut)
 
 
+class _Saved(NamedTuple):
+    """The contents of an exported file."""
+
+    state: dict[str, Tensor]
+    facts: DataFacts
+    settings: Settings
+    predictor: str
+    weights: Any
+    """Of the blocks, for the weighted predictor; None where none were measured."""
+
+
 def _load_file(path: Path, network: Chain | nn.Sequential | None, objective: Objective | str | None) -> Classifier:
+    saved = _read_file(path)
+    for kind, given in (("model", network), ("objective", objective)):
+        name = saved.settings.value(kind)
+        if given is None and (name == GIVEN or name not in KINDS[kind]):
+            raise ConfigError(
+                f"the file's {WORDS[kind]} is a user's own",
+                where=path,
+                got=name,
+                remedy="give it: ffdist.load(FILE, network, objective)",
+            )
+    chain, rule = _made(saved.settings, saved.facts, network, objective)
+    classifier = classifier_of(chain, rule, saved.facts, saved.settings)
+    try:
+        classifier.load_state_dict(saved.state)
+    except RuntimeError as error:
+        raise SnapshotError("the file is of another network", where=path, got=error) from error
+    classifier.block_weights = saved.weights
+    return classifier.choose(saved.predictor)
+
+
+def _read_file(path: Path) -> _Saved:
+    """Raises SnapshotError for a file that is no exported network, and for one whose code may not run."""
     try:
         with safe_open(path, framework="pt") as file:
             about = {name: json.loads(text) for name, text in (file.metadata() or {}).items() if name != "format"}
@@ -190,6 +223,7 @@ def _load_file(path: Path, network: Chain | nn.Sequential | None, objective: Obj
         values |= {name: tuple(v) if isinstance(v, list) else v for name, v in about.get("measured", {}).items()}
         settings, predictor = Settings().changed(**values), str(about["predictor"])
         check_may_run([*named_code(settings), *own_transforms(facts.preprocess)], path)
+        return _Saved(state, facts, settings, predictor, about.get("weights"))
     except (
         SafetensorError,
         OSError,
@@ -210,20 +244,3 @@ def _load_file(path: Path, network: Chain | nn.Sequential | None, objective: Obj
             if path.suffix == ".pt2"
             else "export it again; the tensors of other files are safetensors.torch.load_file's",
         ) from error
-    for kind, given in (("model", network), ("objective", objective)):
-        name = settings.value(kind)
-        if given is None and (name == GIVEN or name not in KINDS[kind]):
-            raise ConfigError(
-                f"the file's {WORDS[kind]} is a user's own",
-                where=path,
-                got=name,
-                remedy="give it: ffdist.load(FILE, network, objective)",
-            )
-    chain, rule = _made(settings, facts, network, objective)
-    classifier = classifier_of(chain, rule, facts, settings)
-    try:
-        classifier.load_state_dict(state)
-    except RuntimeError as error:
-        raise SnapshotError("the file is of another network", where=path, got=error) from error
-    classifier.block_weights = about.get("weights")
-    return classifier.choose(predictor)

@@ -44,8 +44,8 @@ def series_of(table: ResultTable, metric: str, x: str, name: str) -> Series:
     for line in table.lines:
         value = line.get(metric)
         if isinstance(value, Value) and isinstance(middle := value.value, (int, float)):
-            spread = value.spread or (middle, middle)
-            series.setdefault(line.get(name) or line["side"], []).append((line.get(x, ""), middle, *spread))
+            low, high = value.spread or (middle, middle)
+            series.setdefault(line.get(name) or line["side"], []).append((line.get(x, ""), middle, low, high))
     return series
 
 
