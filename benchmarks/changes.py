@@ -93,7 +93,7 @@ CHANGES = {
         "1.1 to 1.3: two copies a block less", norm_over_maps, maps_only=True
     ),
     "freed memory kept": Change("1.2 where maps exceed 32 MiB (a fault for every 4 KiB), else 1", keep_memory=False),
-    "ReLU behind max pools": Change(
+    "ReLU after max pools": Change(
         "1.01 to 1.05: three quarters of two passes over a map", relu_before_pool, maps_only=True
     ),
     "fused AdamW": Change("1.02 to 1.1: one pass over weights and moments for six", unfused),

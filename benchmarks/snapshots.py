@@ -1,4 +1,5 @@
-"""The cost of a snapshot to the stage that makes it, written behind its work and at once: every other segment has one.
+"""The cost of a snapshot to the stage that makes it, written in the background and at once; every other
+segment has one.
 
     python -m benchmarks.snapshots --pairs 40 --record benchmarks/records
 
@@ -57,7 +58,7 @@ def main(
     torch.set_num_threads(1)
     made = ResultTable("snapshots", "A snapshot of one stage", COLUMNS, UNITS)
     for network in widths:
-        for way in ("behind", "at once"):
+        for way in ("in the background", "at once"):
             figures = measured(network, way, pairs, seconds, folder)
             made.add(side=way, network=f"cnnb {network}", **figures)
     notes = [

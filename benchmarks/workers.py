@@ -117,10 +117,10 @@ COLUMNS = {
     "lanes": "lanes",
     "start s": "start",
     "start ms a worker": "start_each",
-    "stopped behind batch": "stopped_behind",
+    "stopped after batch": "stopped_after",
     "same bits as one worker": "same_bits",
 }
-UNITS = {"start": "s", "start_each": "ms", "stopped_behind": "batches", "same_bits": ""}
+UNITS = {"start": "s", "start_each": "ms", "stopped_after": "batches", "same_bits": ""}
 
 
 def tried(by: str, workers: int, run: Run, folder: Path, samples: int) -> dict[str, Any]:
@@ -151,7 +151,7 @@ def tried(by: str, workers: int, run: Run, folder: Path, samples: int) -> dict[s
         "lanes": lanes,
         "start": started[0],
         "start_each": 1e3 * started[0] / workers,
-        "stopped_behind": stopped.step,
+        "stopped_after": stopped.step,
         "same_bits": "yes" if same else "NO",
     }
 

@@ -66,7 +66,7 @@ class Pipeline:
     settings: all of a run's settings, but for what is an argument here; default: `ffdist.Settings()`, with threads
         of this process as the launcher. Those of a preset: `ffdist.presets.with_preset(ffdist.Settings(), "digits")`;
         of a file: `ffdist.settings.toml.settings_in("my.toml")`.
-    options: fields of the settings by their own names, laid over them: `stages=2, lr=1e-3, epochs=30`; `ffdist
+    options: fields of the settings by their own names, in place of those: `stages=2, lr=1e-3, epochs=30`; `ffdist
         settings` lists them, with their defaults; they may as well be given to `fit`.
 
     The number of stages, the cut and the launcher change nothing about the result. With launcher="processes" or "ray"

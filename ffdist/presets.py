@@ -1,7 +1,7 @@
 """Named settings, one set for each network, rule and data set of the papers.
 
-A preset is laid over the defaults, a TOML file over the preset, the command line over both. What a paper publishes of
-its training stands here as published, and what it does not is ours: a group's line says what.
+A preset's values take the place of defaults, a TOML file's that of the preset's, and the command line's that of both.
+What a paper publishes of its training stands here as published, and what it does not is ours: a group's line says what.
 """
 
 from __future__ import annotations
@@ -381,7 +381,7 @@ PRESETS: dict[str, Preset] = {name: preset for group in GROUPS.values() for name
 
 
 def with_preset(settings: Settings, name: str) -> Settings:
-    """`settings` with a preset laid over them. Raises ConfigError, with the nearest name, when there is none such."""
+    """`settings` with those of a preset. Raises ConfigError, with the nearest name, for an unknown one."""
     if name not in PRESETS:
         raise ConfigError(f"there is no preset '{name}'", where="ffdist train PRESET", remedy=nearest(name, PRESETS))
     return apply(settings, PRESETS[name].settings, f"preset {name}")

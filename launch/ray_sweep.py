@@ -79,7 +79,7 @@ def train(trial: dict[str, Any], sweep: Sweep) -> None:
 
 
 def settings_of(choice: dict[str, Any], sweep: Sweep) -> Settings:
-    """A choice laid over the preset. Raises ConfigError where nothing would be held out to search by."""
+    """The preset's settings with those of a choice. Raises ConfigError where nothing would be held out to search by."""
     names = ("epochs", "samples", "data", "validation")
     given = {name: getattr(sweep, name) for name in names if getattr(sweep, name) is not None}
     preset = with_preset(Settings(), sweep.preset)

@@ -125,7 +125,7 @@ def result_of(settings: BenchSettings, race: AccuracyRuns, sittings: Sequence[st
 def columns(recipe: Recipe) -> dict[str, Cell]:
     """A recipe in a table."""
     values = dict(recipe.values)
-    return {"recipe": recipe.others or "as told", "lr": f"{values['lr']:g}", "epochs_at_most": recipe.epochs}
+    return {"recipe": recipe.others or "as set", "lr": f"{values['lr']:g}", "epochs_at_most": recipe.epochs}
 
 
 def side_table(title: str, race: AccuracyRuns, reached: dict[str, bool]) -> ResultTable:

@@ -90,7 +90,7 @@ def devices() -> list[DoctorCheck]:
 
 def precisions() -> list[DoctorCheck]:
     """The speed of this machine's devices in the short types."""
-    from ffdist import device  # behind the parsing: these import torch
+    from ffdist import device  # after the parsing: these import torch
     from ffdist.pipeline.precision import SLOW, slowdown
 
     found: list[DoctorCheck] = []

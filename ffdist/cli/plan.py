@@ -38,7 +38,7 @@ class PlanCommand:
     preset: Annotated[str | None, Positional] = None
     """Named settings to start from (see `ffdist presets`)."""
     config: Path | None = None
-    """TOML file of settings, laid over the preset."""
+    """TOML file of settings, which override the preset's."""
     devices: int | None = None
     """Number of devices, each with a worker. Default: this host's GPUs, else cores."""
     link: str | None = None

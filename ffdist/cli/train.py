@@ -47,7 +47,7 @@ class Train:
     preset: Annotated[str | None, Positional] = None
     """Named settings to start from (see `ffdist presets`)."""
     config: Path | None = None
-    """TOML file of settings, laid over the preset."""
+    """TOML file of settings, which override the preset's."""
     resume: Path | None = None
     """Go on from the last snapshot of the run in this folder. With its settings; stages and other ways of running
     may differ. More epochs than before go on at the learning rate that the longer schedule has there."""
@@ -253,7 +253,7 @@ def option_kind(flag: str) -> Any:
 
 
 def local_folder(run: Path) -> Path:
-    """The run's folder; of one behind an address, what is there, fetched."""
+    """The run's folder; of one at an address, what is there, fetched."""
     if url_of(run) is None:
         return run
     from ffdist.snapshot.mirror import pulled

@@ -204,7 +204,8 @@ def as_floats_checked(x: np.ndarray, where: object, channels_last: bool | None) 
 
 
 def check_channels(shape: tuple[int, ...], where: object, channels_last: bool | None) -> None:
-    """shape: of one sample. Raises DataError for floats that look like [H, W, C], unless told what they are."""
+    """shape: of one sample. Raises DataError for floats that look like [H, W, C], unless `channels_last` says what they
+    are."""
     if channels_last and len(shape) < 2:
         raise DataError(
             "only samples with channels have them last",
@@ -236,7 +237,7 @@ def check_channels(shape: tuple[int, ...], where: object, channels_last: bool | 
 
 
 def unknown_axes_error(shape: tuple[int, ...], where: object, which: str, remedy: str) -> DataError:
-    """The error for samples of which it cannot be told where the channels are."""
+    """The error for samples whose channels may be first or last."""
     expected = "an answer: channels_last=False where channels are first, True where they are last"
     return DataError(f"are these samples {which}?", where=where, expected=expected, got=shape, remedy=remedy)
 

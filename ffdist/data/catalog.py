@@ -112,7 +112,7 @@ def resized(images: Images, size: int | None) -> Images:
 
 
 def folder_of(name_or_folder: str | Path) -> Path | None:
-    """The prepared folder of a data set, as told or in data/; None for what is embedded, not prepared, or not there.
+    """The prepared folder of a data set, as named or in data/; None for what is embedded, not prepared, or not there.
 
     A path that is there is meant itself: a source may have changed since it was prepared into data/ under its name.
     """
@@ -125,7 +125,7 @@ def folder_of(name_or_folder: str | Path) -> Path | None:
 
 
 def is_prepared(name: str) -> bool:
-    """True if it opens as it is, or has a name and splits of its own: nothing need be told of how to prepare it."""
+    """True if it opens as it is, or has a name and splits of its own: nothing need be said of how to prepare it."""
     return name == "digits" or folder_of(name) is not None or not os.path.exists(name)
 
 

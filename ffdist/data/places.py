@@ -15,7 +15,7 @@ from ffdist.notes import note
 CACHE = "FFDIST_CACHE"
 """In the environment: the folder for downloads, and for what is prepared on the way to a run."""
 MIRROR = "FFDIST_MIRROR"
-"""In the environment: addresses that have the files of known data sets, in place of their own; told apart by blanks."""
+"""In the environment: addresses that have the files of known data sets, in place of their own, separated by blanks."""
 PREPARED = "prepared"
 """The folder in the cache."""
 

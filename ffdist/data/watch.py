@@ -1,7 +1,7 @@
 """Shards must be as their manifest says when they are opened, and stay so.
 
 One that was written after the manifest is read whole first and held against its digest; one that changes while it is
-read is told. Nothing is learned from either.
+read is an error. Nothing is learned from either.
 """
 
 from __future__ import annotations

@@ -51,7 +51,7 @@ class OutputLayout(Enum):
 
 
 def layout_of(shape: Sequence[int], axis: int | None) -> OutputLayout | None:
-    """The layout of an output [N, *shape] whose channels are at `axis`; None where that cannot be told, or is neither
+    """The layout of an output [N, *shape] whose channels are at `axis`; None where that is not known, or is neither
     after the batch nor last."""
     last = len(shape)
     if last not in (2, 3):
@@ -148,7 +148,7 @@ class AxisTracer(TorchFunctionMode):
                 hook.remove()
 
     def axis(self, y: Tensor) -> int | None:
-        """The axis of a tensor's channels; None where that cannot be told."""
+        """The axis of a tensor's channels; None where that is not known."""
         found = self._followed(y)
         return None if found == UNSURE else found
 

@@ -31,8 +31,8 @@ class DGL(Competitive):
     similarity > 0 mixes in predsim's term: (1 - s) * loss + s * mean((S(y) - S(onehot))^2), with S the matrix of cosine
     similarities between the samples' mean activities.
 
-    Our own choice: vectors have the linear layers alone; tokens have linear layers at each token in place of
-    convolutions, and their mean in place of the pool; a side of ceil(H / 4), and of 8 for "conv", unless told.
+    Our own choice: vectors have only the linear layers; tokens have linear layers at each token in place of
+    convolutions, and their mean in place of the pool; a side of ceil(H / 4), and of 8 for "conv", unless set.
     """
 
     auxiliary: Literal["mlp-sr", "conv"] = "mlp-sr"

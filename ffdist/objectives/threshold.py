@@ -126,7 +126,7 @@ class LabelledInput(Objective):
 
     @abstractmethod
     def neutral(self, x: Tensor, num_classes: int) -> Tensor:
-        """Pictures with no label told, [B, *shape] -> [B, *shape]."""
+        """Pictures that show no label, [B, *shape] -> [B, *shape]."""
 
     def contrast(self, head: ThresholdHead, positive: Tensor, negative: Tensor) -> Tensor:
         """The loss of samples' goodness less the threshold, float32 [B] each: with the true label, with a wrong one."""

@@ -49,7 +49,7 @@ def slow_precision_note(device: torch.device, precision: Precision) -> str | Non
 
 
 def _seconds_of_product(device: torch.device, dtype: torch.dtype) -> float:
-    """The shorter of two, behind a small one that sets the libraries up."""
+    """The shorter of two, after a small one that sets the libraries up."""
     size = 2048 if queues(device) else 256
     clock = time.perf_counter if queues(device) else time.thread_time  # other work of the machine does not count
     matrix = torch.ones(size, size, dtype=dtype, device=device)

@@ -56,7 +56,7 @@ def whole(value: Any) -> int:
 
 
 def filled(value: Any, many: int | None = None) -> list[Any]:
-    """A list that is not empty, of so many where told. Raises ValueError for any other value."""
+    """A list that is not empty, of `many` values where that is given. Raises ValueError for any other value."""
     if not isinstance(value, list) or not value or len(value) != (many or len(value)):
         raise ValueError(f"{value!r} is no list of {many or 'one or more'}")
     return value

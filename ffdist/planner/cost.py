@@ -166,7 +166,7 @@ class PlanCosts:
 
     def longest(self, i: int, j: int, workers: int, speed: float) -> float:
         """Seconds from a block's start in its only lane to the end of its exchange, of the block with the most: it
-        begins behind the last of the blocks that travel together, and all are updated before the first of them."""
+        begins after the last of the blocks that travel together, and all are updated before the first of them."""
         key = (i, j, workers, speed)
         if key not in self._longest:
             ends = [i, *(i + end for end in accumulate(self.bucket_sizes(i, j, workers)))]

@@ -111,7 +111,7 @@ def log_file() -> Iterator[str]:
 
 
 def agent_of(base: type[Any], file: Path) -> type[Any]:
-    """torchrun's agent of a node, `base`, which looks at what its ranks have told when they fail."""
+    """torchrun's agent of a node, `base`, which looks at what its ranks have written when they fail."""
     from torch.distributed.elastic.agent.server.api import WorkerState
     from torch.distributed.elastic.multiprocessing import SignalException
 

@@ -134,7 +134,7 @@ class ProcessEdges:
             return groups
         check_gloo()
         world = self.world
-        # an accelerator's own ways connect later than its group is formed, and gloo does where it is told to
+        # an accelerator's own ways connect later than its group is formed, and gloo does where the environment says so
         connect_now = not any(each.on_device for each in transports.values()) and LATER not in os.environ
         try:
             with deaf_afterwards() if connect_now else nullcontext():

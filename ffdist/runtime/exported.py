@@ -177,7 +177,7 @@ class _Saved(NamedTuple):
     settings: Settings
     predictor: str
     weights: Any
-    """Of the blocks, for the weighted predictor; None where none were measured."""
+    """The blocks' weights, for the weighted predictor; None where none were measured."""
 
 
 def _load_file(path: Path, network: Chain | nn.Sequential | None, objective: Objective | str | None) -> Classifier:
@@ -202,7 +202,7 @@ def _load_file(path: Path, network: Chain | nn.Sequential | None, objective: Obj
 
 
 def _read_file(path: Path) -> _Saved:
-    """Raises SnapshotError for a file that is no exported network, and for one whose code may not run."""
+    """Read an exported file. Raises SnapshotError for a file that is none."""
     try:
         with safe_open(path, framework="pt") as file:
             about = {name: json.loads(text) for name, text in (file.metadata() or {}).items() if name != "format"}

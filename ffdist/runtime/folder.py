@@ -36,7 +36,7 @@ from ffdist.trust import trust
 
 LOCK = ".lock"
 REFUSALS = (ConfigError, DataError, NetworkError)
-"""Errors for what the user has told, and not for what has happened."""
+"""Errors for what the user has asked for, and not for what has happened."""
 LOGS = ("ray.log", "restarts.log", "metrics.jsonl", ENVIRONMENT, PLAN)
 """What is written beside the stages' own logs; a stage opens its own when all stages are ready."""
 

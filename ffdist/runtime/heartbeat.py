@@ -52,7 +52,7 @@ class Activity:
 
 
 def silence_of(timeout: float) -> float:
-    """Seconds without a beat after which a worker hangs, by the seconds that the user has told."""
+    """Seconds without a beat after which a worker hangs, by the seconds that the user has set."""
     return max(timeout, MIN_SILENCE) + SLACK
 
 

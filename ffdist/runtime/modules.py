@@ -89,7 +89,7 @@ def note_modules(chain: Chain, counts: Sequence[int], blocks: Sequence[int]) -> 
 
 
 def counts_of(settings: Settings, chain: Chain, rule: Objective) -> tuple[int, ...]:
-    """Blocks in each module, as told, or balanced by measured time. Raises ConfigError for what does not fit."""
+    """Blocks in each module, as set, or balanced by measured time. Raises ConfigError for what does not fit."""
     counts, blocks = settings.network.modules, len(chain)
     if len(counts) != 1:
         if sum(counts) != blocks:

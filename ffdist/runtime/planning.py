@@ -147,7 +147,7 @@ def given_plan(text: str, names: Sequence[str], lanes: int | None) -> Plan:
 
 def plan_in(path: Path, lanes: int | None) -> Plan:
     """The plan of a file, still to be checked against a network. Raises ConfigError for what is none, and for one of
-    another number of lanes than is told."""
+    another number of lanes than is set."""
     plan = read_plan(path)
     if lanes not in (None, plan.lanes):
         raise ConfigError(
@@ -269,7 +269,7 @@ def searched(job: Job, workers: int, device: torch.device, train: Loader, speeds
 def cut_of(
     job: Job, stages: int, device: torch.device, train: Loader, costs: Sequence[BlockCost] | None = None
 ) -> list[int]:
-    """Blocks in each stage of a pipeline: as told, or by measured time where there is a choice."""
+    """Blocks in each stage of a pipeline: as set, or by measured time where there is a choice."""
     blocks_per_stage, blocks = list(job.settings.plan.cut), len(job.names)
     check_cut(job, stages)
     if blocks_per_stage or stages in (1, blocks):

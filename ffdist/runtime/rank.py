@@ -163,8 +163,8 @@ def enough_memory(world: World) -> Iterator[None]:
 
 
 def set_threads(wanted: int | None, world: World) -> None:
-    """Set the threads as told; else as OMP_NUM_THREADS says, which torch has read by itself; else this host's cores
-    shared out."""
+    """Set the number of threads that is wanted; else as OMP_NUM_THREADS says, which torch has read by itself; else this
+    host's cores shared out."""
     if wanted or "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(wanted or max(1, available_cores() // (world.local_size or world.size)))
 

@@ -47,7 +47,7 @@ def facts(launcher: str, stages: int, argv: Sequence[str] | None = None) -> dict
 
 
 def note_start(run: Path, start: dict[str, Any], recorded: Settings | None = None) -> None:
-    """The stages are ready: add what `facts` told to the folder, and the settings with which it goes on.
+    """The stages are ready: add what `facts` found to the folder, and the settings with which it goes on.
 
     Raises SnapshotError where it cannot be written, ConfigError where the settings cannot.
     """

@@ -50,7 +50,7 @@ def network(
 ) -> tuple[Chain, Objective]:
     """The chain and the rule the settings name; for "backprop", the twin of one block and a global loss.
 
-    start: whether a run starts with it, by --pretrained weights if told so; otherwise a snapshot's will be loaded.
+    start: whether a run starts with it, by --pretrained weights if any; otherwise a snapshot's will be loaded.
     run: the folder of the run whose they are, for errors.
     """
     check_named(settings, run)

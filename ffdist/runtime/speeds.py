@@ -22,7 +22,7 @@ def speeds_of(
     measures nothing.
 
     kind: what is said of this worker's device; of each kind the first worker measures: seconds of the same work. All
-    workers call it together; only rank 0 is told. Raises StageError where one does not in time.
+    workers call it together; only rank 0 gets the answers. Raises StageError where one does not in time.
     """
     where = str(world)
 

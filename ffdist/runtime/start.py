@@ -41,7 +41,7 @@ class SettingsJob:
     def __call__(self) -> Job:
         """Raises DataError where the data are not those that the run has learned."""
         dataset = self.settings.dataset
-        with silenced(), trusting(True):  # who made this has opened and told it before
+        with silenced(), trusting(True):  # who made this has opened it, and shown its notes, before
             images = open_dataset(
                 dataset if self.folder is None else replace(dataset, data=str(self.folder), data_args=())
             )

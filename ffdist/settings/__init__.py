@@ -143,7 +143,8 @@ def is_free(name: str) -> bool:
 
 
 def in_place_of(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Defaults for what told who computes what, where these options tell it in another way: the last one counts."""
+    """Defaults for the settings that said who computes what, where these options say it in another way: the last one
+    counts."""
     ways = [way for way in WAYS if any(options.get(name) for name in way)]
     if len(ways) != 1:
         return {}
@@ -203,7 +204,7 @@ def _leaves(key: str, value: Any, where: str) -> Iterator[tuple[str, str, Any]]:
 
 
 def apply(settings: Settings, values: Mapping[str, Any], where: str) -> Settings:
-    """`settings` with a file's or a preset's values laid over them.
+    """`settings` with a file's or a preset's values in place of their own.
 
     Raises ConfigError for an unknown key or a value of the wrong type.
     """

@@ -27,8 +27,8 @@ def read_toml(path: Path, read: Callable[[Path], bytes] = Path.read_bytes) -> di
 
 
 def settings_in(path: str | Path, base: Settings | None = None) -> Settings:
-    """A settings file, such as `ffdist train --print-config` prints, laid over others; default: those of a run that is
-    told nothing. Raises ConfigError for what is no such file."""
+    """A settings file, such as `ffdist train --print-config` prints, in place of others; default: in place of the
+    defaults. Raises ConfigError for what is no such file."""
     return apply(base or Settings(), read_toml(Path(path)), str(path))
 
 

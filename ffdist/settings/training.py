@@ -33,7 +33,7 @@ class TrainingSettings(SettingsGroup):
     a block wait for one another at each of its norms. With 1 microbatch a lane."""
     early_stop: int | None = option(None, ge=1, free=True)
     """End after N epochs without a better one. By validation accuracy (of --keep-best's predictor,
-    or the mean), looked at one epoch behind; the best epoch's snapshot is kept, tested, and what `eval` takes."""
+    or the mean), looked at one epoch later; the best epoch's snapshot is kept, tested, and what `eval` takes."""
     on_nan: Literal["stop", "skip"] = option("stop", free=True, rare=True)
     """What to do about NaN or infinity: stop or skip. In a block's loss, output or gradients. stop: the run ends, and
     says block, batch and epoch. skip: the block takes no step in that batch, the same under any plan; 21 batches in a

@@ -1,4 +1,4 @@
-"""Runs behind an address (s3://, gs://, ...): worked on in a folder of this machine, its mirror, and put there at every
+"""Runs at an address (s3://, gs://, ...): worked on in a folder of this machine, its mirror, and put there at every
 commit.
 
 A snapshot's files are put first, each whole or not at all, and the manifest last, by one request: as with the rename on
@@ -45,7 +45,7 @@ def as_user_named(run: Path) -> Path | str:
 
 
 def mirror_of(place: Path | str) -> Path:
-    """The folder where a run behind an address is worked on; a folder of this machine is that itself.
+    """The folder where a run at an address is worked on; a folder of this machine is that itself.
 
     Raises ConfigError for an address that cannot be opened, or is too long for a file's name.
     """

@@ -34,7 +34,7 @@ HOOK = WriterThreadHook()
 
 
 class TensorBoard(Tracker):
-    """TensorBoard reads RUN as its folder of logs. A run that goes on hides what it had written behind its snapshot."""
+    """TensorBoard reads RUN as its folder of logs. A run that goes on hides what it had written after its snapshot."""
 
     name = "tensorboard"
 

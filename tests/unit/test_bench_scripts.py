@@ -34,7 +34,7 @@ from ffdist.runtime.world import World
 from ffdist.settings import Settings
 from ffdist.transport.measure import TransportRate
 
-UNDONE = ["channels-last maps", "the norm over the channels-last view", "ReLU behind max pools"]
+UNDONE = ["channels-last maps", "the norm over the channels-last view", "ReLU after max pools"]
 
 
 def learned(change: str | None) -> list[torch.Tensor]:

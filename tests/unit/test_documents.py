@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from ffdist import Pipeline
 from ffdist.cli import COMMANDS, main
@@ -24,6 +25,7 @@ from ffdist.cli.predict import Predict
 from ffdist.cli.report import Report
 from ffdist.cli.train import parse as parse_train
 from ffdist.cli.watch import WatchCommand
+from ffdist.settings.toml import read_toml
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = [
@@ -138,7 +140,7 @@ def test_the_files_of_howtos_are_a_network_a_rule_a_metric_and_a_callback(tmp_pa
     run = tmp_path / "run"
     network, rule = f"{tmp_path}/net.py:small", f"{tmp_path}/my_rule.py:Plain"
     pipeline = Pipeline(network, rule, model_args=["width=8"], objective_args=["temperature=0.5"])
-    told = {"metric": [f"{tmp_path}/own.py:top3"], "callback": [f"{tmp_path}/own.py:tell"]}
+    told = {"metric": [f"{tmp_path}/own.py:top3"], "callback": [f"{tmp_path}/own.py:report_epoch"]}
     pipeline.fit("digits", epochs=1, batch_size=32, samples=200, out=run, progress=False, **told)
     assert pipeline.result is not None
     assert any("top3" in name for name in pipeline.result.history().column_names)
@@ -148,3 +150,12 @@ def test_the_map_of_tests_names_files_that_are_there() -> None:
     text = (ROOT / "tests/README.md").read_text()
     for name in re.findall(r"`((?:unit|cli|distributed|launch|ray|faults|gpu|accelerator)/[^`]*)`", text):
         assert [*(ROOT / "tests").glob(name.rstrip("/"))], name
+
+
+def test_the_citation_is_of_this_version_and_licence() -> None:
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    project = read_toml(ROOT / "pyproject.toml")["project"]
+    what = project["description"]
+    assert (cited["version"], cited["license"]) == (project["version"], project["license"])
+    assert cited["title"] == f"ffdist: {what[0].lower()}{what[1:]}"
+    assert cited["authors"] == project["authors"]

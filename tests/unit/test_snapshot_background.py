@@ -1,4 +1,4 @@
-"""Snapshots are written behind a stage's work: what is written is of one batch, and a commit waits for all of it."""
+"""Snapshots are written in the background: what is written is of one batch, and a commit waits for all of it."""
 
 from __future__ import annotations
 
