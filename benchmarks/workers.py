@@ -32,9 +32,9 @@ from ffdist.runtime.job import Job
 from ffdist.runtime.outcome import Result
 from ffdist.runtime.planning import count_workers
 from ffdist.runtime.processes import run_processes
-from ffdist.runtime.stage_process import StageMain
 from ffdist.runtime.start import make_job
 from ffdist.runtime.threads import run_threads
+from ffdist.runtime.worker_main import TrainingMain
 from ffdist.settings import Settings
 from ffdist.snapshot import latest
 
@@ -88,14 +88,14 @@ def fingerprint(run: Path) -> list[str]:
 
 
 def by_processes(make: DigitsJob, report: Observer) -> Result:
-    return run_processes(StageMain(make), Plan.parse(make.plan, NAMES, make.lanes).workers, report)
+    return run_processes(TrainingMain(make), Plan.parse(make.plan, NAMES, make.lanes).workers, report)
 
 
 def by_hosts(make: DigitsJob, report: Observer) -> Result:
     workers = Plan.parse(make.plan, NAMES, make.lanes).workers
     with ExitStack() as ends:
         hosts = ends.enter_context(Hosts(workers))
-        return run_processes(hosts.place(StageMain(make)), workers, report)
+        return run_processes(hosts.place(TrainingMain(make)), workers, report)
 
 
 def by_threads(make: DigitsJob, report: Observer) -> Result:

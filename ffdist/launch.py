@@ -22,8 +22,8 @@ from ffdist.runtime.on_ray import launch_on_ray
 from ffdist.runtime.opened import open_dataset, with_preprocessing
 from ffdist.runtime.outcome import Result
 from ffdist.runtime.processes import run_processes
-from ffdist.runtime.stage_process import StageMain
 from ffdist.runtime.threads import run_threads
+from ffdist.runtime.worker_main import TrainingMain
 from ffdist.sending import GivenJob, check_sendable
 from ffdist.settings import Settings
 from ffdist.settings.unused import unused_settings
@@ -94,7 +94,7 @@ def launched(job: Job, observer: Observer) -> Result:
             return run_threads(job, observer)
         case "processes":
             check_sendable(job)
-            run, main = job.settings.run, StageMain(GivenJob(job))
+            run, main = job.settings.run, TrainingMain(GivenJob(job))
             return run_processes(
                 main, job.workers, observer, run=job.run, max_restarts=run.max_restarts, timeout=run.timeout
             )

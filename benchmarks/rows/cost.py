@@ -19,8 +19,8 @@ from ffdist.pipeline.source import Loaders, Source
 from ffdist.pipeline.stage import Stage
 from ffdist.runtime.job import Job
 from ffdist.runtime.opened import open_dataset
-from ffdist.runtime.rank import set_threads, stage_device
 from ffdist.runtime.start import make_job
+from ffdist.runtime.worker import set_threads, stage_device
 from ffdist.runtime.world import World
 from ffdist.settings import Settings
 from ffdist.transport.measure import watch_parent

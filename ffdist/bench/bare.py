@@ -18,7 +18,7 @@ from ffdist.bench.settings import BenchSettings
 from ffdist.bench.step import OneStep, both_sides
 from ffdist.pipeline.plan import partition, split_by_stage
 from ffdist.pipeline.precision import autocast
-from ffdist.runtime.rank import stage_device
+from ffdist.runtime.worker import stage_device
 
 
 class BareBlocks:

@@ -18,8 +18,8 @@ from ffdist.bench.harness.worker_pool import PoolMember, join
 from ffdist.device import synchronize
 from ffdist.errors import FfdistError
 from ffdist.runtime.job import Job
-from ffdist.runtime.rank import stage_device
-from ffdist.runtime.stage_process import MakeJob
+from ffdist.runtime.worker import stage_device
+from ffdist.runtime.worker_main import MakeJob
 
 
 class KeepOrder(NamedTuple):

@@ -25,7 +25,7 @@ from ffdist.data import Images, Loader
 from ffdist.data.augment import margin
 from ffdist.data.encoded import EncodedSplit
 from ffdist.data.loader import resized
-from ffdist.runtime.stage_process import MakeJob
+from ffdist.runtime.worker_main import MakeJob
 
 FILES = 4096
 """Pictures that are written into a folder, at most."""

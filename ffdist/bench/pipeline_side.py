@@ -17,8 +17,8 @@ from ffdist.events import EpochEnded, ProgressMade, RunEvent, RunStarted
 from ffdist.pipeline.source import Loaders
 from ffdist.runtime.edges import ProcessEdges
 from ffdist.runtime.job import Job
-from ffdist.runtime.rank import Rank, stage_device
-from ffdist.runtime.stage_process import MakeJob
+from ffdist.runtime.worker import Worker, stage_device
+from ffdist.runtime.worker_main import MakeJob
 
 ENDLESS = 10**6
 """Epochs; the run is stopped when nothing more is asked for."""
@@ -29,7 +29,7 @@ that dies ends the comparison at once."""
 
 @dataclass(frozen=True)
 class PipelineMain:
-    """One stage: `Rank`, as every launcher runs it. Only the loader is paced, and the sink's reports are timed.
+    """One worker, as every launcher runs it. Only the loader is paced, and the sink's reports are timed.
 
     The first answer says that the stages are ready; each order is a `Window`, answered with a `WindowRate` by the last
     rank.
@@ -45,12 +45,12 @@ class PipelineMain:
         plan, world, store = job.settings.plan, member.world, member.store()
         device = stage_device(job.settings.compute.device, world)
         edges = ProcessEdges(world, store, device, transport=plan.transport, timeout=job.timeout)
-        rank = Rank(job, world, store, edges, Stopwatch(pace, job.settings.training.batch_size, device), pace.stop)
+        worker = Worker(job, world, store, edges, Stopwatch(pace, job.settings.training.batch_size, device), pace.stop)
         if not self.weigh:
-            return rank.run()
+            return worker.run()
         with Meter(device) as meter:
             pace.meter = meter
-            rank.run()
+            worker.run()
             return meter.use()
 
 

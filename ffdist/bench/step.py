@@ -17,7 +17,7 @@ from ffdist.objectives import Objective
 from ffdist.pipeline.block import BlockConfig, LearningBlock, learn
 from ffdist.pipeline.plan import block_specs, build_block
 from ffdist.runtime.job import Job
-from ffdist.runtime.rank import stage_device
+from ffdist.runtime.worker import stage_device
 
 Result = TypeVar("Result")
 

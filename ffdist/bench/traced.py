@@ -21,13 +21,13 @@ from ffdist.bench.harness.result import Progress
 from ffdist.bench.harness.window import endless
 from ffdist.bench.harness.worker_pool import PoolMember, WorkerPool
 from ffdist.bench.settings import BenchSettings
-from ffdist.bench.whole_runs import whole_rank
+from ffdist.bench.whole_runs import whole_worker
 from ffdist.device import synchronize
 from ffdist.errors import ConfigError, FfdistError, setting
 from ffdist.page.spans import PageSpan, spans_of, without_overlap
-from ffdist.runtime.stage_process import MakeJob
 from ffdist.runtime.start import SettingsJob
 from ffdist.runtime.tracing import TRACE
+from ffdist.runtime.worker_main import MakeJob
 
 WARM, TRACED, SHOWN = 10, 15, 5
 """Batches before those that are traced; traced ones; and those of them that are drawn, where all stages are busy."""
@@ -92,7 +92,7 @@ class TracedStage:
     make_job: MakeJob
 
     def __call__(self, member: PoolMember) -> None:
-        whole_rank(self.make_job(), member, lambda event: None).run()
+        whole_worker(self.make_job(), member, lambda event: None).run()
 
 
 def trace_1f1b(settings: BenchSettings) -> Traced:

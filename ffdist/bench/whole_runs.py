@@ -20,8 +20,8 @@ from ffdist.pipeline.block import to_device
 from ffdist.pipeline.initial import make_from_data
 from ffdist.runtime.edges import ProcessEdges
 from ffdist.runtime.job import Job
-from ffdist.runtime.rank import Rank, stage_device
-from ffdist.runtime.stage_process import MakeJob
+from ffdist.runtime.worker import Worker, stage_device
+from ffdist.runtime.worker_main import MakeJob
 
 
 class Epoch(NamedTuple):
@@ -52,16 +52,16 @@ class PipelineRun:
                 found = event.record["validation"]["accuracy"]
                 member.answer(Epoch(time.perf_counter() - began, found["last"], found["mean"]))
 
-        whole_rank(self.make_job(), member, report).run()
+        whole_worker(self.make_job(), member, report).run()
 
 
-def whole_rank(job: Job, member: PoolMember, observer: Observer) -> Rank:
-    """A stage of a whole training without its test split, in a process of a benchmark."""
+def whole_worker(job: Job, member: PoolMember, observer: Observer) -> Worker:
+    """A worker of a whole training without its test split, in a process of a benchmark."""
     job = replace(job, images=replace(job.images, test=None))
     world, store = member.world, member.store()
     device = stage_device(job.settings.compute.device, world)
     edges = ProcessEdges(world, store, device, transport=job.settings.plan.transport, timeout=job.timeout)
-    return Rank(job, world, store, edges, observer)
+    return Worker(job, world, store, edges, observer)
 
 
 @dataclass(frozen=True)

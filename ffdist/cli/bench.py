@@ -95,7 +95,7 @@ def run(suite: SuiteName, settings: BenchSettings, args: Sequence[str]) -> None:
     """Run one suite, or all; print each result, and write its record where one is asked for."""
     from ffdist.bench.hosts import why_not  # after the parsing: these import torch
     from ffdist.pipeline.precision import slow_precision_note
-    from ffdist.runtime.rank import stage_device
+    from ffdist.runtime.worker import stage_device
     from ffdist.runtime.world import World
 
     # read when the processes load their libraries, before any of our code can say it

@@ -41,13 +41,13 @@ from ffdist.runtime.outcome import Result, with_remedy
 from ffdist.runtime.own_code import GIVEN, check_code, with_absolute_paths
 from ffdist.runtime.planning import costs_of, count_workers, new_plan, settled_plan
 from ffdist.runtime.processes import run_processes
-from ffdist.runtime.rank import idle_gpus_note, set_threads, stage_device
 from ffdist.runtime.record import facts
 from ffdist.runtime.run import SETTINGS, check_named, no_data_to_learn_error, read_settings
-from ffdist.runtime.stage_process import StageMain
 from ffdist.runtime.start import SettingsJob, make_job
 from ffdist.runtime.threads import run_threads
 from ffdist.runtime.torchrun import RankSignals, Rendezvous, meet, run_rank
+from ffdist.runtime.worker import idle_gpus_note, set_threads, stage_device
+from ffdist.runtime.worker_main import TrainingMain
 from ffdist.runtime.world import World
 from ffdist.settings import Settings
 from ffdist.settings.toml import write_toml
@@ -161,7 +161,7 @@ def launch(make: SettingsJob, out: Path) -> Result:
             return run_threads(make(), observer)
         if settings.plan.launcher == "ray":
             return settings_on_ray(make, out, observer)
-        run, main = settings.run, StageMain(make)
+        run, main = settings.run, TrainingMain(make)
         return run_processes(main, make.workers, observer, run=out, max_restarts=run.max_restarts, timeout=run.timeout)
     except (StageError, TransportError) as error:
         raise with_resume_remedy(error, out) from error

@@ -24,14 +24,14 @@ from ffdist.runtime.heartbeat import STACK, silence_of
 from ffdist.runtime.interrupts import say_stopping
 from ffdist.runtime.job import Job
 from ffdist.runtime.outcome import Result, root_cause
-from ffdist.runtime.ray_actor import CONCURRENCY, NOTE, ActorInfo, StageActor
+from ffdist.runtime.ray_actor import CONCURRENCY, NOTE, ActorInfo, WorkerActor
 from ffdist.runtime.ray_cluster import RayOptions, needs, no_room_error
 from ffdist.runtime.ray_store import Address, KeyValueActor
 from ffdist.runtime.supervise import AttemptLost
-from ffdist.runtime.worker import StoppedBeforeStartError
+from ffdist.runtime.worker_stages import StoppedBeforeStartError
 from ffdist.runtime.world import World
 
-LOOK = 1.0
+POLL_SECONDS = 1.0
 """Seconds between two looks for an actor that hangs."""
 STACKS = 0.3
 """Seconds that a worker has to write where it is."""
@@ -131,7 +131,7 @@ class ActorGroup:
             "max_concurrency": CONCURRENCY,
             "scheduling_strategy": place,
         }
-        return ray.remote(StageActor).options(**options).remote(rank, os.getcwd())
+        return ray.remote(WorkerActor).options(**options).remote(rank, os.getcwd())
 
     def _watch(self, runs: dict[Any, int], observer: Observer) -> dict[int, BaseException]:
         """Wait until every worker has ended, or GRACE seconds after the first failed; return the errors by rank."""
@@ -141,7 +141,7 @@ class ActorGroup:
         beats = Heartbeats(self.options.timeout)
         while runs or (events and not errors):
             ready, _ = ray.wait(
-                [*runs, *events], timeout=LOOK if deadline is None else max(0.0, deadline - time.monotonic())
+                [*runs, *events], timeout=POLL_SECONDS if deadline is None else max(0.0, deadline - time.monotonic())
             )
             if not ready and deadline is not None:  # the grace is over: whoever is left is ended below
                 break
@@ -230,7 +230,7 @@ class Heartbeats:
 
     def missed(self, actors: dict[int, Any]) -> list[int]:
         """Those who have not answered for too long."""
-        if self.timeout is None or time.monotonic() - self._looked < LOOK:
+        if self.timeout is None or time.monotonic() - self._looked < POLL_SECONDS:
             return []
         now = time.monotonic()
         if now - self._looked > silence_of(self.timeout) / 2:  # this process itself was stopped

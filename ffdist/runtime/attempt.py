@@ -12,7 +12,7 @@ from ffdist.errors import StageAwayError
 from ffdist.runtime.meeting import await_key
 from ffdist.runtime.world import World
 
-LOOK = 0.05
+POLL_SECONDS = 0.05
 """Seconds between two looks."""
 GREETINGS, NUMBERS = "greetings", "attempts"
 
@@ -76,7 +76,7 @@ class PostedMessages:
                     got=f"no other one within {timeout.total_seconds():g} s",
                     remedy="check torchrun's rendezvous options, and the network between the hosts",
                 )
-            time.sleep(LOOK)
+            time.sleep(POLL_SECONDS)
         return message
 
     def _read(self) -> str | None:

@@ -72,12 +72,12 @@ class LauncherPipe:
 
 
 def main(connection: Connection) -> None:
-    """A stage's process, from here to its end."""
+    """A worker's process, from here to its end."""
     line = LauncherPipe(connection)
     handle_in_thread(lambda number: line.report({"event": "signal", "number": number}))
     for number in SIGNALS:
         signal.signal(number, lambda *_: None)  # whoever started the stages decides what they do
-    # blocked by the launcher until there are handlers: see `start_stage`
+    # blocked by the launcher until there are handlers: see `start_worker`
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     stacks_to()  # who asks for stacks asks all stages, those that still load torch too
     try:
@@ -91,7 +91,7 @@ def main(connection: Connection) -> None:
     beating(lambda what: line.report({"event": "beat", "what": what}), activity)
     sys.argv[:] = start.argv
     with loading():
-        from ffdist.runtime.stage_process import run_child
+        from ffdist.runtime.worker_main import run_child
 
     run_child(start, job, line, activity)
 

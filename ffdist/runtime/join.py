@@ -23,10 +23,10 @@ from ffdist.runtime.folder import has_ended, locked
 from ffdist.runtime.job import Job
 from ffdist.runtime.meeting import await_key, find_key, set_key
 from ffdist.runtime.outcome import Result
-from ffdist.runtime.rank import idle_gpus_note
 from ffdist.runtime.run import SETTINGS
 from ffdist.runtime.threads import computing_threads_kept
 from ffdist.runtime.torchrun import RankSignals, Rendezvous, meet, run_rank
+from ffdist.runtime.worker import idle_gpus_note
 from ffdist.runtime.world import World
 from ffdist.snapshot import committed
 

@@ -11,7 +11,7 @@ import torch.distributed as dist
 
 from ffdist.errors import StageAwayError
 
-LOOK = 0.02
+POLL_SECONDS = 0.02
 """Seconds between two looks; between them a signal's handler has its turn, which a wait within torch does not give."""
 
 
@@ -23,7 +23,7 @@ def await_key(store: dist.Store, key: str, timeout: timedelta, *, failure: str, 
         while not store.check([key]):
             if time.monotonic() >= deadline:
                 raise TimeoutError(f"no '{key}' within {timeout.total_seconds():g} s")
-            time.sleep(LOOK)
+            time.sleep(POLL_SECONDS)
         return store.get(key)
     except TimeoutError as error:
         raise StageAwayError(

@@ -22,9 +22,9 @@ from ffdist.objectives import BlockSpec, Local, Objective
 from ffdist.pipeline.block import BlockConfig, LearningBlock
 from ffdist.pipeline.plan import block_specs, build_block
 from ffdist.runtime.agree import agree
-from ffdist.runtime.rank import set_threads, stage_device
 from ffdist.runtime.threads import computing_threads_kept
 from ffdist.runtime.torchrun import meet
+from ffdist.runtime.worker import set_threads, stage_device
 from ffdist.runtime.world import World
 from ffdist.settings import Settings
 

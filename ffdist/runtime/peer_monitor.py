@@ -16,7 +16,7 @@ import torch.distributed as dist
 
 from ffdist.errors import StageLostError
 from ffdist.runtime.heartbeat import EVERY, STACK, Activity, silence_of, write_stacks
-from ffdist.runtime.looking import GRACE
+from ffdist.runtime.polling import GRACE
 from ffdist.runtime.process_stat import parent_of
 from ffdist.runtime.watchdog import watched
 from ffdist.runtime.world import World

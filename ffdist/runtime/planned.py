@@ -9,7 +9,7 @@ from ffdist.planner.forecast import Forecast, Request, forecast, profiled
 from ffdist.runtime.allocator import freed_memory_kept
 from ffdist.runtime.job import Job
 from ffdist.runtime.planning import given_plan
-from ffdist.runtime.rank import set_threads, stage_device
+from ffdist.runtime.worker import set_threads, stage_device
 from ffdist.runtime.world import World
 
 

@@ -16,9 +16,9 @@ from ffdist.payload import Payload, pack
 from ffdist.runtime.interrupts import StopRequest, interrupts
 from ffdist.runtime.outcome import Result
 from ffdist.runtime.process_monitor import ProcessMonitor
-from ffdist.runtime.stage_handle import start_stage
-from ffdist.runtime.stage_process import ProcessMain
 from ffdist.runtime.supervise import supervise
+from ffdist.runtime.worker_main import ProcessMain
+from ffdist.runtime.worker_process import start_worker
 from ffdist.runtime.world import World
 
 
@@ -33,7 +33,7 @@ def run_processes(
 ) -> Result:
     """Start a process for each stage, pass their events to `observer`, and wait for all; anew as `supervise` has it.
 
-    main: what each process does; `StageMain(make_job)` trains. run: the run's folder. max_restarts: how often in a
+    main: what each process does; `TrainingMain(make_job)` trains. run: the run's folder. max_restarts: how often in a
     row the run goes on from its last snapshot where a process died, or did not answer for `timeout` seconds; None: for
     ever.
     SIGINT, SIGTERM or SIGHUP ends the run early, with a snapshot, where this is the main thread. Raises the error that
@@ -74,7 +74,7 @@ class Launcher:
             with meeting_place() as (store, descriptors):
                 for rank in range(self.stages):
                     world = World(rank, self.stages, rank, number)
-                    watch.stages.append(start_stage(world, store, descriptors, self.payload))
+                    watch.workers.append(start_worker(world, store, descriptors, self.payload))
                     watch.stop_if_requested()
                 watch.started = True
                 watch.stop_if_requested()

@@ -1,4 +1,4 @@
-"""One stage's process on a Ray cluster. It lives through as many attempts of a run as it survives."""
+"""One worker's process on a Ray cluster. It lives through as many attempts of a run as it survives."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ with loading():  # in the actor's process it is here that torch is imported
     from ffdist.runtime.ray_store import Address, join_store
     from ffdist.runtime.run import SETTINGS
     from ffdist.runtime.run_worker import run_worker
-    from ffdist.runtime.stage_process import MAX_WAIT
+    from ffdist.runtime.worker_main import MAX_WAIT
     from ffdist.runtime.world import World
     from ffdist.transport import transport_of
     from ffdist.transport.stores import serve_store
@@ -47,7 +47,7 @@ SIOCGIFADDR = 0x8915
 
 
 class ActorInfo(NamedTuple):
-    """The place of a stage's actor, and what it sees there."""
+    """The place of a worker's actor, and what it sees there."""
 
     address: str
     node: str
@@ -60,8 +60,8 @@ class ActorInfo(NamedTuple):
     """sha256 of the data set's manifest; None where there is none."""
 
 
-class StageActor:
-    """A stage; the driver calls `prepare` and `run` for each attempt, and `events` and `stop` meanwhile."""
+class WorkerActor:
+    """A worker; the driver calls `prepare` and `run` for each attempt, and `events` and `stop` meanwhile."""
 
     def __init__(self, rank: int, folder: str) -> None:
         """`folder`: the driver's, so that relative paths mean the same here where the two share it."""

@@ -40,7 +40,7 @@ if found and found["ray_version"] != ray.__version__:
 """
 """Asks a cluster, as `ray health-check` does, in a third of its time: that imports all of Ray's commands. In a process
 of its own, since where nothing answers Ray tries for minutes, and then aborts."""
-LOOK = 0.005
+POLL_SECONDS = 0.005
 """Seconds between two looks at a signal's handler."""
 
 
@@ -128,7 +128,7 @@ def put_back(number: int) -> Iterator[None]:
     done = threading.Event()
 
     def look() -> None:
-        while not done.wait(LOOK):
+        while not done.wait(POLL_SECONDS):
             sigaction(number, None, now)
             if now.raw != before.raw:
                 sigaction(number, before, None)

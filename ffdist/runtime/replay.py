@@ -27,10 +27,10 @@ from ffdist.runtime.job import Job
 from ffdist.runtime.nonfinite import kept_batches, numbers_of
 from ffdist.runtime.opened import open_dataset
 from ffdist.runtime.own_code import GIVEN, check_code
-from ffdist.runtime.rank import set_threads, stage_device
 from ffdist.runtime.run import check_named, no_data_to_learn_error, read_settings, saved_plan
 from ffdist.runtime.start import make_job
 from ffdist.runtime.threads import computing_threads_kept
+from ffdist.runtime.worker import set_threads, stage_device
 from ffdist.runtime.world import World
 from ffdist.snapshot import Manifest, SnapshotStore, committed, pulled, read_manifest
 from ffdist.snapshot.newest import whole

@@ -13,8 +13,8 @@ from ffdist.runtime.allocator import keep_freed_memory
 from ffdist.runtime.edges import ProcessEdges
 from ffdist.runtime.heartbeat import Activity, stacks_to
 from ffdist.runtime.job import Job
-from ffdist.runtime.rank import Rank, stage_device
 from ffdist.runtime.supervise import resumed_job
+from ffdist.runtime.worker import Worker, stage_device
 from ffdist.runtime.world import World
 from ffdist.snapshot.writers import writing_there
 
@@ -46,4 +46,4 @@ def run_worker(
         device = stage_device(job.settings.compute.device, world)
         activity.set("meeting the others")
         edges = ProcessEdges(world, store, device, transport=job.settings.plan.transport, timeout=job.timeout)
-        Rank(job, world, store, edges, observer, stop, ready, opened, activity).run()
+        Worker(job, world, store, edges, observer, stop, ready, opened, activity).run()

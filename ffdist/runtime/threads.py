@@ -20,8 +20,8 @@ from ffdist.runtime.edges import EdgeEnds
 from ffdist.runtime.interrupts import StopRequest, interrupts
 from ffdist.runtime.job import Job
 from ffdist.runtime.outcome import Result, cause_of
-from ffdist.runtime.rank import Rank
 from ffdist.runtime.routes import Route
+from ffdist.runtime.worker import Worker
 from ffdist.runtime.world import World
 from ffdist.snapshot.writers import writing_there
 from ffdist.transport import Edge, Receiver, Sender, open_local
@@ -91,7 +91,7 @@ class ThreadEdges:
 
 GRACE = 10.0
 """Seconds the others have to end by themselves after one has failed, or all, when told to before they have begun."""
-LOOK = 0.25
+POLL_SECONDS = 0.25
 """Seconds between two looks at what has happened meanwhile."""
 
 
@@ -112,7 +112,9 @@ def run_threads(job: Job, observer: Observer) -> Result:
         ready = group.ready.set if rank == 0 else lambda: None
         error = None
         try:
-            Rank(job, World(rank, count, rank), store, ThreadEdges(rank, exchange), observing, group.stop, ready).run()
+            Worker(
+                job, World(rank, count, rank), store, ThreadEdges(rank, exchange), observing, group.stop, ready
+            ).run()
         except BaseException as failure:  # whatever it is: the one that waits raises it
             error = failure
         finally:
@@ -155,7 +157,7 @@ class ThreadGroup:
         deadline: float | None = None
         while running and not (deadline and time.monotonic() > deadline):
             try:
-                rank, error = self.ended.get(timeout=LOOK)
+                rank, error = self.ended.get(timeout=POLL_SECONDS)
             except queue.Empty:
                 pass
             else:

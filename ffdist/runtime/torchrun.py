@@ -21,10 +21,10 @@ from ffdist.runtime.attempt import share_attempt
 from ffdist.runtime.heartbeat import WORK_TIMEOUTS, Activity
 from ffdist.runtime.interrupts import handle_in_thread, handle_signals, say_stopping, signals_restored
 from ffdist.runtime.job import Job
-from ffdist.runtime.looking import looking
 from ffdist.runtime.meeting import await_key, set_key
 from ffdist.runtime.outcome import Result
 from ffdist.runtime.peer_monitor import watching_each_other
+from ffdist.runtime.polling import polling
 from ffdist.runtime.run_worker import run_worker
 from ffdist.runtime.world import World
 
@@ -32,7 +32,7 @@ STOP_SECONDS = 3.0
 """Seconds in which a rank that is told to stop before the stages are ready may tidy up; it may wait inside of torch."""
 STOP = "stop"
 """The store's key under which a rank that was told to stop tells the others the signal's number."""
-LOOK = 1.0
+POLL_SECONDS = 1.0
 """Seconds between two looks whether another rank was told to stop."""
 
 
@@ -74,7 +74,7 @@ class RankSignals:
         self.number = 0
         self.ready = False
         self._store: dist.Store | None = None
-        self._looking = ExitStack()
+        self._polling = ExitStack()
 
     def handle(self) -> None:
         """Handle them for the rest of this process's life; `handling` does so for a while."""
@@ -102,11 +102,11 @@ class RankSignals:
         self.ready = True
         if self.first:
             then = lambda: self._begin_to_stop(posted_signal(store))  # noqa: E731
-            self._looking.enter_context(looking(lambda: store.check([STOP]), then, LOOK))
+            self._polling.enter_context(polling(lambda: store.check([STOP]), then, POLL_SECONDS))
 
     def end(self) -> None:
         """The stages have ended: nobody looks any more whether another rank is told to stop."""
-        self._looking.close()
+        self._polling.close()
 
     def _unwind(self, number: int, frame: FrameType | None) -> None:
         if not self.ready and not self.number:

@@ -26,7 +26,7 @@ from ffdist.runtime.meeting import set_key, store_lost_error
 from ffdist.runtime.world import World
 
 if TYPE_CHECKING:
-    from ffdist.runtime.rank import AgreedStart
+    from ffdist.runtime.worker import AgreedStart
     from ffdist.settings import Settings
 
 TRACE = "trace.json"
@@ -34,7 +34,7 @@ PARTS = "trace.parts"
 PROFILES = "profile"
 ROUNDS = 5
 """Questions by which a worker compares its clock with the first one's."""
-LOOK = 0.0002
+POLL_SECONDS = 0.0002
 """Seconds between two looks for an answer."""
 BOOT = Path("/proc/sys/kernel/random/boot_id")
 
@@ -85,7 +85,7 @@ def awaited(store: dist.Store, key: str, timeout: timedelta) -> bytes:
                     got="no answer",
                     expected=f"one within {timeout.total_seconds():g} s",
                 )
-            time.sleep(LOOK)
+            time.sleep(POLL_SECONDS)
         return store.get(key)
     except RuntimeError as error:
         raise store_lost_error(error, key) from error

@@ -1,363 +1,215 @@
-"""A worker's part of a run: its stages, and where the stream begins and ends."""
+"""One worker from start to end: agree on the plan, open the edges, run its stages."""
 
 from __future__ import annotations
 
-import platform
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext
-from contextvars import copy_context
-from dataclasses import dataclass
-from functools import partial
-from queue import SimpleQueue
-from threading import Thread
-from typing import TYPE_CHECKING
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from pathlib import Path
+from threading import Event
+from typing import Any, Protocol
 
 import torch
+import torch.distributed as dist
 
-from ffdist.device import enter, name_of, queues
-from ffdist.errors import StageError
-from ffdist.events import Observer, RunStarted
-from ffdist.loading import import_seconds
-from ffdist.pipeline.initial import make_from_data
-from ffdist.pipeline.memory import Memory
-from ffdist.pipeline.message import Stop
-from ffdist.pipeline.own_metrics import OwnMetrics
-from ffdist.pipeline.plan import build_block, split_by_stage
-from ffdist.pipeline.profile import TorchProfile
-from ffdist.pipeline.pulses import pulses_of
-from ffdist.pipeline.score_table import KNOWN, RECENT, ScoreSender, ScoreTable
-from ffdist.pipeline.sink import Sink
-from ffdist.pipeline.source import Position, Source, StopAtOnce
-from ffdist.pipeline.stage import Stage
-from ffdist.pipeline.stage_group import StageGroup
-from ffdist.pipeline.tensor_bytes import counter_here, counting
-from ffdist.pipeline.trace import Trace
-from ffdist.pipeline.turn import Outbox, Turn
-from ffdist.report.log import StageLog, run_log
-from ffdist.runtime.heartbeat import stacks_to
-from ffdist.runtime.looking import looking
-from ffdist.runtime.meeting import await_key, set_key
-from ffdist.runtime.nonfinite import NonfiniteRecorder
-from ffdist.runtime.resumed_log import begin_logs
-from ffdist.runtime.routes import Route, sink_is_on_last_stage
-from ffdist.runtime.tracing import (
-    PROFILES,
-    ClockOffset,
-    TraceRow,
-    common_clock,
-    first_of,
-    part_file,
-    tracing,
-    window_of,
-    write_part,
-)
-from ffdist.runtime.worker_edges import WorkerEdges
-from ffdist.snapshot import SnapshotStore
+from ffdist.cores import available_cores
+from ffdist.device import CPU, Accelerators, allow_tf32, enter, forget_peak, free_cached, parsed, queues
+from ffdist.device import seen as seen_here
+from ffdist.errors import ConfigError, StageError, setting
+from ffdist.events import Observer
+from ffdist.notes import note
+from ffdist.pipeline.memory import resident_bytes
+from ffdist.pipeline.precision import slow_precision_note
+from ffdist.pipeline.stage import is_out_of_memory
+from ffdist.plan import Plan
+from ffdist.runtime.agree import agree, make_plan
+from ffdist.runtime.edges import EdgeEnds
+from ffdist.runtime.heartbeat import Activity
+from ffdist.runtime.job import Job
+from ffdist.runtime.planning import is_searched
+from ffdist.runtime.routes import Route, routes_of
+from ffdist.runtime.speeds import kind_of, seconds_of, speeds_of
+from ffdist.runtime.worker_stages import StoppedBeforeStartError, WorkerStages
+from ffdist.runtime.world import World
+from ffdist.snapshot import Manifest, read_manifest
+from ffdist.transport import Edge, open_local
 
-if TYPE_CHECKING:
-    from ffdist.pipeline.source import Loaders
-    from ffdist.runtime.edges import EdgeEnds
-    from ffdist.runtime.rank import AgreedStart, Rank
-
-GRACE = 5.0
-"""Seconds in which a worker's other parts end once its edges are closed."""
-END_EARLY = "end early"
-"""Under which the first worker tells the one whose source leads that it was told to stop."""
-LOOK = 0.5
-"""Seconds between two looks whether the first worker was told to stop."""
+__all__ = ["StoppedBeforeStartError", "Worker", "enough_memory", "idle_gpus_note", "set_threads", "stage_device"]
 
 
-class StoppedBeforeStartError(StageError):
-    """A worker was told to stop before it had begun."""
+class Edges(Protocol):
+    """Opens a worker's ends of the edges of a run."""
+
+    def kind(self, route: Route) -> str:
+        """The transport of a route."""
+        ...
+
+    def open(self, routes: Sequence[Route], ends: ExitStack) -> EdgeEnds:
+        """This worker's ends, closed when `ends` is."""
+        ...
+
+    def close(self) -> None:
+        """Called after the last message of the run."""
+        ...
 
 
-@dataclass
+@dataclass(frozen=True)
+class AgreedStart:
+    """The start that the workers have agreed on."""
+
+    plan: Plan
+    steps: int
+    """Batches an epoch has."""
+    manifest: Manifest | None
+    """The manifest of the snapshot to go on from."""
+
+
+@dataclass(frozen=True)
 class Worker:
-    """One rank's stages, joined to the others' by edges that are open."""
+    """One worker of a job, in its place: it serves in one stage of the plan, or in several."""
 
-    rank: Rank
-    start: AgreedStart
-    routes: Sequence[Route]
-    edge_ends: EdgeEnds
-    device: torch.device
-    held: int
-    """Bytes that the process held before."""
-    kinds: Sequence[str]
-    """What the edges of the run travel by."""
-
-    def __post_init__(self) -> None:
-        self.job = self.rank.job
-        self.world = self.rank.world
-        self.plan = self.start.plan
-        self.me = self.world.rank
-        kept = self.job.settings
-        stops = "mean" if kept.training.early_stop is not None else None
-        self.judge = kept.run.keep_best or stops
-        """The predictor by which the best epoch is known, where its snapshot is kept."""
-        self.snapshots = SnapshotStore(self.job.run, self.job.names, keep=kept.run.keep, keep_best=self.judge)
-        self.stages = self.plan.stages_of(self.me)
-        self.turn = Turn() if len(self.stages) > 1 else None
-        self.ends_stream = self.me == self.plan.workers - 1
-        self.leader = self.plan.stages[0].workers[0]
-        """The worker whose source decides when to stop early."""
-        self.threads: list[Thread] = []
-        """The threads of its parts, where there are several."""
-        self.window = window_of(self.job.settings, self.start) if self.job.run else range(0)
-        self.clock = ClockOffset(0, 0)
-        """To the first worker's, where there is a trace."""
-        self.edges = WorkerEdges(self.plan, self.me, self.routes, self.edge_ends)
-        self.made: list[Stage] = []
-        self.logs: list[StageLog] = []
+    job: Job
+    world: World
+    store: dist.Store
+    """Where the workers meet, for small agreements only: the plan at the start, validation results an epoch behind."""
+    edges: Edges
+    observer: Observer
+    stop: Event = field(default_factory=Event)
+    """Set on rank 0 (by a signal, say) to end the run early, with a snapshot."""
+    ready: Callable[[], None] = lambda: None
+    """Called when this worker's edges are open, and it begins."""
+    opened: Callable[[Sequence[str]], None] = lambda kinds: None
+    """Told by what the edges of the run travel."""
+    activity: Activity = field(default_factory=Activity)
+    """Told what this worker is at."""
 
     def run(self) -> None:
-        """Run until the stream stops. Raises the error that explains the others where one of its parts fails."""
-        if self.window:
-            self.clock = common_clock(self.rank.store, self.world, self.job.timeout)
-        self.rank.activity.set("building its blocks")
-        with self._passing_stop_on(), ExitStack() as ends:
-            parts = [self._stage(index, ends) for index in self.stages]
-            if self.ends_stream and not sink_is_on_last_stage(self.plan):
-                parts.append(self._collector())
-            if self.ends_stream:
-                self._announce()
-            if self.rank.stop.is_set():
-                raise StoppedBeforeStartError("told to stop before the stages were ready")
-            self._note_ready()
-            self.rank.activity.what = self.at
-            self.rank.ready()
-            run_in_threads(parts, lambda: enter(self.device), self.threads)
+        """Run until the stream stops. Raises what stopped it otherwise; StageError where memory did not suffice."""
+        with enough_memory(self.world):
+            self._run()
 
-    def _note_ready(self) -> None:
-        """Note in its log what its start took: imports are within one of the others, or before them."""
-        imports = import_seconds(forget=True)
-        for log in self.logs:
-            log.write(f"ready; seconds: imports {imports:.2f}; {self.rank.activity.durations()}")
+    def _run(self) -> None:
+        job, settings, world = self.job, self.job.settings, self.world
+        set_threads(settings.compute.threads, world)
+        device = stage_device(settings.compute.device, world)
+        held = resident_bytes()
+        enter(device)
+        if settings.compute.tf32 and not allow_tf32(device) and world.first:
+            note(f"TF32 is for CUDA devices and Intel's; float32 stays what it is on {device}")
+        if world.first and (text := slow_precision_note(device, settings.compute.precision)):
+            note(text)
+        self.activity.set("agreeing on the plan")
+        start = self._agree(device)
+        if start.plan.lanes != (settings.training.lanes or 1):
+            job = replace(job, settings=settings.changed(lanes=start.plan.lanes))
+        forget_plan(device)
+        routes = routes_of(start.plan, settings.plan.queue, job.objective.score_lag)
+        with ExitStack() as after_edges, ExitStack() as ends:
+            edge_ends = local_edges(routes, world.rank, job.timeout, ends)
+            outside = [route for route in routes if not route.within]
+            self.activity.set("opening its edges")
+            opened = self.edges.open(outside, ends)
+            edge_ends.senders.update(opened.senders)
+            edge_ends.receivers.update(opened.receivers)
+            kinds = [self.edges.kind(route) for route in outside if route.purpose != "back"]
+            self.opened(kinds)
+            stages = WorkerStages(replace(self, job=job), start, routes, edge_ends, device, held, kinds)
+            after_edges.callback(stages.join)  # when the edges are closed
+            stages.run()
+        self.edges.close()
 
-    def at(self) -> str:
-        """The place of each stage in the stream, and what the worker waits for."""
-        places = [f"stage {stage.index} at batch {stage.step}" for stage in self.made]
-        return ", ".join([*places, *self.edges.waits()])
+    def _agree(self, device: torch.device) -> AgreedStart:
+        job = self.job
+        speeds: tuple[float, ...] = ()
+        if is_searched(job.settings):
+            speeds = speeds_of(self.store, self.world, kind_of(device), lambda: seconds_of(job, device), job.timeout)
 
-    def join(self) -> None:
-        """Its parts have ended; after an error they do so when its edges are closed, unless one hangs."""
-        for thread in self.threads:
-            thread.join(GRACE)
+        def decide() -> dict[str, Any]:
+            return make_plan(job, self.world, job.loaders(), device, speeds)
 
-    def _stage(self, index: int, ends: ExitStack) -> Callable[[], None]:
-        """A stage's whole work, ready to begin."""
-        job, world, manifest = self.job, self.world, self.start.manifest
-        mine = self.plan.stages[index]
-        lanes = mine.lanes_of(self.me)
-        group = self.edges.stage_group(index, self.rank.stop if index == 0 and self.me == self.leader else None)
-        config = job.block_config(self.device, max(1, self.start.steps * job.settings.training.epochs))
-        specs = split_by_stage(job.block_specs(), self.plan.blocks_per_stage)[index]
-        blocks = [build_block(job.chain, spec, job.objective, config) for spec in specs]
-        stage = Stage(index, blocks, self.snapshots.save, lanes=lanes, group=group, turn=self.turn)
-        stage.worker, stage.restore = self.me, self.snapshots.restore
-        self.made.append(stage)
-        stage.memory = Memory(self.device, self.held)
-        self._watch(stage)
-        loaders = job.loaders() if index == 0 else None
-        if manifest:
-            self.snapshots.load(stage.blocks, manifest)
-        elif loaders:
-            make_from_data(stage.blocks[0].module, loaders.train)
-        log = ends.enter_context(StageLog(job.run, index, self.me if group else None))
-        self.logs.append(log)
-        place = f"{self.device} ({name_of(self.device)})" if queues(self.device) else self.device
-        threads = torch.get_num_threads()
-        if log.file and self.job.watched:
-            stacks_to(log.file)
-        log.write(f"{stage} of {len(self.plan.stages)} on {place}, {threads} threads, host {platform.node()}")
-        if not self.plan.is_pipeline:
-            log.write(f"worker {self.me} of {world.size}; plan: {self.plan}")
-        log.write(f"edges of the run: {', '.join(self.kinds) or 'none'}")
-        stage.on_epoch = log.epoch
-        leads = group is None or group.leads or group.by_batch  # by batch, each alone knows of its batches
-        keeper = NonfiniteRecorder(job.run, lambda: job.loaders().train, leads, log.write, self.me)
-        for check in stage.finite_checks:
-            check.keep = keeper
-        outbox = self._outbox(index, lanes)
-        if loaders:
-            scores = self._score_table(loaders)
-            source = self._source(loaders, lanes, group, scores)
-            return lambda: self._begin(stage, source, outbox, scores)
-        inbox = self.edges.inbox(index, lanes)
-        stage.take_queued = inbox.take_queued
-        return lambda: stage.run(inbox, outbox)
-
-    def _watch(self, stage: Stage) -> None:
-        """Give it its trace and its profile, where the settings ask for them."""
-        run, watch = self.job.run, self.job.settings.watch
-        if run is None:
-            return
-        if self.window:
-            row = TraceRow(self.me, stage.index, [block.spec.name for block in stage.blocks], str(self.device))
-            save = partial(write_part, run, row, offset=self.clock)
-            stage.trace = Trace(self.window, self.device, lambda spans, truncated: save(spans, truncated=truncated))
-        path = run / PROFILES / f"stage-{stage.index}-worker-{self.me}.json"
-        stage.profile = TorchProfile(path, first_of(self.job.settings, self.start), watch.profile, self.device)
-
-    def _begin(self, stage: Stage, source: Source, outbox: Outbox, scores: ScoreTable | None) -> None:
-        stage.run(source, outbox)
-        if scores:
-            scores.drain(source.at.step)
-
-    def _collector(self) -> Callable[[], None]:
-        """The sink's work, where it takes what several workers send."""
-        inbox = self.edges.sink_inbox()
-        sink = self._sink()
-
-        def collect() -> None:
-            for message in inbox:
-                sink.send(message)
-                if isinstance(message, Stop):
-                    return
-                del message
-
-        return collect
-
-    def _outbox(self, index: int, lanes: range) -> Outbox:
-        """The outbox of a stage's messages: to the next stage, or to the sink."""
-        if index == len(self.plan.stages) - 1:
-            if sink_is_on_last_stage(self.plan):
-                return self._sink()
-            return self.edges.to_sink()
-        return self.edges.outbox(index, lanes)
-
-    def _score_table(self, loaders: Loaders) -> ScoreTable | None:
-        """The source's end of the edge back from the sink."""
-        receiver = self.edges.score_receiver()
-        if not receiver:
-            return None
-        job, manifest, store = self.job, self.start.manifest, self.snapshots
-        recent = store.load_extra_file(manifest, RECENT)[0].get("scores", ()) if manifest else ()
-        table = ScoreTable(
-            loaders.train,
-            job.chain.num_classes,
-            job.objective.score_lag,
-            receiver,
-            store.save_extra_file,
-            recent,
-        )
-        if manifest:
-            table.load_state(*store.load_extra_file(manifest, KNOWN))
-        return table
-
-    def _source(self, loaders: Loaders, lanes: range, group: StageGroup | None, scores: ScoreTable | None) -> Source:
-        start, history, manifest = Position(), [], self.start.manifest
-        if manifest:
-            start = Position(manifest.step, manifest.epoch, manifest.batch)
-            seen = [r["validation"]["accuracy"] for r in manifest.records if "validation" in r]
-            history = [accuracy[self.judge or "mean"] for accuracy in seen]
-        return Source(
-            loaders,
-            self.job.objective,
-            self.job.settings.training,
-            snapshot_every=self.job.settings.run.snapshot_every,
-            pulses=pulses_of(self.job.settings.watch.log_every, group, leads=self.me == self.leader),
-            num_classes=self.job.chain.num_classes,
-            start=start,
-            history=history,
-            validation_of=self._validation_of,
-            score_table=scores,
-            stop=group or StopAtOnce(self.rank.stop),
-            lanes=lanes,
-            orders=self.plan.stages[0].orders_of(self.me),
-            leads=self.me == self.leader,
-            is_kept=self.snapshots.is_kept,
-        )
-
-    def _validation_of(self, epoch: int) -> float:
-        failure = "the last stage did not tell its validation accuracy"
-        key = validation_key(epoch)
-        return float(await_key(self.rank.store, key, self.job.timeout, failure=failure, where=str(self.world)))
-
-    def _announce(self) -> None:
-        """Tell the run's folder and the observers that all is ready; by the last worker alone."""
-        if self.job.ready:
-            self.job.ready()
-        manifest = self.start.manifest
-        step, done = (manifest.step, manifest.epoch) if manifest else (0, 0)
-        epochs = self.job.settings.training.epochs
-        epoch = min(done + 1, epochs)
-        self.rank.observer(RunStarted(self.start.steps, epochs, step, epoch))
-
-    def _sink(self) -> Sink:
-        manifest = self.start.manifest
-        records, here = manifest.records if manifest else [], str(self.world)
-        store = self.rank.store
-        if self.job.run:
-            begin_logs(self.job.run, records, manifest.step if manifest else 0)
-        return Sink(
-            commit=self.snapshots.commit,
-            publish=lambda epoch, accuracy: set_key(store, validation_key(epoch), repr(accuracy), where=here),
-            observer=run_log(self.job.run, self._traced()),
-            score_sender=self._score_sender(),
-            records=records,
-            predictor=self.judge or "mean",
-            restored=self.snapshots.end_with,
-            metrics=OwnMetrics(self.job.own_metrics(), self.job.settings.training.seed),
-            report_every=self.job.report_every,
-        )
-
-    def _traced(self) -> Observer:
-        """The run's observers; before they hear of an event, the trace is put together."""
-        run = self.job.run
-        if run is None or not self.window:
-            return self.rank.observer
-        rows = [TraceRow(w, i, (), "") for i, stage in enumerate(self.plan.stages) for w in stage.workers]
-        return tracing(run, self.window, [part_file(run, row) for row in rows], self.rank.observer)
-
-    def _score_sender(self) -> ScoreSender | None:
-        """The sink's ends of the edges back to the source."""
-        senders = self.edges.score_senders()
-        if not senders:
-            return None
-        manifest, store = self.start.manifest, self.snapshots
-        recent = store.load_extra_file(manifest, RECENT)[0].get("scores", ()) if manifest else ()
-        return ScoreSender(senders, self.job.objective.score_lag, store.save_extra_file, recent)
-
-    def _passing_stop_on(self) -> AbstractContextManager[None]:
-        """Launchers tell rank 0; where another worker's source leads, it hears of it by the store, within."""
-        stop, store = self.rank.stop, self.rank.store
-        if self.leader == 0 or self.me not in (0, self.leader):
-            return nullcontext()
-        if self.me == 0:
-            return looking(stop.is_set, lambda: store.set(END_EARLY, ""), LOOK)
-        return looking(lambda: store.check([END_EARLY]), stop.set, LOOK)
+        agreed = agree(self.store, self.world, "plan", decide, job.timeout)
+        manifest = read_manifest(Path(agreed["snapshot"])) if agreed["snapshot"] else None
+        return AgreedStart(Plan.from_json(agreed["plan"]), agreed["steps"], manifest)
 
 
-def validation_key(epoch: int) -> str:
-    """The key under which workers find the accuracy of an epoch (from 0); its name, which errors show, counts from
-    1."""
-    return f"validation of epoch {epoch + 1}"
+def local_edges(routes: Sequence[Route], rank: int, timeout: timedelta, ends: ExitStack) -> EdgeEnds:
+    """Both ends of the edges from this worker to itself, where it serves in two stages that follow each other."""
+    found = EdgeEnds({}, {})
+    for route in routes:
+        if route.within and route.source == rank:
+            sender, receiver = open_local(Edge(route.name, route.depth, timeout))
+            found.senders[route.name] = ends.enter_context(closing(sender))
+            found.receivers[route.name] = ends.enter_context(closing(receiver))
+    return found
 
 
-def run_in_threads(parts: Sequence[Callable[[], None]], enter_device: Callable[[], None], begun: list[Thread]) -> None:
-    """Run all parts, in threads where there are several. Raises the first error, at once: whoever called then closes
-    this worker's edges, by which the other parts end, too. begun: the threads go there."""
-    if len(parts) == 1:
-        parts[0]()
-        return
-    threads, counter = torch.get_num_threads(), counter_here()
-    ended: SimpleQueue[BaseException | None] = SimpleQueue()
+@contextmanager
+def enough_memory(world: World) -> Iterator[None]:
+    """Raises StageError for what numpy and torch raise where there is not."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise StageError(
+            "there is not enough memory",
+            where=world,
+            got=error,
+            remedy=f"use a smaller {setting('training.batch_size')} or {setting('dataset.image_size')}, "
+            f"more {setting('training.microbatches')}, or more {setting('plan.stages')}",
+        ) from error
 
-    def run_part(part: Callable[[], None]) -> None:
-        try:
-            torch.set_num_threads(threads)  # each thread has a number of its own
-            enter_device()
-            with counting(counter):
-                part()
-        except BaseException as error:  # raised again by the one that waits
-            ended.put(error)
-        else:
-            ended.put(None)
 
-    for part in parts:
-        # with a copy of this context, where the settings are that errors and notes are spelled by
-        begun.append(Thread(target=copy_context().run, args=(run_part, part), daemon=True, name="ffdist part"))
-        begun[-1].start()
-    for _ in parts:
-        if (error := ended.get()) is not None:
-            raise error
+def set_threads(wanted: int | None, world: World) -> None:
+    """Set the number of threads that is wanted; else as OMP_NUM_THREADS says, which torch has read by itself; else this
+    host's cores shared out."""
+    if wanted or "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(wanted or max(1, available_cores() // (world.local_size or world.size)))
+
+
+def forget_plan(device: torch.device) -> None:
+    """Give back what measuring the blocks has taken, which is no part of a stage's peak."""
+    free_cached(device)
+    forget_peak(device)
+
+
+def stage_device(wanted: str, world: World, seen: Accelerators | None = None) -> torch.device:
+    """A device of its own for each stage of this host, where there are enough for all; where a kind is given ("cuda"),
+    some may share; where one is given ("cuda:1"), all do.
+
+    seen: the accelerators of this process; None: as torch says. Raises ConfigError for one that is not there.
+    """
+    kind, count = seen or seen_here()
+    if wanted == "cpu" or (wanted == "auto" and (kind is None or count < (world.local_size or world.size))):
+        return CPU
+    asked, number = (kind, None) if wanted == "auto" else parsed(wanted)
+    if kind is None or asked != kind or (number or 0) >= count:
+        raise no_device_error(wanted, Accelerators(kind, count))
+    return torch.device(kind, world.local_rank % count if number is None else number)
+
+
+def no_device_error(wanted: str, seen: Accelerators) -> ConfigError:
+    """The error for a device that this process does not see."""
+    kind, count = seen
+    here = ["cpu", *([kind] if kind else []), *(f"{kind}:{index}" for index in range(count) if count > 1)]
+    what = "there is no GPU" if kind is None else f"there is no device {wanted}"
+    return ConfigError(
+        what,
+        where=setting("compute.device", wanted),
+        expected=" or ".join(here),
+        got=f"torch {torch.__version__} sees {kind or 'none'}",
+        remedy=f"use {setting('compute.device', here[-1])}",
+    )
+
+
+def idle_gpus_note(wanted: str, world: World, seen: Accelerators | None = None) -> str | None:
+    """The note for stages that go on the CPU unasked although there are GPUs; else None."""
+    kind, count = seen or seen_here()
+    if wanted != "auto" or count == 0 or queues(stage_device(wanted, world, Accelerators(kind, count))):
+        return None
+    return (
+        f"stages of this host: {world.local_size or world.size}; GPUs that each sees: {count}; so they go on the "
+        f"CPU ({setting('compute.device', kind)} would share out the GPUs)"
+    )

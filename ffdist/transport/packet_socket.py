@@ -23,7 +23,7 @@ from ffdist.transport.wire import HELLO_BYTES, MAGIC, check_hello, encode_hello,
 
 MAX_PENDING = 64
 """Connections, at most, that an end holds and has not been greeted by yet."""
-LOOK = 0.02
+POLL_SECONDS = 0.02
 """Seconds between two looks for the other end; between them a signal's handler has its turn."""
 
 
@@ -217,7 +217,7 @@ def await_posted(edge: Edge, store: Store, what: str) -> str:
         while not store.check([key_of(edge, what)]):
             if time.monotonic() >= deadline:
                 raise edge.silent(f"{what} of the receiver")
-            time.sleep(LOOK)
+            time.sleep(POLL_SECONDS)
         return store.get(key_of(edge, what)).decode()
     except TransportError:
         raise

@@ -24,8 +24,8 @@ from ffdist.runtime.heartbeat import Activity
 from ffdist.runtime.outcome import Result
 from ffdist.runtime.processes import run_processes
 from ffdist.runtime.run_worker import run_worker
-from ffdist.runtime.stage_process import StageMain
 from ffdist.runtime.threads import run_threads
+from ffdist.runtime.worker_main import TrainingMain
 from ffdist.runtime.world import World
 from ffdist.snapshot import latest
 from ffdist.transport.listeners import listening
@@ -34,7 +34,7 @@ pytestmark = pytest.mark.distributed
 
 
 def run_stages(make: DigitsJob, run: Path, stages: int, **settings: Any) -> Result:
-    return run_processes(StageMain(placed(make, run, stages, settings)), stages, QUIET)
+    return run_processes(TrainingMain(placed(make, run, stages, settings)), stages, QUIET)
 
 
 def placed(make: DigitsJob, run: Path, stages: int, settings: dict[str, Any]) -> DigitsJob:
@@ -188,11 +188,11 @@ def test_replicas_asked_to_stop_end_after_one_snapshot_and_go_on(
             os.kill(os.getpid(), signal.SIGINT)
 
     make = DigitsJob(tmp_path, epochs=1, noisy=True, settings=told)
-    assert run_processes(StageMain(make), 2, interrupt).reason == "interrupted"
+    assert run_processes(TrainingMain(make), 2, interrupt).reason == "interrupted"
     manifest = latest(tmp_path)
     assert manifest
     assert manifest.batch
-    result = run_processes(StageMain(replace(make, settings=told | {"resume": True})), 2, QUIET)
+    result = run_processes(TrainingMain(replace(make, settings=told | {"resume": True})), 2, QUIET)
     assert (fingerprint(tmp_path), learned(result.records), result.test) == alone_in_lanes
 
 
@@ -212,7 +212,7 @@ def test_a_killed_stage_ends_the_others_with_an_error_that_names_it_and_the_run_
     run_threads(replace(make, run=tmp_path / "whole")(), QUIET)
     cut = replace(make, run=tmp_path / "cut", settings=make.settings | {"stages": 3})
     with pytest.raises(StageError, match=r"worker 1 died(.|\n)*SIGKILL"):
-        run_processes(StageMain(cut), 3, kill_stage_at(12, rank=1))
+        run_processes(TrainingMain(cut), 3, kill_stage_at(12, rank=1))
     manifest = latest(tmp_path / "cut")
     assert manifest is not None
     assert manifest.step >= 5
@@ -257,7 +257,7 @@ def test_a_stage_that_is_killed_and_one_that_is_stopped_are_replaced_and_change_
             for stage in stages_of(os.getpid(), rank):
                 os.kill(stage, number)
 
-    result = run_processes(StageMain(cut), 2, disturb, run=tmp_path / "cut", max_restarts=1, timeout=1.0)
+    result = run_processes(TrainingMain(cut), 2, disturb, run=tmp_path / "cut", max_restarts=1, timeout=1.0)
     assert result.reason == "finished"
     assert fingerprint(tmp_path / "cut") == fingerprint(tmp_path / "whole")
     assert ["SIGKILL" in restarts[0].reason, "does not answer" in restarts[1].reason] == [True, True]

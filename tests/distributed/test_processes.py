@@ -23,7 +23,7 @@ from ffdist import SFF, Pipeline, open_data
 from ffdist.errors import ConfigError, StageError
 from ffdist.runtime.job import Job
 from ffdist.runtime.processes import run_processes
-from ffdist.runtime.stage_process import StageMain
+from ffdist.runtime.worker_main import TrainingMain
 
 pytestmark = pytest.mark.distributed
 
@@ -50,7 +50,7 @@ def test_asked_twice_to_stop_it_ends_at_once() -> None:
         signal.raise_signal(signal.SIGINT)
 
     with pytest.raises(KeyboardInterrupt):
-        run_processes(StageMain(DigitsJob(settings={"stages": 2})), 2, interrupt_twice)
+        run_processes(TrainingMain(DigitsJob(settings={"stages": 2})), 2, interrupt_twice)
 
 
 class Unsendable(DigitsJob):
@@ -60,7 +60,7 @@ class Unsendable(DigitsJob):
 
 def test_a_job_that_cannot_be_sent_is_refused_before_anything_starts() -> None:
     with pytest.raises(ConfigError, match=r"cannot be sent(.|\n)*holds a lock"):
-        run_processes(StageMain(Unsendable()), 2, QUIET)
+        run_processes(TrainingMain(Unsendable()), 2, QUIET)
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class Dying:
 @pytest.mark.parametrize(("how", "told"), [("killed", "SIGKILL"), ("left", "exit status 7")])
 def test_a_stage_that_dies_while_it_starts_is_an_error_with_what_it_said(how: str, told: str) -> None:
     with pytest.raises(StageError, match=rf"worker 1 died(.|\n)*{told}(.|\n)*the last words"):
-        run_processes(StageMain(Dying(how)), 2, QUIET)
+        run_processes(TrainingMain(Dying(how)), 2, QUIET)
 
 
 SCRIPT = """

@@ -10,7 +10,7 @@ from torch import nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from ffdist.pipeline.tensor_bytes import TensorBytes
-from ffdist.runtime.worker import run_in_threads
+from ffdist.runtime.worker_stages import run_in_threads
 
 KIB = 1024
 

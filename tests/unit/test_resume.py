@@ -20,8 +20,8 @@ from ffdist.objectives import SFF
 from ffdist.pipeline.classifier import Classifier
 from ffdist.report.log import RUN_LOG, read_run_log
 from ffdist.runtime.outcome import Result
-from ffdist.runtime.rank import Rank
 from ffdist.runtime.threads import ThreadEdges, run_threads
+from ffdist.runtime.worker import Worker
 from ffdist.runtime.world import World
 from ffdist.snapshot import Manifest, SnapshotStore, committed, latest, newest, read_manifest
 from ffdist.snapshot.files import BlockCopy, read_block
@@ -89,7 +89,7 @@ def stopped_at(step: int, make: DigitsJob) -> Result:
 def run_alone(make: DigitsJob, stop: Event, report: Observer = QUIET) -> Result:
     """One stage, told to stop by `stop`."""
     result = Result()
-    Rank(make(), World(), dist.HashStore(), ThreadEdges(), result.collecting(report), stop).run()
+    Worker(make(), World(), dist.HashStore(), ThreadEdges(), result.collecting(report), stop).run()
     return result
 
 

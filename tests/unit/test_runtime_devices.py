@@ -8,7 +8,7 @@ import pytest
 
 from ffdist.device import Accelerators
 from ffdist.errors import ConfigError
-from ffdist.runtime.rank import idle_gpus_note, stage_device
+from ffdist.runtime.worker import idle_gpus_note, stage_device
 from ffdist.runtime.world import World
 
 

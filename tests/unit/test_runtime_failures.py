@@ -21,8 +21,8 @@ from ffdist.errors import ConfigError, PeerLostError, PeerTimeoutError, StageAwa
 from ffdist.runtime import threads
 from ffdist.runtime.meeting import await_key, set_key
 from ffdist.runtime.outcome import root_cause
-from ffdist.runtime.rank import enough_memory
 from ffdist.runtime.tracing import common_clock
+from ffdist.runtime.worker import enough_memory
 from ffdist.runtime.world import World
 from ffdist.transport import Edge, EdgeContext
 from ffdist.transport.shared_memory import TRANSPORT

@@ -20,15 +20,15 @@ import ffdist
 from ffdist.errors import ConfigError
 from ffdist.page.spans import read_trace, spans_of, without_overlap
 from ffdist.runtime.processes import run_processes
-from ffdist.runtime.stage_process import StageMain
 from ffdist.runtime.threads import run_threads
 from ffdist.runtime.tracing import ClockOffset, common_clock
+from ffdist.runtime.worker_main import TrainingMain
 from ffdist.runtime.world import World
 
 SHARED = "{0} @ 0:0, 1:1 | {1}, {2} @ 1"
 WAYS: dict[str, Callable[[DigitsJob], object]] = {
     "threads": lambda make: run_threads(make(), QUIET),
-    "processes": lambda make: run_processes(StageMain(make), 2, QUIET),
+    "processes": lambda make: run_processes(TrainingMain(make), 2, QUIET),
 }
 
 

@@ -29,7 +29,7 @@ from ffdist.errors import ConfigError, setting
 from ffdist.runtime.edges import ProcessEdges
 from ffdist.runtime.job import Job
 from ffdist.runtime.outcome import root_cause
-from ffdist.runtime.rank import Rank
+from ffdist.runtime.worker import Worker
 from ffdist.runtime.world import World
 
 WIDTHS = {"cnn": 32, "cnnb": 32, "mlp": 512}
@@ -133,7 +133,7 @@ def run_weighed(job: Job) -> list[MemoryUse]:
             with Meter(torch.device("cpu")) as meter:
                 world = World(rank, count, rank)
                 edges = ProcessEdges(world, store, torch.device("cpu"), timeout=job.timeout)
-                Rank(job, world, store, edges, lambda event: None).run()
+                Worker(job, world, store, edges, lambda event: None).run()
                 used[rank] = meter.use()
         except BaseException as error:  # an exit, too: the thread that joins raises it
             errors.append(error)

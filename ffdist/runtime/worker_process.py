@@ -1,4 +1,4 @@
-"""A stage's process as its launcher has it: started, sent its job, told to stop, ended.
+"""A worker's process as its launcher has it: started, sent its job, told to stop, ended.
 
 A process is started with nothing but one end of a line. Over it come the job, as bytes, and orders; over it go events;
 and either end knows by it at once when the other one is gone.
@@ -38,8 +38,8 @@ TAIL = 2000
 
 
 @dataclass
-class StageProcess:
-    """A stage's process, what it reports, and the error that it reported."""
+class WorkerProcess:
+    """A worker's process, what it reports, and the error that it reported."""
 
     rank: int
     process: subprocess.Popen[bytes]
@@ -128,7 +128,7 @@ class StageProcess:
         )
 
 
-def start_stage(world: World, store: str, descriptors: tuple[int, ...], payload: Payload) -> StageProcess:
+def start_worker(world: World, store: str, descriptors: tuple[int, ...], payload: Payload) -> WorkerProcess:
     """A process that waits for its job, which is sent as fast as it takes it."""
     here, there = multiprocessing.Pipe()
     flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined] - as multiprocessing has it
@@ -144,13 +144,13 @@ def start_stage(world: World, store: str, descriptors: tuple[int, ...], payload:
         )
         assert process.stderr
         os.set_blocking(process.stderr.fileno(), False)
-        stage = StageProcess(world.rank, process, here, process.stderr.fileno())
-    # held here, too, it would keep the line open when the stage dies, and its end would not be seen
+        worker = WorkerProcess(world.rank, process, here, process.stderr.fileno())
+    # held here, too, it would keep the line open when the worker dies, and its end would not be seen
     there.close()
     start = ProcessStart(world, store, os.getpid(), sys.argv, payload.script)
-    # a pipe holds little: a stage that still starts would make the launcher wait, and the other stages with it
+    # a pipe holds little: a worker that still starts would make the launcher wait, and the other workers with it
     Thread(target=send_job, args=(here, start, payload.data), name=f"send stage-{world.rank}", daemon=True).start()
-    return stage
+    return worker
 
 
 def send_job(line: Connection, start: ProcessStart, data: bytes) -> None:

@@ -1,4 +1,4 @@
-"""A stage's process, once it has its job: it makes it, trains, and tells what happens."""
+"""A worker's process, once it has its job: it makes it, trains, and tells what happens."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from ffdist.transport.process_group import LOOPBACK
 MakeJob = Callable[[], Job]
 """Picklable; called in each process, so that no data travels to it."""
 ProcessMain = Callable[[ProcessStart, LauncherPipe, Activity], None]
-"""What a stage's process does; picklable."""
+"""What a worker's process does; picklable."""
 MAX_WAIT = timedelta(hours=1)
 """How long torch may wait in a store; who waits for a worker looks at the clock itself, and at the worker."""
 DETAILS = ("what", "where", "expected", "got", "remedy")
@@ -57,8 +57,8 @@ def leave_at_once(status: int) -> NoReturn:
 
 
 @dataclass(frozen=True)
-class StageMain:
-    """The main function of a process that trains its stage of a job."""
+class TrainingMain:
+    """The main function of a process that trains its worker's part of a job."""
 
     make_job: MakeJob
 
