@@ -114,10 +114,10 @@ def test_pulses_and_snapshots_are_weighed_in_a_training_that_makes_them(
     assert cost["value"] == pytest.approx(pulse / batch, rel=1e-6), "of the one batch between two pulses"
     snapshots.main(pairs=3, widths=("8,12,16",), seconds=0.01, record=tmp_path / "snapshots")
     found = figures(tmp_path / "snapshots")
-    for way in ("behind", "at once"):
+    for way in ("in the background", "at once"):
         added, minute = (found[way, metric] for metric in ("added", "minute"))
         assert minute["value"] == pytest.approx(added["value"] / 60e3)
-        assert found[way, "state"]["value"] == found["behind", "state"]["value"] > 0
+        assert found[way, "state"]["value"] == found["in the background", "state"]["value"] > 0
     assert "A snapshot of one stage" in capsys.readouterr().out
 
 
