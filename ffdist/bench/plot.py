@@ -104,6 +104,9 @@ def _lines(plot: Plot, axes) -> None:
         axes.set_xscale("log", base=2)
         ticks = sorted({point[0] for points in plot.series.values() for point in points})
         axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-    axes.set_ylim(bottom=0)
+    if plot.log_y:
+        axes.set_yscale("log")
+    else:
+        axes.set_ylim(bottom=0)
     axes.legend()
     axes.grid(alpha=0.3)

@@ -149,7 +149,7 @@ def draw_scaled(profile: Profile, cluster: Cluster, grown: Sequence[ScalingPoint
         "1F1B (simulated)": points("pipelined"),
     }
     title = f"{profile.network}, {profile.rule}: {profile.batch} samples a device, link {cluster.link} (simulated)"
-    made = Plot("lines", title, "devices", "samples/s (simulated)", series, log_x=True)
+    made = Plot("lines", title, "devices", "samples/s (simulated)", series, log_x=True, log_y=True)
     free, number = path, 1
     while free.exists():
         number += 1

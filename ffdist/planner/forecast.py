@@ -21,10 +21,11 @@ from ffdist.plan import Plan
 from ffdist.planner.by_batch import best_by_batch
 from ffdist.planner.cached import links_here, profile_of
 from ffdist.planner.cluster import Cluster, ExchangeCost, NetworkLink, parse_bytes, parse_link
+from ffdist.planner.plan_search import PlanSearch
 from ffdist.planner.price import Price, price
 from ffdist.planner.profile import Profile
 from ffdist.planner.schedules import BUCKETS, ddp, one_f_one_b
-from ffdist.planner.search import best_pipeline, best_price, data_parallel
+from ffdist.planner.search import best_pipeline, best_price, data_parallel, most_lanes
 from ffdist.planner.simulate import BATCHES, simulate
 from ffdist.settings import Settings
 
@@ -37,6 +38,8 @@ median error of what is simulated, so that nearer ones cannot be told apart."""
 
 FEW = 16
 """Workers up to which plans are compared by all of SEEDS."""
+MAX_RANKED = 64
+"""Devices up to which the best plans of several numbers of lanes are simulated."""
 
 
 class ExpectedRate(NamedTuple):
@@ -127,15 +130,19 @@ def forecast(profile: Profile, cluster: Cluster, *, lanes: int | None = None, pl
     return Forecast(profile, cluster, best, pipeline, parallel, rates)
 
 
-def fastest(profile: Profile, cluster: Cluster, lanes: int | None = None) -> tuple[Price, ExpectedRate]:
+def fastest(
+    profile: Profile, cluster: Cluster, lanes: int | None = None, *, exactly: bool = False
+) -> tuple[Price, ExpectedRate]:
     """The plan with the least price; or one that is simulated as SURE to be faster, or one of fewer devices that is
-    simulated to be faster: to leave devices idle is always allowed.
+    simulated to be faster: to leave devices idle is always allowed, unless `exactly` all are to have work.
 
     Raises ConfigError where nothing keeps to the memory limit.
     """
-    least = best_price(profile, cluster, lanes=lanes)
-    best, rate = of_least_price(profile, cluster, least, lanes)
-    devices = cluster.devices - 1
+    least = best_price(profile, cluster, lanes=lanes, exactly=exactly)
+    best, rate = of_least_price(profile, cluster, least, lanes, exactly=exactly)
+    if cluster.devices <= MAX_RANKED and not (lanes or exactly):
+        best, rate = of_other_lanes(profile, cluster, best, rate)
+    devices = 0 if exactly else cluster.devices - 1
     while devices:
         there = cluster.with_devices(devices)
         try:
@@ -151,23 +158,46 @@ def fastest(profile: Profile, cluster: Cluster, lanes: int | None = None) -> tup
     return best, simulated(profile, cluster, best.plan)
 
 
-def of_least_price(profile: Profile, cluster: Cluster, least: Price, lanes: int | None) -> tuple[Price, float]:
+def of_least_price(
+    profile: Profile, cluster: Cluster, least: Price, lanes: int | None, *, exactly: bool = False
+) -> tuple[Price, float]:
     """The plan with the least price; or a plain one, or the best by batch, where that is simulated as SURE to be
     faster. With its rate."""
     plain = (
         best_pipeline(profile, cluster, lanes=lanes or 1),
         data_parallel(profile, cluster, lanes=lanes),
         data_parallel(profile, cluster.with_devices(1 << cluster.devices.bit_length() - 1), lanes=lanes),  # by halves
-        best_by_batch(profile, cluster, lanes or 1),
+        best_by_batch(profile, cluster, lanes or 1, exactly=exactly),
     )
+    fitting = [each for each in plain if each and not (exactly and each.plan.workers < cluster.devices)]
     best, rate = least, compared(profile, cluster, least.plan)
-    at_least = (1 + (SURE if cluster.devices <= FEW else 0.0)) * rate
-    for each in plain:
-        if each and lanes in (None, each.plan.lanes) and each.rate > max(at_least, rate):
+    at_least = sure(cluster) * rate
+    for each in fitting:
+        if lanes in (None, each.plan.lanes) and each.rate > max(at_least, rate):
             expected = compared(profile, cluster, each.plan)
             if expected > max(at_least, rate):
                 best, rate = each, expected
     return best, rate
+
+
+def of_other_lanes(profile: Profile, cluster: Cluster, best: Price, rate: float) -> tuple[Price, float]:
+    """The best plan, or the one with the least price of another number of lanes, where that is simulated as SURE to be
+    faster: of plans with shared blocks and queues of a few messages prices say less. Those are left out whose price is
+    higher than what the best plan takes."""
+    at_least = sure(cluster) * rate
+    counts = {cluster.devices, 2 * cluster.devices, *(2**n for n in range(cluster.devices.bit_length() + 1))}
+    for count in sorted(count for count in counts if count <= most_lanes(profile)):
+        found = PlanSearch(profile, cluster, count).least(profile.batch / max(at_least, rate))
+        if found:
+            expected = compared(profile, cluster, found.plan)
+            if expected > max(at_least, rate):
+                best, rate = found, expected
+    return best, rate
+
+
+def sure(cluster: Cluster) -> float:
+    """How many times as fast another plan is to be: more devices than the simulator was held against need no margin."""
+    return 1 + (SURE if cluster.devices <= FEW else 0.0)
 
 
 def compared(profile: Profile, cluster: Cluster, plan: Plan) -> float:

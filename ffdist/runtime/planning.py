@@ -16,8 +16,7 @@ from ffdist.pipeline.fusion import FUSION
 from ffdist.pipeline.plan import BlockCost, measure_blocks, partition
 from ffdist.plan import Plan, read_plan
 from ffdist.planner.cached import profile_of
-from ffdist.planner.forecast import Request, cluster_of
-from ffdist.planner.search import best_plan
+from ffdist.planner.forecast import Request, cluster_of, fastest
 from ffdist.runtime.job import Job
 from ffdist.runtime.run import PLAN, saved_plan, write_plan
 from ffdist.settings import Settings
@@ -259,7 +258,7 @@ def searched(job: Job, workers: int, device: torch.device, train: Loader, speeds
     profile = profile_of(job.chain, job.objective, settings, train, device=device)
     cluster = cluster_of(Request(workers, speeds=tuple(speeds)), device, settings)
     lanes = 1 if settings.rule.objective == "backprop" and workers == 1 else settings.training.lanes
-    plan = best_plan(profile, cluster, lanes=lanes, exactly=True)
+    plan = fastest(profile, cluster, lanes, exactly=True)[0].plan
     suffix = "" if plan.lanes == (settings.training.lanes or 1) else f", {plan.lanes} lanes a batch"
     unlike = f"; the devices' speeds, measured: {', '.join(f'{speed:.2g}' for speed in speeds)}" if speeds else ""
     note(f"the plan: {plan}{suffix}{unlike}")

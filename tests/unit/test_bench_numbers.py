@@ -27,6 +27,7 @@ from ffdist.bench.harness.rounds import Rounds, take_turns
 from ffdist.bench.harness.summary import Summary, ratios
 from ffdist.bench.harness.table import ResultTable
 from ffdist.bench.harness.window import Window, WindowRate
+from ffdist.bench.plot import draw
 from ffdist.bench.settings import BenchSettings
 from ffdist.bench.step import OneStep
 from ffdist.bench.whole_runs import Epoch
@@ -236,3 +237,11 @@ def test_an_installed_ffdist_is_not_at_the_commit_of_the_checkout_around_it(tmp_
         [sys.executable, "-c", code], env=environment, cwd=tmp_path, capture_output=True, text=True, check=True
     )
     assert said.stdout.split() == ["0123abc", "0123abc", "unknown"]
+
+
+def test_a_plot_of_logarithms_shows_powers_of_ten(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    series = {"a": [(8, 100.0, 99.0, 101.0), (512, 6400.0, 6300.0, 6500.0)]}
+    for log_y in (False, True):
+        draw(Plot("lines", "t", "devices", "samples/s", series, log_x=True, log_y=log_y), tmp_path / "plot.svg")
+        assert ("10^{3}" in (tmp_path / "plot.svg").read_text()) == log_y

@@ -210,6 +210,16 @@ def test_one_device_more_is_simulated_no_slower(profile: Profile, devices: int, 
     assert more >= 0.96 * few  # as near as what is simulated comes to a price
 
 
+def test_a_plan_of_other_lanes_is_taken_where_it_is_simulated_much_faster() -> None:
+    """Bounded queues between shared stages are in no price."""
+    sizes = [(0.08, 0.1, 1e5), (0.15, 0.1, 1e5), (0.2, 4.0, 1e5), (0.03, 0.1, 1e3)]
+    profile = network(*(block(n, *each) for n, each in enumerate(sizes)))
+    cluster = Cluster(5, NetworkLink(1e8, 5e-5))
+    found, rate = fastest(profile, cluster)
+    assert rate.rate > 1.1 * simulated(profile, cluster, best_price(profile, cluster).plan).rate
+    assert rate.rate > 0.9 * found.rate
+
+
 def all_by_batch(profile: Profile, lanes: int, devices: int) -> Iterator[Plan]:
     """Every cut, and every number of workers for each stage, who take its batches in turn."""
     for cut in cuts(len(profile.names)):

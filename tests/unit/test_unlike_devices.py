@@ -13,7 +13,7 @@ from jobs import QUIET, DigitsJob
 
 from ffdist.planner.cached import profile_of
 from ffdist.planner.cluster import Cluster
-from ffdist.planner.search import best_plan
+from ffdist.planner.forecast import fastest
 from ffdist.runtime.planning import searched
 from ffdist.runtime.speeds import kind_of, of_all_blocks, seconds_of, speeds_of
 from ffdist.runtime.threads import run_threads
@@ -50,7 +50,7 @@ def test_a_slower_device_gets_a_smaller_share(tmp_path: Path, capsys: pytest.Cap
     alike, unlike = (searched(job, 2, CPU, train, speeds) for speeds in ((), (1.0, 0.05)))
     assert "the devices' speeds, measured: 1, 0.05" in capsys.readouterr().err
     profile = profile_of(job.chain, job.objective, job.settings, train, device=CPU)
-    expected = best_plan(profile, Cluster(2, speeds=(1.0, 0.05)), exactly=True)
+    expected = fastest(profile, Cluster(2, speeds=(1.0, 0.05)), exactly=True)[0].plan
     assert unlike != alike or expected == alike
 
     def lanes_times_blocks(worker: int) -> int:

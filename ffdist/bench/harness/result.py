@@ -24,6 +24,7 @@ class Plot:
     series: Series
     """The points of each: (x, median, minimum, maximum)."""
     log_x: bool = False
+    log_y: bool = False
 
     @classmethod
     def bars_of(cls, table: ResultTable, metric: str, label: str) -> Plot:
