@@ -11,11 +11,12 @@ from torch import nn
 
 from ffdist import SFF, models, open_data
 from ffdist.models import Chain
-from ffdist.planner import Profile, SampleCurve
-from ffdist.planner.cached import described, profile_of
+from ffdist.planner import NetworkLink, Profile, SampleCurve
+from ffdist.planner.cached import LARGE, SMALL, described, profile_of, ring_of
 from ffdist.planner.measure import sizes_of
 from ffdist.runtime.job import Job
 from ffdist.settings import Settings
+from ffdist.transport.measure import ALL_REDUCE
 
 BATCH = 32
 
@@ -108,3 +109,15 @@ def test_a_network_of_other_layers_is_another_network() -> None:
     assert chain(nn.Linear(4, 3)) == chain(nn.Linear(4, 3))
     assert chain(nn.Linear(4, 3)) != chain(nn.Linear(4, 3), nn.ReLU())
     assert chain(nn.Linear(4, 3)) != chain(nn.Linear(4, 5))
+
+
+def test_a_rings_step_is_what_an_all_reduce_of_two_takes() -> None:
+    """Two steps, in each of which both send a half and get another."""
+    message, a_byte = 3e-5, 2e-10
+    rates: dict[str, float] = {}
+    for size in (SMALL, LARGE):
+        rates[f"{ALL_REDUCE} {size}"] = 1 / (1e-4 + size / 1e9)
+        rates[f"{ALL_REDUCE} {size} cpu"] = 2 * 2 * (2 * message + size / 2 * 2 * a_byte)
+    ring = ring_of(rates, NetworkLink(1e9, 5e-5, 4e-10, 4e-10, message=1e-3))
+    assert (ring.rate, ring.latency) == (1e9, 5e-5)
+    assert (ring.message, ring.sender, ring.receiver) == pytest.approx((message, a_byte, a_byte))
