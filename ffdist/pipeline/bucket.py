@@ -24,7 +24,7 @@ while slices of the batch before still lie there; it gets no further than the ot
 memory for little."""
 SMALL = 128 * 2**10
 """Bytes of gradients that consecutive blocks send in one message: its own cost is more than that of so many bytes."""
-MIN_SLICES = 8
+MIN_SLICES = 16
 """The slices from which on a stage's last block travels with others, too: what a message to each worker takes is more
 than what hides behind that block."""
 

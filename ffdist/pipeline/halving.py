@@ -14,7 +14,7 @@ from __future__ import annotations
 from ffdist.pipeline.flat import FlatParameters
 from ffdist.pipeline.tree import Node
 
-MIN_WORKERS = 8
+MIN_WORKERS = 16
 """The workers from which on 2 log2 W messages, all but one of which nothing hides, are so many fewer than 2 (W - 1)
 that they are faster, ..."""
 MAX_BYTES = 2**22

@@ -196,7 +196,7 @@ def of_other_lanes(profile: Profile, cluster: Cluster, best: Price, rate: float)
 
 
 def sure(cluster: Cluster) -> float:
-    """How many times as fast another plan is to be: more devices than the simulator was held against need no margin."""
+    """The number of times as fast that another plan is to be; with more devices than any that was measured, 1."""
     return 1 + (SURE if cluster.devices <= FEW else 0.0)
 
 

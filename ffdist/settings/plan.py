@@ -48,7 +48,7 @@ class PlanSettings(SettingsGroup):
     """How workers that share a stage exchange its gradients. slices: each adds up and updates a part of the weights,
     keeps the optimiser's state of that part alone, and hands it on; halves: the same in rounds with one other worker in
     each, where 2, 4, 8, ... workers have a lane each; whole: each takes all gradients and updates all. auto: whole for
-    2 workers, from 8 on halves where they are faster, else slices."""
+    2 workers, from 16 on halves where they are faster, else slices."""
     launcher: Literal["processes", "threads", "ray"] = option("processes", free=True)
     """What runs the stages. Processes, threads of this process, or actors of Ray; under torchrun they are its ranks."""
 

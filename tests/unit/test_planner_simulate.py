@@ -213,7 +213,7 @@ def test_replicas_by_halves_are_no_slower_than_ddp_by_a_ring() -> None:
     """On as many devices as one likes, though a step of the ring takes an eighth of what a message of ours does."""
     profile = network(*(block(n, 0.004, size, 1e3) for n, size in enumerate([0.01, 0.1, 0.3])))
     ring = replace(FAST, message=FAST.message / 8)
-    for devices, least in ((2, 0.95), (8, 0.9), (16, 0.95), (64, 1.0)):
+    for devices, least in ((2, 0.95), (16, 0.95), (64, 1.0)):
         grown, there = replace(profile, batch=BATCH * devices), Cluster(devices, FAST, collective=ring)
         plan = Plan.replicated(profile.names, devices, devices)
         found = simulate(grown, there, plan, batches=9)

@@ -137,10 +137,10 @@ def test_blocks_that_all_travel_together_learn_the_same_bits(
 
 @pytest.mark.parametrize("clip", [None, 0.1])
 def test_eight_workers_by_halves_learn_the_bits_of_one(clip: float | None, tmp_path: Path) -> None:
-    """As they do unless told otherwise; each block travels by itself."""
+    """As more of them do unless told otherwise."""
     job = DigitsJob(settings=SMALL | {"lanes": 8, "clip": clip, "snapshot_every": 3})
-    assert halves_pay(8, 8, 1000)
-    assert run(job, "* @ 0-7", tmp_path / "eight") == run(job, "* @ 0", tmp_path / "one")
+    assert [halves_pay(many, many, 1000) for many in (8, 16, 24)] == [False, True, False]
+    assert run(job, "* @ 0-7", tmp_path / "eight", exchange="halves") == run(job, "* @ 0", tmp_path / "one")
 
 
 @pytest.mark.parametrize("workers", [2, 4, 16])
