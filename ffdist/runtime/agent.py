@@ -173,6 +173,9 @@ def main(argv: Sequence[str]) -> None:
     with loading():
         from torch.distributed import run
         from torch.distributed.elastic.multiprocessing import SignalException
+
+        from ffdist.transport.listeners import allow_many_descriptors
+    allow_many_descriptors()
     args = run.parse_args([*argv])
     alone = args.standalone and args.local_addr is None
     try:

@@ -17,6 +17,7 @@ from ffdist.runtime.supervise import resumed_job
 from ffdist.runtime.worker import Worker, stage_device
 from ffdist.runtime.world import World
 from ffdist.snapshot.writers import writing_there
+from ffdist.transport.listeners import allow_many_descriptors
 
 
 def run_worker(
@@ -39,6 +40,7 @@ def run_worker(
     open; opened: what the edges of the run travel by.
     """
     keep_freed_memory()
+    allow_many_descriptors()
     stacks_to()
     activity.set("opening the data")
     job = resumed_job(replace(make_job(), watched=True), world)

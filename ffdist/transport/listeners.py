@@ -1,9 +1,10 @@
-"""Sockets that listen though all who should connect have done so: strangers find them deaf."""
+"""Sockets that listen: strangers find room while those who should connect do so, and then find them deaf."""
 
 from __future__ import annotations
 
 import ctypes
 import os
+import resource
 import socket
 import struct
 from collections.abc import Iterator
@@ -14,6 +15,18 @@ SO_ATTACH_FILTER = 26
 """Linux's; Python's socket module has no name for it."""
 DROP = struct.pack("HBBI", 0x06, 0, 0, 0)
 """A filter of one instruction, "return 0": nothing that comes is let in (linux/filter.h)."""
+MANY = 1 << 16
+"""Open files."""
+
+
+def allow_many_descriptors() -> None:
+    """Raise this process's limit of open files to what it may be, 65,536 at most: whoever connects to it holds one, and
+    where none is left, gloo aborts the process and a store of torch's takes nobody. One host has fewer ports."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MANY if hard == resource.RLIM_INFINITY else min(hard, MANY)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with suppress(OSError, ValueError):  # the system has another limit yet
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 @contextmanager

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import resource
 import socket
 import sys
 from contextlib import ExitStack
+from datetime import timedelta
 from itertools import pairwise
 
 import pytest
+from torch._C._distributed_c10d import TCPStore
 
 from ffdist.errors import ConfigError
 from ffdist.runtime.edges import host_kind, kind_of
 from ffdist.transport import WorkerLocation
-from ffdist.transport.listeners import deaf_afterwards
+from ffdist.transport.listeners import allow_many_descriptors, deaf_afterwards
+from ffdist.transport.stores import serve_store
 
 
 def place(device: str, host: str | None, collective: str | None = None) -> WorkerLocation:
@@ -78,3 +82,19 @@ def test_what_has_begun_to_listen_takes_nobody_after_the_context_and_keeps_whom_
         with socket.create_server(("127.0.0.1", 0)) as later:
             for server in (before, later):
                 socket.create_connection(server.getsockname(), timeout=20).close()
+
+
+def test_strangers_that_hold_the_line_keep_nobody_out_of_a_store() -> None:
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (128, before[1]))
+        allow_many_descriptors()
+        store = serve_store("127.0.0.1")
+        with ExitStack() as held:
+            for _ in range(200):  # which have a descriptor at either end
+                held.enter_context(socket.create_connection(("127.0.0.1", store.port)))
+            client = TCPStore("127.0.0.1", store.port, is_master=False, timeout=timedelta(seconds=20))
+            client.set("key", "value")
+            assert store.get("key") == b"value"
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
