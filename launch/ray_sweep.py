@@ -72,7 +72,8 @@ def train(trial: dict[str, Any], sweep: Sweep) -> None:
             train, validation = event.record["train"], event.record["validation"]
             tune.report({"accuracy": validation["accuracy"]["mean"], "samples_per_second": train["samples_per_second"]})
 
-    options = RayOptions(start_timeout=timedelta(minutes=10))
+    told = settings.run
+    options = RayOptions(start_timeout=timedelta(minutes=10), max_restarts=told.max_restarts, timeout=told.timeout)
     with new_run(settings, open_dataset(settings.dataset)):
         job = SettingsJob(settings, run, sweep.stages)
         run_ray(job, sweep.stages, report, run=run, data=settings.dataset.data, options=options)

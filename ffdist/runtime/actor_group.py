@@ -14,7 +14,7 @@ from typing import Any
 import ray
 import torch.distributed as dist
 from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
-from ray.util.placement_group import PlacementGroup
+from ray.util.placement_group import PlacementGroup, placement_group_table
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from ffdist.errors import ConfigError, FfdistError, Interrupted, StageError, StageLostError, TransportError, setting
@@ -31,8 +31,8 @@ from ffdist.runtime.supervise import AttemptLost
 from ffdist.runtime.worker_stages import StoppedBeforeStartError
 from ffdist.runtime.world import World
 
-POLL_SECONDS = 1.0
-"""Seconds between two looks for an actor that hangs."""
+POLL_SECONDS = 0.5
+"""Seconds from one look for an actor that hangs to the next, which may come that much later once more."""
 STACKS = 0.3
 """Seconds that a worker has to write where it is."""
 GRACE = 10.0
@@ -108,7 +108,7 @@ class ActorGroup:
             self.actor_infos = ray.get(ready, timeout=self.options.start_timeout.total_seconds())
             self.meeting = self._meeting()
         except GetTimeoutError:
-            raise no_room_error(self.options, size) from None
+            raise self._late_error(ready) from None
         except RayActorError as error:
             self._dismiss_unfit(set(range(size)))
             raise AttemptLost(
@@ -119,8 +119,28 @@ class ActorGroup:
     def _meeting(self) -> Address | Any:
         """The store in which this attempt's ranks meet; what an earlier attempt left is in another one."""
         if self.options.direct:
-            return tuple(ray.get(self.actors[0].host_store.remote()))
+            wait = self.options.start_timeout.total_seconds()
+            return tuple(ray.get(self.actors[0].host_store.remote(), timeout=wait))
         return ray.remote(KeyValueActor).options(num_cpus=0).remote()
+
+    def _late_error(self, ready: list[Any]) -> BaseException:
+        """The error for workers that do not get ready: there is no room for them any more, or they have it, and are
+        silent; then others are made in their place."""
+        size = len(self.actors)
+        if placement_group_table(self.group)["state"] != "CREATED":
+            return no_room_error(self.options, size)
+        here, _ = ray.wait(ready, num_returns=size, timeout=0)
+        late = [rank for rank, answer in enumerate(ready) if answer not in here] or [0]
+        for rank in late:
+            self._dismiss(rank)
+        error = StageLostError(
+            f"worker {' and '.join(map(str, late))} did not get ready",
+            expected=f"an answer within {self.options.start_timeout.total_seconds():g} s",
+            got="silence, though there is room",
+            remedy="look for what has stopped the process, or raise "
+            f"{setting('ray.placement_timeout')} where its node takes longer to import torch",
+        )
+        return AttemptLost(error, [brief(error)])
 
     def _make(self, rank: int) -> Any:
         need = needs(self.options, len(self.actors))
@@ -145,11 +165,11 @@ class ActorGroup:
             )
             if not ready and deadline is not None:  # the grace is over: whoever is left is ended below
                 break
-            for rank in beats.missed({rank: self.actors[rank] for rank in runs.values()}):
-                errors[rank] = hung_error(rank, self.actor_infos[rank], beats)
+            if hung := beats.missed({rank: self.actors[rank] for rank in runs.values()}):
+                errors |= {rank: hung_error(rank, self.actor_infos[rank], beats) for rank in hung}
                 deadline = deadline or time.monotonic() + GRACE
-                runs = {run: other for run, other in runs.items() if other != rank}
-                self._end(rank)
+                runs = {run: rank for run, rank in runs.items() if rank not in hung}
+                self._end(hung)
             events = {asked: rank for asked, rank in events.items() if self.actors[rank] is not None}
             if beats.stop_signal and not self.stopping:
                 self.stop(beats.stop_signal)
@@ -195,19 +215,20 @@ class ActorGroup:
             if answer not in ready or not _yes(answer):
                 self._dismiss(rank)
 
-    def _end(self, rank: int) -> None:
-        """End a process that does not answer: Ray asks it to end, which it may not hear."""
-        here = self.actor_infos[rank].node == ray.get_runtime_context().get_node_id()
-        if here:
-            # a stopped process writes its stacks only when it goes on, and then needs a moment for it
-            for number in (STACK, signal.SIGCONT):
-                with suppress(ProcessLookupError, PermissionError):
-                    os.kill(self.actor_infos[rank].pid, number)
-            time.sleep(STACKS)
-        self._dismiss(rank)
-        if here:
+    def _end(self, hung: list[int]) -> None:
+        """End processes that do not answer: Ray asks them to end, which they may not hear."""
+        node = ray.get_runtime_context().get_node_id()
+        here = [self.actor_infos[rank].pid for rank in hung if self.actor_infos[rank].node == node]
+        # a stopped process writes its stacks only when it goes on, and then needs a moment for it
+        for pid, number in [(pid, number) for pid in here for number in (STACK, signal.SIGCONT)]:
             with suppress(ProcessLookupError, PermissionError):
-                os.kill(self.actor_infos[rank].pid, signal.SIGKILL)
+                os.kill(pid, number)
+        time.sleep(STACKS if here else 0)
+        for rank in hung:
+            self._dismiss(rank)
+        for pid in here:
+            with suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, signal.SIGKILL)
 
     def _dismiss(self, rank: int) -> None:
         actor, self.actors[rank] = self.actors[rank], None

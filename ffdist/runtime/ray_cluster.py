@@ -7,6 +7,7 @@ import logging
 import math
 import os
 import secrets
+import shutil
 import signal
 import socket
 import subprocess
@@ -14,11 +15,12 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import ray
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
@@ -79,16 +81,46 @@ def joined(options: RayOptions, stages: int) -> Iterator[None]:
     if address == "local":
         cpus = max(available_cores(), math.ceil(stages * options.cpus_per_stage))
         take_own_token()
-        with starting(), signals_kept():
-            ray.init("local", num_cpus=cpus, include_dashboard=False, **quiet)
+        with starting(), signals_kept(), session_of_its_own():
+            context: Any = ray.init("local", num_cpus=cpus, include_dashboard=False, **quiet)
+        leaving = removed_afterwards(Path(context.address_info["session_dir"]))
     else:
         check_health(address)
         with signals_kept():
             ray.init(address, **quiet)
+        leaving = nullcontext()
+    with leaving:
+        try:
+            yield
+        finally:
+            ray.shutdown()
+
+
+@contextmanager
+def session_of_its_own() -> Iterator[None]:
+    """A context in which Ray starts its processes outside of this one's group: a signal to all of that, as timeout(1)
+    and a terminal's end send, would end them before the stages have made their snapshot."""
+    from ray._private import services
+
+    before = services.ConsolePopen
+    if sys.platform == "linux":  # elsewhere Ray ends them by their group
+        services.ConsolePopen = partial(before, start_new_session=True)  # there is no other way in
     try:
         yield
     finally:
-        ray.shutdown()
+        services.ConsolePopen = before
+
+
+@contextmanager
+def removed_afterwards(folder: Path) -> Iterator[None]:
+    """A context after which the folder of a Ray that was this run's alone is gone, which Ray would keep for good; where
+    the run has failed, it stays for its logs."""
+    try:
+        yield
+    except Interrupted:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def take_own_token() -> None:

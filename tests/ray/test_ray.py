@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -27,15 +28,17 @@ from ray.cluster_utils import Cluster
 from traces import read
 
 from ffdist import Pipeline
+from ffdist.bench.victims import descendants, left_of
 from ffdist.cli import main
 from ffdist.errors import ConfigError, DataError, Interrupted, StageError
 from ffdist.events import EpochEnded, RunEvent, StagesPlaced
+from ffdist.report.log import read_run_log
 from ffdist.runtime.actor_group import check_actor_infos
 from ffdist.runtime.ray import RayOptions, run_ray
 from ffdist.runtime.ray_actor import ActorInfo, actor_info
 from ffdist.runtime.ray_cluster import check_health, listens, put_back, with_token
 from ffdist.runtime.threads import run_threads
-from ffdist.snapshot import latest
+from ffdist.snapshot import committed, latest
 from ffdist.snapshot.writers import written_there
 
 pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore::ResourceWarning")]
@@ -329,13 +332,26 @@ def test_a_token_that_lies_there_is_for_a_cluster_that_is_found_on_this_host(
     assert with_token("auto")["RAY_AUTH_MODE"] == "disabled"
 
 
-def test_a_ray_of_this_host_alone_needs_no_home_folder_and_leaves_nothing_there(tmp_path: Path) -> None:
-    home = tmp_path / "home"
+def test_a_ray_of_this_host_alone_makes_a_snapshot_when_its_terminal_ends_and_leaves_nothing(tmp_path: Path) -> None:
+    home, run = tmp_path / "home", tmp_path / "run"
     command = [sys.executable, "-m", "ffdist", "train", "--launcher", "ray", "--stages", "1", "--samples", "64"]
     given = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_AUTH", "RAY_ADDRESS"))}
-    command += ["--epochs", "1", "--threads", "1", "--out", str(tmp_path / "run")]
-    done = subprocess.run(command, env={**given, "HOME": str(home)}, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    command += ["--epochs", "100000", "--threads", "1", "--keep", "3", "--out", str(run)]
+    with tempfile.TemporaryDirectory(dir="/tmp") as short:  # sockets lie in it
+        env = {**given, "HOME": str(home), "RAY_TMPDIR": short}
+        process = subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True, start_new_session=True)
+        while not committed(run) and process.poll() is None:
+            time.sleep(0.1)
+        seen = set(descendants(process.pid))
+        os.killpg(process.pid, signal.SIGHUP)  # Ray's own processes are not in the group: they end last
+        _, told = process.communicate(timeout=60)
+        assert process.returncode == 129, told
+        assert "Traceback" not in told
+        assert not left_of(seen, 20)
+        assert not list(Path(short).glob("ray/session_2*"))
+    _, end = read_run_log(run)
+    assert end
+    assert end["reason"] == "interrupted"
     assert not home.exists()
 
 
