@@ -18,14 +18,15 @@ from ffdist.models.meta import on_meta
 from ffdist.models.outputs import Output, place_of, trace_outputs, unknown_axes_error
 from ffdist.models.parts import SpatialMean
 from ffdist.models.recipe import ChainRecipe
-from ffdist.models.sound import check_given, check_sound
+from ffdist.models.sound import check_given, check_row, check_sound
 from ffdist.models.strided_pointwise import pick_places_first
 from ffdist.renamed import renamed_arguments
 from ffdist.seeds import derive_seed, seeded
 
 Shape = tuple[int, ...]
-COPIED = "a module that is passed in is copied by copy.deepcopy; the old torch.nn.utils.weight_norm forbids that, \
-torch.nn.utils.parametrizations.weight_norm does not"
+COPIED = "a module that is passed in is copied by copy.deepcopy, which must work; in place of the old \
+torch.nn.utils.weight_norm, torch.nn.utils.parametrizations.weight_norm; after pruning, torch.nn.utils.prune.remove; \
+without locks, files and other attributes that cannot be copied"
 
 
 class Chain:
@@ -178,11 +179,12 @@ class Chain:
         layers_per_block: how many children in a row make each block. Default: each child with weights is one, together
             with the norms, activations, pools and dropouts after it; `joined` of the result says how.
 
-        Raises NetworkError for what is no nn.Sequential, for a cut that does not fit, and for blocks that share a
-        parameter or that `check_sound` refuses.
+        Raises NetworkError for what is no nn.Sequential or does more than call its children in turn, for a cut that
+        does not fit, and for blocks that share a parameter or that `check_sound` refuses.
         """
         if not isinstance(module, nn.Sequential):
             raise no_sequential_error(module)
+        check_row(module)
         parts = children(module)
         for name, child in parts:
             check_given(name, child)

@@ -14,6 +14,7 @@ from ffdist.models.axes import declared
 from ffdist.models.chain import BlockGroup, Chain, Shape, children, no_sequential_error, seeded
 from ffdist.models.joins import describe_joins, joined
 from ffdist.models.recipe import recipe_of
+from ffdist.models.sound import check_row
 from ffdist.options import find, typed
 
 MODELS: Mapping[str, Callable[..., Chain]] = LazyNames(MODEL_PLACES)
@@ -30,7 +31,7 @@ def load_model(
     options: text as typed on a command line, or values as TOML has them, by the builder's parameter names.
 
     Raises ConfigError for an unknown name or option (with the nearest one), for a value of another type, and for a
-    function that returns neither; NetworkError where the children share a parameter.
+    function that returns neither; NetworkError where the children share a parameter, or are not all that is run.
     """
     build = find(name, MODELS, "model")
     if not callable(build) or isinstance(build, nn.Module):
@@ -66,6 +67,7 @@ def load_model(
             got=type(made).__name__,
             remedy=no_sequential_error(made).remedy,
         )
+    check_row(made)
     parts = children(made)
     counts = joined(parts)
     blocks: list[tuple[str, _Children]] = []

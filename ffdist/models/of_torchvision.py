@@ -10,6 +10,7 @@ from ffdist.errors import NetworkError
 from ffdist.models.chain import Chain
 from ffdist.models.joins import joined
 from ffdist.models.parts import named_path
+from ffdist.models.sound import check_row
 from ffdist.renamed import renamed_arguments
 
 
@@ -28,6 +29,7 @@ def torchvision_chain(
     from torchvision.models import ResNet  # two seconds, which other networks need not pay
 
     features = getattr(module, "features", None)
+    check_row(module, None)
     if isinstance(module, ResNet):
         entries = [(name, part) for name, part in module.named_children() if name not in ("avgpool", "fc")]
     elif isinstance(features, nn.Sequential):

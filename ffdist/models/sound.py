@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
@@ -10,6 +13,8 @@ from ffdist.errors import NetworkError, setting
 
 WRAPPERS = {"DataParallel": "module", "DistributedDataParallel": "module", "OptimizedModule": "_orig_mod"}
 """Modules that hold the user's own, and where: they place or compile it themselves."""
+HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
+"""Where torch keeps the functions that were hung on a module."""
 
 
 def check_sound(name: str, module: nn.Module) -> None:
@@ -83,3 +88,45 @@ def check_given(name: str, module: nn.Module) -> None:
                 got="a tensor on the meta device",
                 remedy="make it on the CPU, or call net.to_empty(device='cpu') and initialise it",
             )
+        if getattr(tensor, "_backward_hooks", None) or getattr(tensor, "_post_accumulate_grad_hooks", None):
+            raise NetworkError(
+                "a hook hangs on a weight",
+                where=f"block '{name}', '{path}'",
+                expected="weights without hooks: they are copied, and a copy has none",
+                got="a hook on its gradient",
+                remedy="nn.utils.parametrize.register_parametrization for a mask or a scale; requires_grad_(False) "
+                "for what is not to learn",
+            )
+
+
+def check_row(module: nn.Module, forward: Callable[..., Any] | None = nn.Sequential.forward) -> None:
+    """Raises NetworkError for a network of which more is run than its children in turn, as these alone make the blocks:
+    a forward of its own, hooks on the whole, and weights that no child has. forward: what it must be; None: anything.
+    """
+    kind, rest = type(module).__name__, "what the whole does beside its children is in no block"
+    if forward is not None and getattr(module.forward, "__func__", None) is not forward:
+        raise NetworkError(
+            "a network with a forward of its own",
+            where=kind,
+            expected="an nn.Sequential, whose forward calls its children in turn",
+            got=f"{kind}.forward, which no block would run",
+            remedy="write what it does as modules among the children; a part that branches is a module of its own: "
+            "nn.Sequential(first, OwnModule(...), last)",
+        )
+    if any(getattr(module, name) for name in HOOKS):
+        raise NetworkError(
+            "a hook hangs on the whole network",
+            where=kind,
+            expected="hooks on its layers",
+            got=rest,
+            remedy="hang it on the child that it concerns, which is copied with its hooks: net[-1]",
+        )
+    own = [name for name, _ in (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False))]
+    if own:
+        raise NetworkError(
+            "a network has weights that are in none of its children",
+            where=kind,
+            expected="parameters and buffers of its layers",
+            got=", ".join(own),
+            remedy="keep them in the child that uses them",
+        )

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ffdist import SFF, Pipeline, models
-from ffdist.errors import ConfigError, NetworkError
+from ffdist.errors import ConfigError, DivergedError, NetworkError
 from ffdist.models import Chain, load_model
 from ffdist.objectives import BlockSpec, CwC, Hinton, Local, LocalCE, Objective, PredSim, load_objective
 from ffdist.pipeline.classifier import Classifier
@@ -173,6 +173,68 @@ def test_a_network_that_would_fail_later_is_refused_at_once(name: str) -> None:
     make, why = REFUSED[name]
     with pytest.raises(NetworkError, match=why):
         Pipeline(nn.Sequential(make()), "sff").fit((X, Y), epochs=1, batch_size=8, progress=False)
+
+
+class Residual(nn.Sequential):
+    def forward(self, x: Tensor) -> Tensor:
+        return x + super().forward(x)
+
+
+def with_buffer() -> nn.Sequential:
+    network = nn.Sequential(nn.Linear(6, 6))
+    network.register_buffer("scale", torch.ones(6))
+    return network
+
+
+def hooked(place: str) -> nn.Sequential:
+    network = nn.Sequential(nn.Linear(6, 6), nn.Linear(6, 6))
+    if place == "weight":
+        network[0].weight.register_hook(lambda grad: grad * 0)
+    elif place == "grad":
+        network[0].weight.register_post_accumulate_grad_hook(lambda weight: None)
+    else:
+        (network if place == "whole" else network[1]).register_forward_hook(lambda part, args, out: out * 0)
+    return network
+
+
+@pytest.mark.parametrize(
+    ("make", "why"),
+    [
+        (lambda: Residual(nn.Linear(6, 6), nn.Linear(6, 6)), "forward of its own(.|\n)*Residual.forward"),
+        (lambda: hooked("whole"), "hook hangs on the whole"),
+        (lambda: hooked("weight"), r"hook hangs on a weight(.|\n)*block '0', 'weight'"),
+        (lambda: hooked("grad"), "hook hangs on a weight"),
+        (with_buffer, "in none of its children(.|\n)*scale"),
+    ],
+)
+def test_what_blocks_would_leave_out_of_a_network_is_refused(make: Any, why: str) -> None:
+    with pytest.raises(NetworkError, match=why):
+        Chain.from_sequential(make(), input_shape=(6,), num_classes=2)
+
+
+def test_a_child_keeps_its_hooks_and_a_forward_of_its_own() -> None:
+    x = torch.rand(3, 6)
+    for network in (hooked("child"), nn.Sequential(Residual(nn.Linear(6, 6)), nn.Linear(6, 6))):
+        chain = Chain.from_sequential(network, input_shape=(6,), num_classes=2)
+        assert torch.equal(chain.build(1, 0)(chain.build(0, 0)(x)), network(x))
+
+
+def test_a_users_function_may_not_return_what_runs_more_than_its_children() -> None:
+    with pytest.raises(NetworkError, match=r"Residual\.forward"):
+        load_model(f"{__file__}:residual", (6,), 2)
+
+
+def residual(input_shape: Any, num_classes: int) -> nn.Sequential:
+    return Residual(nn.Linear(6, 6), nn.Linear(6, 6))
+
+
+def test_a_network_that_gives_no_number_is_told_as_such() -> None:
+    class Log(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x - 100).log()
+
+    with pytest.raises(DivergedError, match="not a finite number"):
+        Pipeline(nn.Sequential(Log(6, 6)), "local-ce").fit((X, Y), epochs=1, batch_size=8, progress=False)
 
 
 def test_numbers_that_tell_the_way_and_token_ids_in_floats_are_taken() -> None:
