@@ -17,10 +17,10 @@ from ffdist import posix  # noqa: F401 - first: it says which systems have what 
 from ffdist.arguments import as_fields, as_settings, check_options, is_share
 from ffdist.data import Images
 from ffdist.data.given import Data
-from ffdist.errors import ConfigError, DataError
+from ffdist.errors import ConfigError, DataError, DivergedError
 from ffdist.events import Observer, Observers
 from ffdist.given_network import GivenNetwork
-from ffdist.launch import Watching, check_flags, check_unkept, launched, note_run_facts, open_given, result_of, watched
+from ffdist.launch import Watching, check_flags, check_unkept, launched, note_run_facts, open_given, result_of, watched, without_folder
 from ffdist.models import Chain
 from ffdist.models.chain import no_sequential_error
 from ffdist.notes import note
@@ -230,7 +230,10 @@ class Pipeline:
         with tempfile.TemporaryDirectory(prefix="ffdist-") as scratch, locked(Path(scratch)):
             if job.settings.plan.launcher == "ray":
                 write_settings(Path(scratch), job.settings)  # by which an actor knows that it sees this folder
-            return self._train(job, Path(scratch), watching(None))
+            try:
+                return self._train(job, Path(scratch), watching(None))
+            except DivergedError as error:
+                raise without_folder(error, scratch) from error
 
     def _train(self, job: Job, run: Path, observer: Observers) -> Result:
         with closing(observer):

@@ -9,7 +9,7 @@ from typing import Any
 from ffdist.arguments import OTHERS, short
 from ffdist.data import Images
 from ffdist.data.given import Data, as_images
-from ffdist.errors import ConfigError, setting
+from ffdist.errors import ConfigError, DivergedError, setting
 from ffdist.events import Observer, Observers
 from ffdist.notes import note
 from ffdist.plain import PlainConsole
@@ -72,6 +72,15 @@ def note_run_facts(job: Job) -> None:
     for text in (validation_note(job), job.chain.joined, origin, *unused_settings(job.settings)):
         if text:
             note(text)
+
+
+def without_folder(error: DivergedError, scratch: str) -> DivergedError:
+    """The error of a run that keeps nothing, without the file in its folder `scratch`, which is gone by now."""
+    remedy = str(error.details["remedy"])
+    if scratch not in remedy:
+        return error
+    keeps = "fit(..., out=FOLDER) keeps the batch, and ffdist.replay(FOLDER) learns it again, by itself"
+    return error.again(remedy=f"{keeps}; {remedy.partition('; ')[2]}")
 
 
 def check_unkept(settings: Settings) -> None:

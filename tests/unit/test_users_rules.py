@@ -233,8 +233,10 @@ def test_a_network_that_gives_no_number_is_told_as_such() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return super().forward(x - 100).log()
 
-    with pytest.raises(DivergedError, match="not a finite number"):
+    with pytest.raises(DivergedError, match="not a finite number") as raised:
         Pipeline(nn.Sequential(Log(6, 6)), "local-ce").fit((X, Y), epochs=1, batch_size=8, progress=False)
+    assert str(raised.value.remedy).startswith("fit(..., out=FOLDER) keeps the batch")  # its own folder is gone
+    assert "ffdist-" not in str(raised.value)
 
 
 def test_numbers_that_tell_the_way_and_token_ids_in_floats_are_taken() -> None:
