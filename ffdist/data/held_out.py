@@ -17,8 +17,8 @@ from ffdist.notes import note
 
 
 def is_share(value: Any) -> bool:
-    """True if it is a number, and no data."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    """True if it is a number, of whatever library, and no data."""
+    return isinstance(value, (int, float)) or (getattr(value, "ndim", None) == 0 and not isinstance(value, str))
 
 
 def grouped(split: LabelledSplit, groups: Any, where: str) -> LabelledSplit:
@@ -55,7 +55,11 @@ def with_shares(splits: Mapping[str, LabelledSplit], test: Any, validation: Any,
 
     Raises ConfigError for shares out of range.
     """
-    shares = {name: float(share) for name, share in (("test", test), ("validation", validation)) if is_share(share)}
+    given = {name: share for name, share in (("test", test), ("validation", validation)) if is_share(share)}
+    for name, share in given.items():
+        if isinstance(share, (bool, np.bool_)):
+            raise ConfigError("a share is a fraction", where=name, expected="a number, 0.2, or a split", got=share)
+    shares = {name: float(share) for name, share in given.items()}
     if any(not 0 <= share < 1 for share in shares.values()) or sum(shares.values()) >= 1:
         raise ConfigError(
             "no sample is left to train on" if sum(shares.values()) >= 1 else "a share is a fraction",
@@ -77,6 +81,13 @@ def with_shares(splits: Mapping[str, LabelledSplit], test: Any, validation: Any,
         if not len(held):
             note(f"{split.labels.where}: there is no {name} split: {share:g} of {len(split.labels)} samples is none")
             continue
+        if not len(rows):
+            raise ConfigError(
+                "no sample is left to train on",
+                where=name,
+                expected=f"a share that leaves one of {len(split.labels)} samples",
+                got=f"{share:g}",
+            )
         made["train"], made[name], left = part(split, rows), part(split, held), left - share
     return made
 

@@ -23,7 +23,7 @@ from ffdist.data.preparation import Preparation
 from ffdist.data.sources.array_files import ArrayFiles, holds_arrays
 from ffdist.data.sources.listing import Listing
 from ffdist.data.sources.name_groups import refuse_pattern
-from ffdist.data.sources.row_splits import row_splits
+from ffdist.data.sources.row_splits import is_called_like_split, row_splits
 from ffdist.data.sources.shares import Shares
 from ffdist.data.sources.splits import SPLITS, TEST, TRAIN, choice, read_splits
 from ffdist.data.sources.table import groups_in
@@ -82,7 +82,8 @@ def open_numbers(path: Path, preparation: Preparation) -> Images | None:
     if text := taken_columns_note(columns, preparation.columns._replace(image=columns.image), flags):
         note(f"{path}: {text}")
     whole_rows = len(found.splits) == 1 and first == TRAIN and own.splits is None and not own.whole
-    rows = row_splits(found.splits[first], (columns.label, *names)) if whole_rows else None
+    others = (columns.label, *(name for name in names if not is_called_like_split(name)))
+    rows = row_splits(found.splits[first], others) if whole_rows else None
     groups = groups_in(found.splits[first], columns.group) if columns.group else None
     return divided(path, preparation, samples, labels, groups, rows.places if rows else None)
 

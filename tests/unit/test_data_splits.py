@@ -620,6 +620,10 @@ def test_rows_are_in_the_split_that_a_column_says(tmp_path: Path, capsys: pytest
             r"several columns(.|\n)*split, usage",
         ),
         ({"is_train": [True, False] * 3}, r"truth values is called like a split(.|\n)*got: is_train"),
+        ({"is_valid": ["True", "False"] * 3}, r"truth values is called like a split(.|\n)*got: is_valid, with false"),
+        ({"isTest": [0, 1] * 3}, r"truth values is called like a split(.|\n)*got: isTest, with 0, 1"),
+        ({"test": ["no", "yes"] * 3}, "truth values is called like a split"),
+        ({"partition": [0, 1, 2] * 2}, r"numbers is called like a split(.|\n)*got: partition, with 0, 1, 2"),
         ({"subset": ["train"] * 5 + ["test"], "label": ["ant"] * 3 + ["bee"] * 2 + ["cat"]}, r"in no training row"),
     ],
 )
@@ -631,8 +635,15 @@ def test_columns_of_splits_that_are_not_understood_are_refused(tmp_path: Path, c
 
 
 def test_ordinary_columns_say_nothing_of_splits(tmp_path: Path) -> None:
-    table(tmp_path / "pets.parquet", 10, 0, caption=["a test"] * 10, place=["valley", "train"] * 5)
+    others = {"test_result": [0, 1] * 5, "val": [0.5 * i for i in range(10)], "split": [i % 4 for i in range(10)]}
+    table(tmp_path / "pets.parquet", 10, 0, caption=["a test"] * 10, place=["valley", "train"] * 5, **others)
     assert prepared(tmp_path / "pets.parquet").held_out is not None
+
+
+def test_a_table_of_numbers_does_not_learn_whether_a_row_is_for_training(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("a,is_train,label\n" + "".join(f"{i},{i % 2},{i % 3}\n" for i in range(30)))
+    with pytest.raises(DataError, match=r"truth values is called like a split(.|\n)*is_train, with 0, 1"):
+        open_data(tmp_path / "t.csv")
 
 
 def test_a_class_folder_has_a_name_that_is_text(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -9,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
+from ffdist.data.columns import plain
 from ffdist.data.sources.listing import first_names
 from ffdist.data.sources.splits import SPLITS, TRAIN, VALIDATION, mark
 from ffdist.data.sources.table_files import read, schema
@@ -16,6 +18,10 @@ from ffdist.errors import DataError, setting
 
 NAMES = frozenset({"split", "splits", "subset", "partition", "usage", "set", "phase", "stage"})
 """Names of columns that can mean nothing else, in small letters."""
+NUMBERED = frozenset({"split", "splits", "subset", "partition", "data_split"})
+"""Names of those whose numbers, too, can mean nothing else: CelebA has 0, 1 and 2."""
+TRUTHS = frozenset({"0", "1", "true", "false", "t", "f", "yes", "no", "y", "n"})
+"""Truth values as texts have them, in small letters."""
 MANY = 16
 """More different texts than a column of splits has."""
 WHOLE = f"to take all rows as one, {setting('splits', 'none')}"
@@ -69,13 +75,18 @@ def row_splits(files: Sequence[Path], others: Sequence[str]) -> RowSplits | None
     """
     kinds = {field.name: field.type for field in schema(files[0]) if field.name not in others}
     found = {name: texts for name, kind in kinds.items() if (texts := split_texts(files, name, kind))}
-    for name, kind in kinds.items():
+    for name, kind in kinds.items() if not found else ():
         speaks = mark(name)
-        if name not in found and pa.types.is_boolean(kind) and speaks and speaks.split:
+        numbered = name.strip().casefold() in NUMBERED
+        if not (is_called_like_split(name) or (pa.types.is_boolean(kind) and speaks and speaks.split)):
+            continue
+        values = few_values(files, name)
+        truths = bool(values) and values <= TRUTHS and len(values) > 1
+        if truths or (numbered and values and all(map(str.isdecimal, values)) and len(values) <= len(SPLITS)):
             raise DataError(
-                "a column of truth values is called like a split",
+                f"a column of {'truth values' if truths else 'numbers'} is called like a split",
                 where=files[0],
-                got=name,
+                got=f"{name}, with {first_names(sorted(values or ()))}",
                 expected="a column 'split' with train, validation and test",
                 remedy=f"write one, or put the rows into files of their own; {WHOLE}",
             )
@@ -89,6 +100,28 @@ def row_splits(files: Sequence[Path], others: Sequence[str]) -> RowSplits | None
     for name, texts in found.items():
         return RowSplits(name, split_of_rows(files, name, texts))
     return None
+
+
+def is_called_like_split(name: str) -> bool:
+    """True if a column's name says nothing but splits: split, is_train, test set; but not test_result."""
+    found = mark(re.sub(r"^(is|in|for|use|used)(?=[\W_]|[A-Z])", "", name.strip()))
+    return name.strip().casefold() in NUMBERED or (found is not None and found.alone and found.split is not None)
+
+
+def few_values(files: Sequence[Path], name: str) -> set[str] | None:
+    """The values of a column as texts, in small letters, without nulls; None where there are many, or others than
+    numbers, truths and texts."""
+    values: set[str] = set()
+    for file in files:
+        for column in read(file, name):
+            found = {value for value in plain(column).to_pylist() if value is not None}
+            if not all(isinstance(value, (bool, int, float, str)) for value in found):
+                return None
+            whole = (int(v) if isinstance(v, float) and v.is_integer() else v for v in found)
+            values |= {str(value).strip().casefold() for value in whole}
+            if len(values) > MANY:
+                return None
+    return values - {""}
 
 
 def split_texts(files: Sequence[Path], name: str, kind: pa.DataType) -> Mapping[str, str] | None:
