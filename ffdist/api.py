@@ -20,7 +20,17 @@ from ffdist.data.given import Data
 from ffdist.errors import ConfigError, DataError, DivergedError
 from ffdist.events import Observer, Observers
 from ffdist.given_network import GivenNetwork
-from ffdist.launch import Watching, check_flags, check_unkept, launched, note_run_facts, open_given, result_of, watched, without_folder
+from ffdist.launch import (
+    Watching,
+    check_flags,
+    check_unkept,
+    launched,
+    note_run_facts,
+    open_given,
+    result_of,
+    watched,
+    without_folder,
+)
 from ffdist.models import Chain
 from ffdist.models.chain import no_sequential_error
 from ffdist.notes import note

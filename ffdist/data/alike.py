@@ -70,7 +70,8 @@ def shaped(x: np.ndarray, shape: tuple[int, ...]) -> np.ndarray | None:
 def match_pictures(x: np.ndarray, value_range: Range | None = None) -> np.ndarray:
     """float32 in 0..1 of whole numbers in 0..255 or in `value_range`, or of floats that are so."""
     if x.dtype.kind != "f":
-        pixels = as_bytes(x, "predict", "pictures as in training", value_range)
+        limits = None if x.dtype == np.uint8 else value_range  # 8 bits have black and white of their own
+        pixels = as_bytes(x, "predict", "pictures as in training", limits)
         return pixels.astype(np.float32) / np.float32(255)
     low, high = (float(x.min()), float(x.max())) if x.size else (0.0, 0.0)
     if not (low >= -BEYOND and high <= 1 + BEYOND):

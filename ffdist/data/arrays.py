@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ffdist.data.depth import Range, eight_bits_of, extremes, likely_range
-from ffdist.errors import DataError
+from ffdist.errors import DataError, setting
 from ffdist.notes import note
 
 CHUNK_BYTES = 2**24
@@ -29,7 +29,7 @@ def as_array(values: Any, what: str, where: object) -> np.ndarray:
             f"{what} are masked",
             where=where,
             expected="an array without masked values",
-            remedy="x.filled(0), or leave those rows out",
+            remedy="leave those rows out" + (", or x.filled(0)" if what == "samples" else ""),
         )
     try:
         if isinstance(values, (list, tuple)) and any(isinstance(value, Tensor) for value in values):
@@ -87,6 +87,8 @@ def as_samples(
     as_floats = "x.float()" if isinstance(values, Tensor) else 'numpy.asarray(x, "float32")'
     if x.dtype.kind not in "fbiu" or x.ndim < 2:
         of_objects = "one type for all columns: x.astype('float32'), which makes True 1"
+        if not x.ndim:
+            of_objects = "x.toarray() of a sparse matrix; numpy.stack(list(x)) of a generator"
         remedies = {"c": "numpy.stack([x.real, x.imag], 1)", "O": of_objects}
         remedies |= dict.fromkeys("fbiu", "x.reshape(-1, 1)")
         raise other_samples_error(x, where, remedies.get(x.dtype.kind))
@@ -140,6 +142,14 @@ def as_bytes(
     """
     if array.dtype.kind == "b":
         return array * np.uint8(255)
+    if array.dtype == np.uint8 and value_range is not None and tuple(value_range) != (0, 255):
+        raise DataError(
+            "8 bits have black and white of their own",
+            where=where,
+            expected="more than 8 bits, where a range is given",
+            got=f"uint8, and {setting('value_range', '{:g} {:g}'.format(*value_range))}",
+            remedy="x.astype('int16'); or leave the range out, and 0 and 255 are black and white",
+        )
     if array.dtype == np.uint8 or array.dtype.kind not in "iu" or not array.size:
         return array.astype(np.uint8) if array.dtype.kind in "iu" else array
     black, white = value_range or (0, 255)

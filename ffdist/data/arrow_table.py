@@ -23,6 +23,7 @@ from ffdist.data.memory import assembled, stacked
 from ffdist.data.numbers import describe_columns as summary
 from ffdist.data.numbers import feature_names, features
 from ffdist.data.reading import USUAL, Reading
+from ffdist.data.sources.row_splits import check_one_split
 from ffdist.data.survey import SurveyReader
 from ffdist.errors import DataError
 from ffdist.notes import note
@@ -74,6 +75,7 @@ def labelled_rows(data: Any, where: str, reading: Reading = USUAL) -> LabelledSp
     reading = replace(reading, image=found.image, label=found.label)
     if text := taken_columns_note(found, columns, ("image=", "label=")):
         note(f"{where}: {text}")
+    check_one_split(table, [name for name in found if name], where)
     labels = column_labels(column(table, reading.label, where), where, names_in(table.schema, reading.label))
     if found.image == IMAGE and IMAGE not in table.column_names:
         found_split = numbers_in(table, found, labels, where)
@@ -180,6 +182,14 @@ def column(table: pa.Table, name: str, where: str) -> list[pa.Array]:
             expected=name,
             got=", ".join(table.column_names),
             remedy="name them by image= and label=: ffdist.from_arrow(table, image=..., label=...)",
+        )
+    if table.column_names.count(name) > 1:
+        raise DataError(
+            "a table has a column twice",
+            where=where,
+            expected=f"one '{name}'",
+            got=", ".join(table.column_names),
+            remedy="rename one of them: table.rename_columns([...])",
         )
     return table[name].chunks
 

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ffdist.data.arrays import LIMITS, as_bytes
+from ffdist.data.arrays import as_bytes
 from ffdist.data.classes import own_names
 from ffdist.data.depth import Range
 from ffdist.data.labels import Labels, missing_label_error, numbered, texts, unlike_kinds_error, whole
@@ -20,7 +20,7 @@ from ffdist.errors import DataError, setting
 from ffdist.notes import note
 
 BEYOND = (
-    f"{LIMITS} ({setting('value_range', '{black:g} {white:g}')}); or as floats by "
+    f"name black and white: {setting('value_range', '{black:g} {white:g}')}; or as floats by "
     "ffdist.from_arrow(..., normalize=True)"
 )
 ROWS_OUT = 'leave unlabelled rows out: table.filter(pyarrow.compute.field("label") >= 0)'
@@ -84,6 +84,14 @@ def pictures_or_files(
         if data is None and path is None and not lenient:
             raise DataError(
                 "a sample is missing", where=f"{where}, row {first + row}", got="null", remedy="leave such rows out"
+            )
+        if data is None and path and "\0" in str(path):
+            raise DataError(
+                "a path has a zero byte in it",
+                where=f"{where}, row {first + row}",
+                expected="the path of a file",
+                got=repr(path)[:200],
+                remedy="write the row anew, or leave it out",
             )
         found.append(data if data is not None else file_named(str(path), folder) if path else b"")
     files = [(row, cell) for row, cell in enumerate(found) if isinstance(cell, Path)]

@@ -122,13 +122,14 @@ def likely_range(low: float, high: float) -> Range:
 def eight_bits_of(values: np.ndarray, limits: Range, *, inverted: bool = False) -> np.ndarray:
     """uint8 of the same shape: `limits` become 0 and 255 (or 255 and 0), what lies beyond them is cut off.
 
-    Whole numbers are dealt to 256 equal bins, so that 16 bits lose their lower 8; floats are rounded.
+    Whole numbers are dealt to 256 equal bins, so that 16 bits lose their lower 8; floats, and fewer than 256 different
+    whole numbers, are rounded.
     """
     flat, low, high = values.reshape(-1), *limits
     out = np.empty(len(flat), np.uint8)
     for start in range(0, len(flat), CHUNK):
         part = flat[start : start + CHUNK].astype(np.float64)
-        if values.dtype.kind == "f":
+        if values.dtype.kind == "f" or high - low < 255:
             part = np.rint((part - low) * (255 / (high - low)))
         else:
             part = np.floor((part - low) * 256 / (high - low + 1))

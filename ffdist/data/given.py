@@ -121,8 +121,9 @@ def of_splits(data: Mapping[str, Any], others: dict[str, Any]) -> tuple[Any, dic
 def pair_of(data: Mapping[str, Any]) -> str | None:
     """A mapping of samples and labels as a pair, where its keys say which is which."""
     keys = {str(key).lower(): key for key in data}
-    pairs = [("x", "y"), *((x, y) for x in ("samples", "data", "images", "image") for y in ("labels", "label"))]
-    found = next(((keys[x], keys[y]) for x, y in pairs if {x, y} == {*keys}), None)
+    samples, labels = ("x", "samples", "data", "images", "image"), ("y", "labels", "label", "target", "targets")
+    pairs = ((x, y) for x in samples for y in labels)
+    found = next(((keys[x], keys[y]) for x, y in pairs if {x, y} <= {*keys}), None)
     return found and f"(data[{found[0]!r}], data[{found[1]!r}])"
 
 

@@ -622,7 +622,7 @@ def test_whole_numbers_of_more_than_8_bits_are_scaled_by_the_range_that_is_named
         with pytest.raises(DataError, match=r"expected: 0\.\.1023\n"):
             way(value_range=(0, 1023))
     pq.write_table(table, tmp_path / "t.parquet")
-    with pytest.raises(DataError, match=r"value_range=\(0, 4095\)\)"):
+    with pytest.raises(DataError, match=r"white: value_range=\(0, 4095\);"):
         prepare(tmp_path / "t.parquet", tmp_path / "none")
     out = prepare(tmp_path / "t.parquet", tmp_path / "out", value_range=(0, 4095), test_fraction=0)
     pixels = open_data(out).train.take(np.arange(12))[..., 0]
@@ -635,6 +635,14 @@ def test_floats_and_a_range_of_pictures_are_refused() -> None:
     for limits in ((4095, 0), (0, 1, 2), (0, float("inf"))):
         with pytest.raises(ConfigError, match=r"unusable range of values\n  where: value_range\n"):
             from_tensors(GREY, LABELS, value_range=limits)  # pyright: ignore[reportArgumentType]
+
+
+def test_a_range_for_8_bits_is_refused_and_not_passed_over() -> None:
+    low = GREY // 16
+    with pytest.raises(DataError, match=r"8 bits have black and white of their own(.|\n)*value_range=\(0, 15\)"):
+        from_tensors(low, LABELS, value_range=(0, 15))
+    made = from_tensors(low.astype(np.int16), LABELS, value_range=(0, 15))
+    assert np.array_equal(made.train.take(np.arange(len(low)))[..., 0], low * 17)
 
 
 def test_what_was_trained_on_12_bits_predicts_12_bits() -> None:

@@ -299,6 +299,17 @@ def test_shares_are_held_out_by_class_and_by_group(capsys: pytest.CaptureFixture
         from_tensors(GREY, LABELS, test=0.6, validation=0.4)
 
 
+def test_a_share_is_a_number_of_any_library_that_leaves_a_sample() -> None:
+    for share in (np.float32(0.25), np.array(0.25), torch.tensor(0.25)):
+        images = from_tensors(GREY, LABELS, test=share)  # pyright: ignore[reportArgumentType]
+        assert images.test is not None
+        assert len(images.test) == 15
+    with pytest.raises(ConfigError, match="a share is a fraction\n  where: test"):
+        from_tensors(GREY, LABELS, test=True)
+    with pytest.raises(ConfigError, match=r"leaves one of 60 samples\n  got: 0\.995"):
+        from_tensors(GREY, LABELS, test=0.995)
+
+
 @pytest.mark.parametrize("share", [0.1, 0.3, 0.5])
 def test_groups_come_near_to_the_share_of_each_class(share: float) -> None:
     draws = np.random.default_rng(1)

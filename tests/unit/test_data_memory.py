@@ -84,6 +84,8 @@ def test_floats_of_any_shape_stay_as_they_are(dtype: torch.dtype) -> None:
         (COLOUR, LABELS, r"got: uint8 \[6, 8, 9, 3\]\n  remedy: .*channels_last=True"),
         (GREY[:0], LABELS[:0], "there is no sample"),
         ([GREY[0], GREY[1, :5]], LABELS[:2], "samples are no tensor"),
+        ((x for x in GREY), LABELS, r"remedy: x\.toarray\(\) .*numpy\.stack\(list\(x\)\)"),
+        (GREY, np.ma.masked_equal(LABELS, 1), "labels are masked(.|\n)*remedy: leave those rows out$"),
     ],
 )
 def test_tensors_that_are_no_labelled_samples_are_refused(x: np.ndarray, y: np.ndarray, message: str) -> None:
@@ -234,11 +236,25 @@ def test_float_columns_stay_as_they_are() -> None:
         ({"image": [[[1, 256]]], "label": [0]}, r"pixel is out of range\n.*\n  expected: 0\.\.255\n  got: 1\.\.256"),
         ({"image": [[1, 2, 3]], "label": [0]}, r"uint8 \[3\] is not a picture"),
         ({"image": [1, 2], "label": [0, 1]}, "expected: binary, struct with bytes, paths, nested lists"),
+        ({"image": [b"", b""], "label": [0, 1], "split": ["train", "test"]}, "several splits(.|\n)*got: column split"),
+        ({"image": [b"", b""], "label": [0, 1], "is_train": [False, True]}, "several splits(.|\n)*is_train, with Fals"),
+        ({"a": [1.5, 2.5], "label": [0, 1], "Usage": ["Training", "PublicTest"]}, "several splits(.|\n)*column Usage"),
     ],
 )
 def test_tables_that_cannot_be_used_are_refused(columns: dict, message: str) -> None:
     with pytest.raises(DataError, match=message):
         from_arrow(pa.table(columns))
+
+
+def test_a_column_that_is_there_twice_is_refused() -> None:
+    columns = [pa.array([png(GREY[0])] * 2), pa.array([0, 1]), pa.array([1, 0])]
+    with pytest.raises(DataError, match=r"a table has a column twice(.|\n)*one 'label'"):
+        from_arrow(pa.Table.from_arrays(columns, names=["image", "label", "label"]))
+
+
+def test_rows_of_one_split_are_taken_whatever_a_column_calls_it() -> None:
+    images = from_arrow(pa.table({"image": [png(x) for x in GREY], "label": LABELS, "split": ["train"] * 6}))
+    assert np.array_equal(images.train.take(np.arange(6))[..., 0], GREY)
 
 
 def test_a_test_table_must_be_like_the_training_table() -> None:

@@ -620,7 +620,7 @@ def test_rows_are_in_the_split_that_a_column_says(tmp_path: Path, capsys: pytest
             r"several columns(.|\n)*split, usage",
         ),
         ({"is_train": [True, False] * 3}, r"truth values is called like a split(.|\n)*got: is_train"),
-        ({"is_valid": ["True", "False"] * 3}, r"truth values is called like a split(.|\n)*got: is_valid, with false"),
+        ({"is_valid": ["True", "False"] * 3}, r"truth values is called like a split(.|\n)*got: is_valid, with False"),
         ({"isTest": [0, 1] * 3}, r"truth values is called like a split(.|\n)*got: isTest, with 0, 1"),
         ({"test": ["no", "yes"] * 3}, "truth values is called like a split"),
         ({"partition": [0, 1, 2] * 2}, r"numbers is called like a split(.|\n)*got: partition, with 0, 1, 2"),
@@ -644,6 +644,13 @@ def test_a_table_of_numbers_does_not_learn_whether_a_row_is_for_training(tmp_pat
     (tmp_path / "t.csv").write_text("a,is_train,label\n" + "".join(f"{i},{i % 2},{i % 3}\n" for i in range(30)))
     with pytest.raises(DataError, match=r"truth values is called like a split(.|\n)*is_train, with 0, 1"):
         open_data(tmp_path / "t.csv")
+
+
+def test_a_path_that_no_file_can_have_is_told_with_its_row(tmp_path: Path) -> None:
+    tree(tmp_path / "pets", 2, 0)
+    (tmp_path / "pets.csv").write_bytes(b"image,label\npets/ant/0.png,ant\npets/b\0ee/0.png,bee\n")
+    with pytest.raises(DataError, match=r"a zero byte in it\n  where: .*pets\.csv, row 1"):
+        prepared(tmp_path / "pets.csv")
 
 
 def test_a_class_folder_has_a_name_that_is_text(tmp_path: Path) -> None:

@@ -176,8 +176,8 @@ def test_a_network_that_would_fail_later_is_refused_at_once(name: str) -> None:
 
 
 class Residual(nn.Sequential):
-    def forward(self, x: Tensor) -> Tensor:
-        return x + super().forward(x)
+    def forward(self, input: Tensor) -> Tensor:
+        return input + super().forward(input)
 
 
 def with_buffer() -> nn.Sequential:
@@ -230,8 +230,8 @@ def residual(input_shape: Any, num_classes: int) -> nn.Sequential:
 
 def test_a_network_that_gives_no_number_is_told_as_such() -> None:
     class Log(nn.Linear):
-        def forward(self, x: Tensor) -> Tensor:
-            return super().forward(x - 100).log()
+        def forward(self, input: Tensor) -> Tensor:
+            return super().forward(input - 100).log()
 
     with pytest.raises(DivergedError, match="not a finite number") as raised:
         Pipeline(nn.Sequential(Log(6, 6)), "local-ce").fit((X, Y), epochs=1, batch_size=8, progress=False)

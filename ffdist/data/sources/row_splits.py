@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -80,13 +80,13 @@ def row_splits(files: Sequence[Path], others: Sequence[str]) -> RowSplits | None
         numbered = name.strip().casefold() in NUMBERED
         if not (is_called_like_split(name) or (pa.types.is_boolean(kind) and speaks and speaks.split)):
             continue
-        values = few_values(files, name)
-        truths = bool(values) and values <= TRUTHS and len(values) > 1
+        values = few_values(column for file in files for column in read(file, name)) or set()
+        truths = are_truths(values)
         if truths or (numbered and values and all(map(str.isdecimal, values)) and len(values) <= len(SPLITS)):
             raise DataError(
                 f"a column of {'truth values' if truths else 'numbers'} is called like a split",
                 where=files[0],
-                got=f"{name}, with {first_names(sorted(values or ()))}",
+                got=f"{name}, with {first_names(sorted(values))}",
                 expected="a column 'split' with train, validation and test",
                 remedy=f"write one, or put the rows into files of their own; {WHOLE}",
             )
@@ -108,20 +108,44 @@ def is_called_like_split(name: str) -> bool:
     return name.strip().casefold() in NUMBERED or (found is not None and found.alone and found.split is not None)
 
 
-def few_values(files: Sequence[Path], name: str) -> set[str] | None:
-    """The values of a column as texts, in small letters, without nulls; None where there are many, or others than
+def few_values(chunks: Iterable[pa.Array]) -> set[str] | None:
+    """The values of a column as texts, without nulls; None where there are many, or others than
     numbers, truths and texts."""
     values: set[str] = set()
-    for file in files:
-        for column in read(file, name):
-            found = {value for value in plain(column).to_pylist() if value is not None}
-            if not all(isinstance(value, (bool, int, float, str)) for value in found):
-                return None
-            whole = (int(v) if isinstance(v, float) and v.is_integer() else v for v in found)
-            values |= {str(value).strip().casefold() for value in whole}
-            if len(values) > MANY:
-                return None
+    for chunk in chunks:
+        known = [value for value in plain(chunk).to_pylist() if value is not None]
+        if not all(isinstance(value, (bool, int, float, str)) for value in known):
+            return None
+        whole = {int(v) if isinstance(v, float) and v.is_integer() else v for v in known}
+        values |= {str(value).strip() for value in whole}
+        if len(values) > MANY:
+            return None
     return values - {""}
+
+
+def are_truths(values: set[str]) -> bool:
+    """True if they are truth values, of both kinds."""
+    return len(values) > 1 and {value.casefold() for value in values} <= TRUTHS
+
+
+def check_one_split(table: pa.Table, others: Sequence[str], where: str) -> None:
+    """Raises DataError where a column of a table in memory says that its rows are of several splits. others: the
+    columns that hold something else."""
+    for name in table.column_names:
+        speaks = name.strip().casefold() in NAMES or is_called_like_split(name)
+        if name in others or not speaks or table.column_names.count(name) > 1:
+            continue
+        values = few_values(table[name].chunks) or set()
+        splits = {found.split for value in values if (found := mark(value)) and found.split}
+        if len(splits) > 1 or (are_truths(values) and is_called_like_split(name)):
+            raise DataError(
+                "a table has rows of several splits",
+                where=where,
+                expected="the rows of one split",
+                got=f"column {name}, with {first_names(sorted(values))}",
+                remedy=f"give each split by itself: {{'train': table[table[{name!r}] == ...], 'test': ...}}; or leave "
+                "the column out where all rows are for training",
+            )
 
 
 def split_texts(files: Sequence[Path], name: str, kind: pa.DataType) -> Mapping[str, str] | None:
