@@ -34,13 +34,13 @@ Watching = Callable[[Path | None], Observers]
 
 def watched(settings: Settings, callbacks: Sequence[Observer], run: Path | None, *, progress: bool) -> Observers:
     """The console, then the callbacks, then whom the settings name. Raises ConfigError for what cannot be called."""
-    for each in callbacks:
+    for each in callbacks if isinstance(callbacks, Sequence) else [None]:
         if not callable(each):
             raise ConfigError(
                 "a callback is called with each event",
                 where="Pipeline.fit(callbacks=...)",
-                expected="a function, or an object with __call__(event)",
-                got=short(each),
+                expected="a list of functions, or of objects with __call__(event)",
+                got=short(each if isinstance(callbacks, Sequence) else callbacks),
             )
     return observers(settings, run, [ConsoleReport(PlainConsole(stderr=True, quiet=not progress)), *callbacks])
 

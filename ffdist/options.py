@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import inspect
+import os
 import sys
 import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -244,6 +245,11 @@ def _is_plain(kind: Any) -> bool:
     return origin is Literal or kind in (int, float, bool, str)
 
 
+def path_of(value: str | Path) -> Path:
+    """A path, `~` as a shell has it, which leaves it alone after --out= and knows nothing of Python and files."""
+    return Path(os.path.expanduser(value))
+
+
 _BOOLS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 
 
@@ -273,7 +279,7 @@ def convert(value: object, kind: Any) -> Any:
     if kind is float:
         return float(value) if isinstance(value, (int, float)) else float(_text(value))
     if kind is Path:
-        return Path(value) if isinstance(value, (str, Path)) else _refuse(value)
+        return path_of(value) if isinstance(value, (str, Path)) and str(value).strip() else _refuse(value)
     return _text(value)
 
 

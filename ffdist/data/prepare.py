@@ -102,7 +102,7 @@ def prepare(
     settings out of range.
     """
     source = str(source)
-    target = RemoteFolder.of(out) or Path(out)
+    target = RemoteFolder.of(out) or Path(out).expanduser()
     check_local(source)
     decoding = check_options(size, mode, background, value_range)
     holding = HoldOutOptions(test_fraction, validation_fraction, seed, group_pattern)

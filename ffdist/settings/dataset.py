@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -66,7 +66,8 @@ class DatasetSettings(SettingsGroup):
     def check(self) -> None:
         for name in TRANSFORMS:
             share, where = getattr(self, name), setting(f"dataset.{name}")
-            calls = calls_of([share] if isinstance(share, (str, Mapping)) else share or (), where)
+            several = isinstance(share, Iterable) and not isinstance(share, (str, Mapping))
+            calls = calls_of(share if several else [] if share is None else [share], where)
             check_transforms(calls, where)
             object.__setattr__(self, name, tuple(map(str, calls)))
         super().check()

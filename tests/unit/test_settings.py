@@ -161,6 +161,8 @@ def test_every_preset_is_made_of_settings_there_are() -> None:
         ({"optim": {"lrr": 3}}, r"unknown setting 'lrr'(.|\n)*\[optim\](.|\n)*'lr'"),
         ({"optimm": {"lr": 3}}, r"unknown setting 'optimm'(.|\n)*'optim'"),
         ({"epochs": "three"}, "wrong value"),
+        ({"out": ""}, r"'out' has a wrong value(.|\n)*got: ''"),
+        ({"augment": 3}, r"not a name with options"),
         ({"epochs": 2.5}, "wrong value"),
         ({"precision": "fp17"}, r"wrong value(.|\n)*bf16"),
         ({"batch_size": 0}, "training.batch_size is too small"),
@@ -193,6 +195,12 @@ def test_the_command_line_spells_it_as_a_flag(args: list[str], message: str) -> 
     with pytest.raises(ConfigError) as raised:
         parse(args)
     assert re.search(message, raised.value.text(as_flags))
+
+
+def test_a_folder_below_home_is_that_and_none_called_tilde(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/ann")
+    assert Settings().changed(out="~/runs/a").run.out == Path("/home/ann/runs/a")
+    assert parse(["--out=~/runs/a"]).settings.run.out == Path("/home/ann/runs/a")
 
 
 def test_another_rule_or_network_leaves_the_options_and_windows_of_the_former_behind() -> None:

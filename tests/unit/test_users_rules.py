@@ -228,6 +228,11 @@ def residual(input_shape: Any, num_classes: int) -> nn.Sequential:
     return Residual(nn.Linear(6, 6), nn.Linear(6, 6))
 
 
+def test_one_callback_where_a_list_is_wanted_is_told() -> None:
+    with pytest.raises(ConfigError, match=r"a callback is called(.|\n)*expected: a list of functions"):
+        Pipeline(nn.Sequential(nn.Linear(6, 6)), "sff").fit((X, Y), progress=False, callbacks=print)  # pyright: ignore
+
+
 def test_a_network_that_gives_no_number_is_told_as_such() -> None:
     class Log(nn.Linear):
         def forward(self, input: Tensor) -> Tensor:
