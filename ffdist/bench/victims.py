@@ -11,6 +11,9 @@ from typing import NamedTuple
 
 from ffdist.runtime.process_stat import ProcessStat, stat_of
 
+RAY_ACTOR = "ray::WorkerActor"
+"""The beginning of an actor's command line, which Ray makes of its class."""
+
 
 class ProcessId(NamedTuple):
     """A process; its number alone may be another's by now."""
@@ -67,7 +70,7 @@ def is_worker(seen: ProcessId, launcher: str) -> bool:
     if launcher == "processes":
         return any(word.startswith("stage-") for word in words)
     if launcher == "ray":
-        return words[:1] != [] and words[0].startswith("ray::") and "tage" in words[0]
+        return words[:1] != [] and words[0].startswith(RAY_ACTOR)
     return "ffdist" in words and "-m" in words and "train" in words and _has_rank(seen.pid)
 
 

@@ -15,12 +15,19 @@ from threading import Thread
 import pytest
 
 from ffdist.bench.fault_schedule import LAST, MOMENTS, schedule
+from ffdist.bench.victims import RAY_ACTOR
 from ffdist.cli.faults import main
 from ffdist.errors import Interrupted
 from ffdist.runtime.interrupts import signals_restored
 
 SEED = 33
 pytestmark = [pytest.mark.distributed, pytest.mark.measures]
+
+
+def test_rays_workers_are_found_by_the_name_of_their_actors_class() -> None:
+    from ffdist.runtime.ray_actor import WorkerActor
+
+    assert f"ray::{WorkerActor.__name__}" == RAY_ACTOR
 
 
 def test_a_seed_draws_every_moment_and_both_victims_and_always_the_same() -> None:
