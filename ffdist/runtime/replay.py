@@ -80,12 +80,22 @@ class Replay:
         return next((each for each in self.blocks if is_bad(each)), None)
 
     def as_json(self) -> dict[str, Any]:
+        """All of it; JSON has no NaN or infinity, which are the texts "nan", "inf" and "-inf"."""
         first = self.first_bad
-        return asdict(self) | {"first_bad": first and first.block}
+        return with_texts(asdict(self) | {"first_bad": first and first.block})
 
 
 def is_bad(seen: BlockSeen) -> bool:
     return bool(seen.bad_outputs or seen.bad_gradients or (seen.loss is not None and not is_number(seen.loss)))
+
+
+def with_texts(value: Any) -> Any:
+    """The value, its numbers that are not finite as texts."""
+    if isinstance(value, dict):
+        return {name: with_texts(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [with_texts(each) for each in value]
+    return str(value) if isinstance(value, float) and not is_number(value) else value
 
 
 def is_number(value: float) -> bool:

@@ -234,7 +234,9 @@ def test_a_batch_alone_is_what_the_run_made_of_it(tmp_path: Path, capsys: pytest
     assert set(found.blocks[1].samples) <= set(found.samples)
     assert found.blocks[1].bad_outputs > 0 == found.blocks[0].bad_outputs
     main(["train", "--replay", str(run), "--batch", str(found.batch), "--json"])
-    assert json.loads(capsys.readouterr().out)["first_bad"] == "conv2"
+    shown = json.loads(capsys.readouterr().out, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+    assert shown["first_bad"] == "conv2"
+    assert {str(each["loss"]) for each in shown["blocks"]} >= {"nan"}
     main(["train", "--replay", str(run)])
     assert f"Batch {found.batch}, epoch {found.epoch}: 64 samples" in capsys.readouterr().out
     assert before == {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
