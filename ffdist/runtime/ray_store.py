@@ -50,7 +50,7 @@ class KeyValueActor:
 
 class ActorStore(Store):
     """The part of a `torch.distributed` store that ffdist uses, upon a KeyValueActor. All raise DistNetworkError where
-    that is gone."""
+    that is gone, or does not answer within the timeout what it can answer at once."""
 
     def __init__(self, actor: Any, timeout: timedelta) -> None:
         super().__init__()
@@ -58,8 +58,7 @@ class ActorStore(Store):
         self._timeout = timeout
 
     def set(self, key: str, value: str | bytes) -> None:
-        with reached():
-            ray.get(self._actor.set.remote(key, value.encode() if isinstance(value, str) else value))
+        self._answer(self._actor.set.remote(key, value.encode() if isinstance(value, str) else value))
 
     def get(self, key: str) -> bytes:
         """Raises DistStoreError when the key does not come in time."""
@@ -67,12 +66,18 @@ class ActorStore(Store):
 
     def check(self, keys: list[str]) -> bool:
         """True if all are there."""
-        with reached():
-            return ray.get(self._actor.has.remote(keys))
+        return self._answer(self._actor.has.remote(keys))
 
     def wait(self, keys: list[str], timeout: timedelta | None = None) -> None:
         """Raises DistStoreError when the keys do not come in time."""
         self._get(keys, timeout or self._timeout)
+
+    def _answer(self, reference: Any) -> Any:
+        try:
+            with reached():
+                return ray.get(reference, timeout=self._timeout.total_seconds())
+        except GetTimeoutError as error:  # its process is stopped, or its node cut off
+            raise dist.DistNetworkError(f"the actor has not answered for {self._timeout}") from error
 
     def _get(self, keys: list[str], timeout: timedelta) -> list[bytes]:
         try:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 import threading
 import time
@@ -115,6 +117,20 @@ def test_a_store_whose_actor_is_gone_raises_what_a_lost_store_of_torchs_raises(d
             use()
     with pytest.raises(StageAwayError, match="the store through which the stages meet is gone"):
         set_key(store, "a", "b", where="stage 1")
+
+
+def test_a_store_whose_actor_is_stopped_raises_the_same_in_time(driver: str) -> None:
+    actor: Any = ray.remote(KeyValueActor).options(num_cpus=0).remote()
+    process: Any = ray.get(actor.__ray_call__.remote(lambda self: os.getpid()))
+    store = ActorStore(actor, timedelta(seconds=0.5))
+    os.kill(process, signal.SIGSTOP)
+    try:
+        for use in (lambda: store.set("a", "b"), lambda: store.check(["a"])):
+            with pytest.raises(dist.DistNetworkError, match="the actor has not answered"):
+                use()
+    finally:
+        os.kill(process, signal.SIGCONT)
+        ray.kill(actor)
 
 
 def test_a_mailbox_is_a_process_without_torch(driver: str) -> None:
