@@ -123,8 +123,8 @@ def report(settings: BenchSettings, world: World, variants: dict[str, float], ra
         "ours": median(ours),
         "theirs": median(theirs),
         "ratio": ratio.median,
-        "ratio_min": ratio.least,
-        "ratio_max": ratio.most,
+        "ratio_min": ratio.min,
+        "ratio_max": ratio.max,
         "n": ratio.n,
         "qualifying": variants,
     }
