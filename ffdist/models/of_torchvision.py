@@ -29,7 +29,6 @@ def torchvision_chain(
     from torchvision.models import ResNet  # two seconds, which other networks need not pay
 
     features = getattr(module, "features", None)
-    check_row(module, None)
     if isinstance(module, ResNet):
         entries = [(name, part) for name, part in module.named_children() if name not in ("avgpool", "fc")]
     elif isinstance(features, nn.Sequential):
@@ -42,6 +41,7 @@ def torchvision_chain(
             remedy="an nn.Sequential of its layers, without the classifier: nn.Sequential(*list(net.children())[:-1]) "
             "where its forward calls them in turn, as those of MNASNet and RegNet do",
         )
+    check_row(module, None)
     blocks = nn.Sequential()
     for count in joined(entries):
         group, entries = entries[:count], entries[count:]
