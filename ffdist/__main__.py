@@ -16,11 +16,28 @@ if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
 from ffdist.loading import missing_package_text
 
 try:
-    from ffdist.cli import main
+    from ffdist import cli
+    from ffdist.exiting import end_process
 except ModuleNotFoundError as error:
     if text := missing_package_text(error):
         sys.exit(text)
     raise
+
+
+def main() -> None:
+    """The program: `ffdist.cli.main`, and then the process's end."""
+    status: str | int | None = None
+    try:
+        cli.main()
+    except SystemExit as end:
+        status = end.code
+    if sys.flags.inspect:  # python -i: Python goes on
+        sys.exit(status)
+    if isinstance(status, str):
+        print(status, file=sys.stderr)
+        status = 1
+    end_process(status or 0)
+
 
 if __name__ == "__main__":
     main()

@@ -25,6 +25,7 @@ from ffdist.errors import (
     TransportError,
     exit_status,
 )
+from ffdist.exiting import end_process_now
 from ffdist.folders import check_temporary
 from ffdist.loading import missing_package_text
 from ffdist.notes import QUIET, spelled_as_flags
@@ -146,9 +147,7 @@ def split_off_flags(flags: Sequence[str], args: Sequence[str]) -> tuple[bool, li
 def leave(status: int) -> NoReturn:
     """Exit; at once where a stage's thread still runs, which the interpreter's own end would crash."""
     if any(thread.name.startswith("stage-") for thread in threading.enumerate()):
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status)
+        end_process_now(status)
     sys.exit(status)
 
 

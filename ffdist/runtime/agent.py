@@ -17,6 +17,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from ffdist.exiting import end_process, end_process_now
 from ffdist.loading import import_seconds, loading
 from ffdist.runtime.child import end_with_parent
 from ffdist.runtime.process_stat import is_alive
@@ -184,13 +185,11 @@ def main(argv: Sequence[str]) -> None:
             here = [f"--local-addr={LOOPBACK}"] if alone else []
             run.main([f"--log-dir={os.devnull}", *here, *argv])
     except SignalException as stopped:
-        for stream in (sys.stdout, sys.stderr):
-            with suppress(OSError, ValueError):  # closed
-                stream.flush()
-        # at once: where the signal came while the ranks were ended, torch's threads that read what they say never end,
-        # and Python would wait for them
-        os._exit(128 + stopped.sigval)
+        # where the signal came while the ranks were ended, torch's threads that read what they say never end, and
+        # Python would wait for them
+        end_process_now(128 + stopped.sigval)
 
 
 if __name__ == "__main__":
     main(sys.argv[1:])
+    end_process(0)

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-import sys
 import traceback
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, NoReturn
@@ -14,6 +12,7 @@ from typing import Any, NoReturn
 import torch.distributed as dist
 
 from ffdist.errors import FfdistError, StageError, TransportError, described
+from ffdist.exiting import end_process, end_process_now
 from ffdist.payload import Payload, unpack
 from ffdist.runtime.child import LauncherPipe, ProcessStart
 from ffdist.runtime.heartbeat import Activity
@@ -31,7 +30,7 @@ DETAILS = ("what", "where", "expected", "got", "remedy")
 """The details of an error, from one process to another."""
 
 
-def run_child(start: ProcessStart, data: bytes, line: LauncherPipe, activity: Activity) -> None:
+def run_child(start: ProcessStart, data: bytes, line: LauncherPipe, activity: Activity) -> NoReturn:
     """Run until the stream stops. What stops it otherwise is reported, and the process ends with status 1."""
     os.environ.setdefault("GLOO_SOCKET_IFNAME", LOOPBACK)
     try:
@@ -39,21 +38,14 @@ def run_child(start: ProcessStart, data: bytes, line: LauncherPipe, activity: Ac
     except FfdistError as error:
         line.report(error_event(error))
         if isinstance(error, TransportError):  # a peer was lost: the next attempt waits for the end of this process
-            leave_at_once(1)
-        sys.exit(1)
+            end_process_now(1)
+        end_process(1)
     except Exception as error:  # a defect, or torch's: its traceback goes to stderr, a line of it to the launcher
         traceback.print_exc()
         line.report(error_event(StageError(f"worker {start.world.rank} failed", got=described(error))))
-        sys.exit(1)
+        end_process(1)
     line.report({"event": "done"})
-
-
-def leave_at_once(status: int) -> NoReturn:
-    """End this process without what Python and torch tidy up in more than a second."""
-    for stream in (sys.stdout, sys.stderr):
-        with suppress(OSError, ValueError, AttributeError):  # closed, or there is none
-            stream.flush()
-    os._exit(status)
+    end_process(0)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,64 @@
+"""A process of ffdist's own ends as Python would end it, but for the freeing of objects."""
+
+import subprocess
+import sys
+import time
+
+import pytest
+
+PROGRAM = """
+import atexit, gc, sys, threading, time
+from concurrent.futures import ThreadPoolExecutor
+from ffdist.exiting import end_process
+
+class Slow:
+    def __del__(self):
+        print("freed")
+
+kept, out, raw = Slow(), open(sys.argv[1], "w"), open(sys.argv[2], "wb")
+gc.freeze()
+out.write("written")
+raw.write(b"too")
+atexit.register(print, "handler")
+threading.Thread(target=lambda: (time.sleep(0.2), print("thread"))).start()
+ThreadPoolExecutor(1).submit(lambda: (time.sleep(0.3), print("pool")))
+threading.Thread(target=time.sleep, args=(100,), daemon=True).start()
+end_process(7)
+"""
+
+
+def test_threads_handlers_and_open_files_come_to_their_end_and_nothing_is_freed(tmp_path):
+    """`__del__` of what lives to the end is all that is left out."""
+    begun, files = time.monotonic(), (tmp_path / "text", tmp_path / "bytes")
+    done = subprocess.run([sys.executable, "-c", PROGRAM, *files], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout.split(), done.stderr) == (7, ["thread", "pool", "handler"], "")
+    assert [file.read_text() for file in files] == ["written", "too"]
+    assert time.monotonic() - begun < 60, "it waited for a daemon"
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "said"),
+    [
+        (["--version"], 0, ""),
+        (["--no-such"], 2, "there is no option '--no-such'"),
+        (["train", "--no-such"], 2, "--no-such"),
+    ],
+)
+def test_the_program_ends_with_the_status_of_its_command(words, status, said):
+    """Handlers of `atexit` that another package has registered before are called."""
+    code = "import atexit; atexit.register(print, 'last'); from ffdist.__main__ import main; main()"
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=False)
+    assert done.returncode == status
+    assert said in done.stderr
+    assert done.stdout.splitlines()[-1] == "last"
+
+
+def test_an_interactive_interpreter_goes_on_after_the_command():
+    done = subprocess.run(
+        [sys.executable, "-i", "-m", "ffdist", "--version"],
+        input="print(6 * 7)\n",
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "42" in done.stdout
