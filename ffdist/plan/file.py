@@ -38,8 +38,11 @@ def stage_from(value: Any) -> PlanStage:
     blocks = filled(value["blocks"])
     if not all(isinstance(name, str) for name in blocks):
         raise ValueError(f"{blocks!r} are no names of blocks")
-    shares = tuple(share_from(share) for share in filled(value["workers"]))
-    return PlanStage(tuple(blocks), shares, true_or_false(value.get("by_batch", False)))
+    shares = [share_from(share) for share in filled(value["workers"])]
+    by_batch = true_or_false(value.get("by_batch", False))
+    if not by_batch:  # by batch, their order says whose turn it is
+        shares.sort(key=lambda share: share.lanes.start)
+    return PlanStage(tuple(blocks), tuple(shares), by_batch)
 
 
 def share_from(value: Any) -> Share:

@@ -171,7 +171,7 @@ class Plan:
 def read_plan(path: Path) -> Plan:
     """A plan's file; it has still to be checked against a network. Raises ConfigError where it is none."""
     try:
-        value = json.loads(path.read_text())
+        value = json.loads(path.read_text("utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(
             "a plan cannot be read",
@@ -180,4 +180,13 @@ def read_plan(path: Path) -> Plan:
             got=described(error),
             remedy="make it anew with `ffdist plan ... --json > FILE`",
         ) from error
-    return Plan.from_json(value.get("plan", value) if isinstance(value, dict) else value, path)
+    plan = Plan.from_json(value.get("plan", value) if isinstance(value, dict) else value, path)
+    if isinstance(value, dict) and value.get("text", str(plan)) != str(plan):
+        raise ConfigError(
+            "the file's text is another plan than its plan, which counts",
+            where=path,
+            expected=str(plan),
+            got=value["text"],
+            remedy="leave the text out; or give the text itself as the plan",
+        )
+    return plan

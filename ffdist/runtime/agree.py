@@ -28,7 +28,7 @@ from ffdist.runtime.folder import check_epochs
 from ffdist.runtime.job import Job
 from ffdist.runtime.meeting import await_key, set_key
 from ffdist.runtime.memory import memory
-from ffdist.runtime.planning import check_cut, is_searched, max_stages, plan_of
+from ffdist.runtime.planning import check_cut, is_searched, lanes_before_plan, max_stages, plan_of
 from ffdist.runtime.routes import max_in_flight
 from ffdist.runtime.world import World
 from ffdist.settings import OptimSettings
@@ -112,10 +112,14 @@ def check_job(job: Job) -> None:
     check_labels(job, loaders.train)
     check_scale(job)
     check_own_metrics(job, loaders)
-    training = job.settings.training
+    lanes = lanes_before_plan(job)
+    training = job.settings.changed(lanes=lanes).training
     # norms that are synchronised see the samples of all lanes
     smallest = smallest_part(
-        loaders.train.largest_batch, training.microbatches, 1 if training.sync_norms else job.lanes
+        loaders.train.largest_batch,
+        training.microbatches,
+        1 if training.sync_norms else lanes,
+        planned=job.settings.training.lanes is None,
     )
     check_size(job, loaders.train.largest_batch)
     check_objective(
@@ -197,8 +201,11 @@ def check_scale(job: Job) -> None:
         )
 
 
-def smallest_part(batch: int, microbatches: int, lanes: int = 1) -> SmallestBatch:
-    """The smallest part of a batch of so many samples that a block learns from at once; others may exceed it."""
+def smallest_part(batch: int, microbatches: int, lanes: int = 1, *, planned: bool = False) -> SmallestBatch:
+    """The smallest part of a batch of so many samples that a block learns from at once; others may exceed it.
+
+    planned: whether the lanes are as many as a plan or its replicas say.
+    """
 
     def smallest(samples: int, microbatches: int, lanes: int) -> int:
         return min(part.samples for part in parts(samples, lanes, microbatches) if part.samples)
@@ -212,7 +219,7 @@ def smallest_part(batch: int, microbatches: int, lanes: int = 1) -> SmallestBatc
         remedies = [
             setting(f"training.{name}", value)
             for name, value in (("microbatches", fewer), ("lanes", fewer_lanes))
-            if value
+            if value and not (name == "lanes" and planned)
         ]
         remedy = ", or ".join([*remedies, setting("training.batch_size", whole)])
     return SmallestBatch(smallest(batch, microbatches, lanes), remedy)

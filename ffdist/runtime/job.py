@@ -57,12 +57,6 @@ class Job:
         return timedelta(seconds=self.settings.run.timeout * (WORK_TIMEOUTS if self.watched else 1))
 
     @property
-    def lanes(self) -> int:
-        """The lanes of a batch, as far as they are known before there is a plan."""
-        settings = self.settings
-        return settings.training.lanes or settings.plan.replicas or 1
-
-    @property
     def names(self) -> list[str]:
         """The names of all blocks, and of the fusion head."""
         return [*self.chain.names, FUSION] if self.settings.rule.fusion else self.chain.names

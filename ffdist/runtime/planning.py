@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from ffdist.device import parsed, seen
 from ffdist.errors import ConfigError, setting
 from ffdist.notes import listed, note
 from ffdist.pipeline.fusion import FUSION
+from ffdist.pipeline.halving import halves_pay
 from ffdist.pipeline.plan import BlockCost, measure_blocks, partition
 from ffdist.plan import Plan, read_plan
 from ffdist.planner.cached import profile_of
@@ -128,9 +131,8 @@ def check_backprop(settings: Settings, stages: int, where: str) -> None:
 
 def given_plan(text: str, names: Sequence[str], lanes: int | None) -> Plan:
     """The plan of a text, or of a file. Raises ConfigError for what is none, or does not fit blocks and lanes."""
-    if not ("@" in text and not Path(text).is_file()):
-        path = Path(text)
-        if not path.is_file():
+    if "@" not in text or os.path.isfile(text):  # Path.is_file raises for a plan longer than a file's name may be
+        if not os.path.isfile(text):
             raise ConfigError(
                 "there is no such plan",
                 where=setting("plan.plan", repr(text)),
@@ -138,10 +140,19 @@ def given_plan(text: str, names: Sequence[str], lanes: int | None) -> Plan:
                 got="neither",
                 remedy="`ffdist plan` prints plans of a network",
             )
-        plan = plan_in(path, lanes)
+        plan = plan_in(Path(text), lanes)
         plan.check(names)
         return plan
     return Plan.parse(text, names, lanes)
+
+
+def lanes_before_plan(job: Job) -> int:
+    """The lanes of a batch, as far as the settings tell them before the run's plan is made. Raises ConfigError for a
+    plan that does not fit."""
+    given, lanes = job.settings.plan, job.settings.training.lanes
+    if given.plan and given.plan != AUTO:
+        return given_plan(given.plan, job.names, lanes).lanes
+    return lanes or given.replicas or 1
 
 
 def plan_in(path: Path, lanes: int | None) -> Plan:
@@ -162,9 +173,17 @@ def plan_in(path: Path, lanes: int | None) -> Plan:
 def settled_plan(settings: Settings) -> Settings:
     """The same, with the plan of a file as a text: the file may be another one, or gone, when the run goes on."""
     text = settings.plan.plan
-    if not text or text == AUTO or not Path(text).is_file():
+    if not text or text == AUTO or not os.path.isfile(text):
         return settings
     plan = plan_in(Path(text), settings.training.lanes)
+    if unsaid := [name for name in plan.blocks if not re.fullmatch(r"[^\s,|@*]+", name)]:
+        raise ConfigError(
+            "a block's name cannot stand in the text of a plan, as which the run keeps it",
+            where=text,
+            expected="names without blanks and , | @ *",
+            got=repr(unsaid[0]),
+            remedy=f"another name for that block; or a plan that is searched: {setting('plan.devices', plan.workers)}",
+        )
     return settings.changed(plan=str(plan), lanes=plan.lanes)
 
 
@@ -213,6 +232,13 @@ def unused_by_plan(settings: Settings, plan: Plan) -> Iterator[str]:
     in_lanes = any(len(stage.shares) > 1 and not stage.by_batch for stage in plan.stages)
     if not in_lanes and (spelled := changed(settings, "exchange")):
         yield f"nothing reads {spelled}, which is for lanes of several workers: the plan is {plan}"
+    fitting = [stage for stage in plan.stages if halves_pay(len(stage.shares), plan.lanes, 0, "halves")]
+    others = [str(stage) for stage in plan.stages if len(stage.shares) > 1 and stage not in fitting]
+    if in_lanes and settings.plan.exchange == "halves" and others:
+        yield (
+            f"not by {setting('plan.exchange', 'halves')}, which is for 2, 4, 8, ... workers with a lane each, but by "
+            f"slices: {' | '.join(others)}"
+        )
     if plan.lanes == 1 and settings.training.lanes is None and (spelled := changed(settings, *OF_LANES)):
         yield f"nothing reads {spelled}, which is for several lanes: the plan has one"
 

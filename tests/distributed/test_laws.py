@@ -162,6 +162,8 @@ def alone_in_lanes(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str],
         ("noisy1 @ 2 | noisy2 @ 0:0-1, 1:2-3 | noisy3 @ 0", 3, "gloo"),
         ("noisy1 @ 2 | noisy2 noisy3 @ 1, 0 by batch", 3, "gloo"),
         ("* @ 0, 1 by batch", 2, "shared-memory"),
+        ("noisy1 @ 3 | noisy2 noisy3 @ 1:0, 2:1, 0:2, 3:3", 4, "shared-memory"),
+        ("* @ 0-3", 4, "gloo"),
     ],
 )
 def test_workers_that_share_blocks_equal_one_bit_for_bit(
@@ -172,7 +174,8 @@ def test_workers_that_share_blocks_equal_one_bit_for_bit(
     crew: Crew,
     tmp_path: Path,
 ) -> None:
-    told = {"plan": plan, "lanes": 4, "transport": transport, "exchange": "slices"}
+    """Four of them by halves, others by slices."""
+    told = {"plan": plan, "lanes": 4, "transport": transport, "exchange": "halves"}
     result = run_in(crew, DigitsJob(tmp_path, epochs=1, noisy=True, settings=told), workers)
     assert (fingerprint(tmp_path), learned(result.records), result.test) == alone_in_lanes
 

@@ -49,11 +49,12 @@ def test_each_rank_of_torchrun_is_a_stage_and_learns_the_same(tmp_path: Path) ->
     assert start["command"] == shlex.join(["ffdist", "train", *SETTINGS, "--out", str(tmp_path / "torchrun")])
 
 
-def test_ranks_of_torchrun_share_a_block(tmp_path: Path) -> None:
-    plan = ["--plan", "conv1 @ 0 | conv2 @ 0:0, 1:1 | conv3 @ 1", "--exchange", "slices"]
-    done = torchrun(2, *SETTINGS, *plan, "--out", str(tmp_path / "torchrun"))
+def test_ranks_of_torchrun_share_blocks_by_slices_and_by_halves(tmp_path: Path) -> None:
+    plan = ["--plan", "conv1 @ 3 | conv2 @ 0:0, 1:1-3 | conv3 @ 0-3", "--exchange", "halves"]
+    done = torchrun(4, *SETTINGS, *plan, "--out", str(tmp_path / "torchrun"))
     assert done.returncode == 0, done.stderr
-    main(["train", "--launcher", "threads", "--stages", "1", "--lanes", "2", *SETTINGS, "--out", str(tmp_path / "one")])
+    assert done.stderr.count("but by slices: conv2 @ 0:0, 1:1-3\n") == 1
+    main(["train", "--launcher", "threads", "--stages", "1", "--lanes", "4", *SETTINGS, "--out", str(tmp_path / "one")])
     assert fingerprint(tmp_path / "torchrun") == fingerprint(tmp_path / "one")
 
 

@@ -106,14 +106,17 @@ def test_actors_on_several_nodes_learn_the_same_bits_as_one_process(
 def test_actors_that_share_blocks_learn_the_same_bits_as_one_process_and_note_what_it_would(
     driver: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Slices of every block but the first, by three actors."""
-    lanes = gated.SETTINGS.changed(lanes=3, epochs=1)
+    """The second block by slices of three actors, the third one by halves of four, who send each other by the store."""
+    lanes = gated.SETTINGS.changed(lanes=4, epochs=1)
     one, run = begun(tmp_path / "one"), begun(tmp_path / "run")
     run_threads(GatedJob(one, settings=lanes.changed(plan="* @ 0"), workers=1)(), lambda event: None)
-    first, *rest = GatedJob(one)().names
-    shared = lanes.changed(plan=f"{first} @ 0 | {' '.join(rest)} @ 0-2", launcher="ray", tf32=True, device="cpu")
-    run_ray(GatedJob(run, settings=shared, workers=3), 3, Events(), run=run, options=SPREAD)
+    plan = "conv1 @ 0 | conv2 @ 0-2 | conv3 @ 3:0, 0:1, 2:2, 1:3"
+    told = {"launcher": "ray", "transport": "object-store", "exchange": "halves", "tf32": True, "device": "cpu"}
+    shared = lanes.changed(plan=plan, **told)
+    options = replace(SPREAD, cpus_per_stage=0.5, direct=False)
+    run_ray(GatedJob(run, settings=shared, workers=4), 4, Events(), run=run, options=options)
     assert fingerprint(run) == fingerprint(one)
+    assert "edges: object-store" in (run / "ray.log").read_text()
     assert capfd.readouterr().err.count("ffdist: TF32 is for CUDA devices") == 1
 
 

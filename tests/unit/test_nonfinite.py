@@ -110,11 +110,12 @@ def test_skipped_batches_are_the_same_under_every_plan_and_resumed(
     part: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     plans: dict[str, dict[str, Any]] = {
-        "one": {"lanes": 3},
-        "pipeline": {"lanes": 3, "stages": 3},
-        "two workers, whole": {"replicas": 2, "lanes": 3, "exchange": "whole"},
-        "three workers, slices": {"replicas": 3, "lanes": 3, "exchange": "slices"},
-        "two workers, by batch": {"plan": "* @ 0, 1 by batch", "lanes": 3},
+        "one": {"lanes": 4},
+        "pipeline": {"lanes": 4, "stages": 3},
+        "two workers, whole": {"replicas": 2, "lanes": 4, "exchange": "whole"},
+        "three workers, slices": {"replicas": 3, "lanes": 4, "exchange": "slices"},
+        "four workers, halves": {"replicas": 4, "lanes": 4, "exchange": "halves"},
+        "two workers, by batch": {"plan": "* @ 0, 1 by batch", "lanes": 4},
     }
     found = {}
     for name, plan in plans.items():
@@ -129,9 +130,9 @@ def test_skipped_batches_are_the_same_under_every_plan_and_resumed(
     assert "skipped batch" in capsys.readouterr().err
 
     run = tmp_path / "resumed"
-    make = job(run, part=part, lanes=3, stages=2)
+    make = job(run, part=part, lanes=4, stages=2)
     cut_power_at(7, make)
-    resumed = run_threads(job(run, part=part, lanes=3, replicas=2, resume=True)(), QUIET)
+    resumed = run_threads(job(run, part=part, lanes=4, replicas=2, resume=True)(), QUIET)
     assert (fingerprint(run), learned(resumed.records), names_of(run)) == (prints, records, kept)
 
 

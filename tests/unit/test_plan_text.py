@@ -123,8 +123,20 @@ def test_a_file_that_is_no_plan_is_refused(text: str, tmp_path: Path) -> None:
 def test_a_file_is_read(tmp_path: Path) -> None:
     plan = Plan.pipeline(NAMES, [1, 2], lanes=2)
     path = tmp_path / "plan.json"
-    path.write_text(json.dumps({"plan": plan.as_json(), "beside": 1}))
+    path.write_text(json.dumps({"plan": plan.as_json(), "text": str(plan), "beside": 1}), "utf-8-sig")
     assert read_plan(path) == plan
+    path.write_text(json.dumps({"plan": plan.as_json(), "text": "* @ 0"}))
+    with pytest.raises(ConfigError, match="text is another plan than its plan"):
+        read_plan(path)
+
+
+def test_workers_of_a_file_may_stand_in_any_order() -> None:
+    plan = Plan.parse("conv1 @ 2 | conv2 conv3 @ 1:0, 0:1-3", NAMES)
+    value = plan.as_json()
+    value["stages"][1]["workers"].reverse()
+    assert Plan.from_json(value) == plan
+    turns = Plan.parse("* @ 1, 0 by batch", NAMES)
+    assert [share.worker for share in Plan.from_json(turns.as_json()).stages[0].shares] == [1, 0]
 
 
 def test_a_plan_of_more_or_fewer_workers_than_ranks_says_how_many_of_each() -> None:

@@ -16,7 +16,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from jobs import QUIET, DigitsJob, cut_power_at, fingerprint, learned
+from jobs import NEEDS_MUON, QUIET, DigitsJob, cut_power_at, fingerprint, learned
 
 from ffdist.errors import ConfigError, FfdistError, NetworkError, StageError
 from ffdist.events import ProgressMade, RunEvent
@@ -37,10 +37,11 @@ from ffdist.pipeline.stage_group import StageGroup
 from ffdist.pipeline.tree import PartialSum, added_up, halves, nodes_of, total
 from ffdist.plan import Plan, PlanStage, Share, spread
 from ffdist.runtime.job import Job
-from ffdist.runtime.planning import saved_plan
+from ffdist.runtime.planning import given_plan, saved_plan, settled_plan
 from ffdist.runtime.routes import routes_of
 from ffdist.runtime.run import read_settings, write_settings
 from ffdist.runtime.threads import run_threads
+from ffdist.settings import Settings
 from ffdist.snapshot import latest
 from ffdist.transport.base import Frame
 from ffdist.transport.shared_memory import MAX_DEPTH
@@ -51,7 +52,7 @@ JOBS = {
     "batch norm": DigitsJob(settings=SMALL),
     "dropout in microbatches": DigitsJob(noisy=True, settings=SMALL | {"microbatches": 2}),
     "all at once": DigitsJob(
-        objective=Hinton(predict="linear", peer=0.03, hard=True, lag=24),
+        objective=Hinton(predict="linear", peer=0.03, hard=True, lag=48),  # as many batches as any plan can hold
         noisy=True,
         settings=SMALL
         | {
@@ -119,7 +120,7 @@ def alone(name: str) -> tuple[Any, ...]:
 def test_any_plan_learns_the_bits_of_one_worker(name: str, data: st.DataObject) -> None:
     plan = data.draw(plans(JOBS[name]().names))
     with TemporaryDirectory() as folder:
-        exchange = data.draw(st.sampled_from(["slices", "whole"]))
+        exchange = data.draw(st.sampled_from(["slices", "whole", "halves"]))
         assert run(JOBS[name], plan, Path(folder), exchange=exchange) == alone(name)
         assert saved_plan(Path(folder)) == plan
 
@@ -135,12 +136,27 @@ def test_blocks_that_all_travel_together_learn_the_same_bits(
     assert run(JOBS[name], f"* @ 0-{LANES - 1}", tmp_path, exchange=exchange) == alone(name)
 
 
-@pytest.mark.parametrize("clip", [None, 0.1])
-def test_eight_workers_by_halves_learn_the_bits_of_one(clip: float | None, tmp_path: Path) -> None:
-    """As more of them do unless told otherwise."""
-    job = DigitsJob(settings=SMALL | {"lanes": 8, "clip": clip, "snapshot_every": 3})
-    assert [halves_pay(many, many, 1000) for many in (8, 16, 24)] == [False, True, False]
-    assert run(job, "* @ 0-7", tmp_path / "eight", exchange="halves") == run(job, "* @ 0", tmp_path / "one")
+@pytest.mark.parametrize(
+    "told",
+    [
+        {},
+        {"clip": 0.1, "ema": 0.9},
+        {"exchange_dtype": "bf16"},
+        pytest.param({"optimizer": "muon", "lr": 0.02, "muon_rest": "adamw"}, marks=NEEDS_MUON),
+    ],
+    ids=["slices", "clipped", "bf16", "muon"],
+)
+def test_sixteen_workers_learn_the_bits_of_one_by_halves(told: dict[str, Any], tmp_path: Path) -> None:
+    """Beside a stage of another number of them; the last batch has fewer samples than lanes."""
+    small = {"samples": 90, "lanes": 16, "batch_size": 32, "snapshot_every": 2}
+    make = DigitsJob(epochs=1, settings=small | told)
+    num_bytes = sum(p.nbytes for p in make().chain.build(1, 0).parameters())
+    assert [halves_pay(many, 16, num_bytes) for many in (8, 16)] == [False, True]
+    assert halves_pay(16, 16, 2**26)
+    assert not halves_pay(16, 16, 2**26 + 16)
+    assert not halves_pay(24, 24, num_bytes)
+    plan = "conv1 @ 8-15 | conv2 conv3 @ 0-15"
+    assert run(make, plan, tmp_path / "sixteen") == run(make, "* @ 0", tmp_path / "one")
 
 
 @pytest.mark.parametrize("workers", [2, 4, 16])
@@ -166,20 +182,22 @@ def test_halves_are_of_siblings_and_come_together_again(workers: int) -> None:
     [
         ("* @ 0:0-1, 1:2-3", "noisy1 @ 0 | noisy2 @ 0:0, 1:1-3 | noisy3 @ 1"),
         ("noisy1 @ 0 | noisy2 noisy3 @ 1", "* @ 0-3"),
+        ("noisy1 noisy2 @ 3:0, 1:1, 2:2, 0:3 | noisy3 @ 2", "noisy1 @ 0 | noisy2 noisy3 @ 1"),
         ("noisy1 noisy2 @ 0:0-2, 1:3 | noisy3 @ 2", "* @ 0"),
         ("* @ 0-2 by batch", "noisy1 @ 0 | noisy2 noisy3 @ 1, 0 by batch"),
         ("noisy1 @ 0:0-1, 1:2-3 | noisy2 noisy3 @ 2, 1, 0 by batch", "* @ 1, 0 by batch"),
     ],
 )
 def test_a_run_goes_on_by_another_plan(before: str, after: str, tmp_path: Path) -> None:
+    """Four workers add up by halves, others by slices."""
     name = "dropout in microbatches"
-    told = {"plan": before, "snapshot_every": 2, "exchange": "slices"}
+    told = {"plan": before, "snapshot_every": 2, "exchange": "halves"}
     cut = replace(JOBS[name], run=tmp_path, settings=JOBS[name].settings | told)
     cut_power_at(5, cut)
     manifest = latest(tmp_path)
     assert manifest
     assert manifest.batch, "in the middle of an epoch"
-    assert run(JOBS[name], after, tmp_path, resume=True, snapshot_every=2, exchange="slices") == alone(name)
+    assert run(JOBS[name], after, tmp_path, resume=True, snapshot_every=2, exchange="halves") == alone(name)
     assert "ffdist stop" not in [thread.name for thread in threading.enumerate()], "also where worker 1 has the source"
 
 
@@ -298,6 +316,14 @@ def test_lanes_are_part_of_what_is_learned_and_stay(tmp_path: Path) -> None:
 def test_what_does_not_go_together_is_refused(told: dict[str, Any], match: str) -> None:
     with pytest.raises(ConfigError, match=match):
         DigitsJob(settings=told)()
+
+
+def test_a_plan_that_is_longer_than_a_files_name_may_be_is_a_text() -> None:
+    plan = Plan.replicated(["conv1", "conv2", "conv3"], 64, 64)
+    assert len(str(plan)) > 255
+    assert given_plan(str(plan), plan.blocks, None) == plan
+    told = Settings().changed(plan=str(plan))
+    assert settled_plan(told) == told
 
 
 class Unruly(SFF):

@@ -272,6 +272,12 @@ def test_batch_norm_over_one_sample_is_refused_before_anything_starts() -> None:
         Pipeline(normed, "sff").fit((X, Y), epochs=1, batch_size=1, progress=False)
     Pipeline(nn.Sequential(nn.Linear(6, 6)), "sff").fit((X, Y), epochs=1, batch_size=1, progress=False)
     Pipeline(normed, "sff").fit((X, Y), epochs=1, batch_size=2, progress=False)
+    by_plan = {"plan": "* @ 0-3", "epochs": 1, "batch_size": 4, "progress": False}
+    with pytest.raises(NetworkError, match=r"from one sample(.|\n)*training\.batch_size=8") as refused:
+        Pipeline(normed, "sff").fit((X, Y), **by_plan)
+    assert "training.lanes" not in str(refused.value), "the plan has four workers"
+    with pytest.raises(ConfigError, match=r"more than a batch holds(.|\n)*got: 4 \* 2"):
+        Pipeline(normed, "sff").fit((X, Y), **by_plan, microbatches=2)
 
 
 def test_what_no_memory_holds_is_refused_by_counting() -> None:
