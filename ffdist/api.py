@@ -35,6 +35,7 @@ from ffdist.models import Chain
 from ffdist.models.chain import no_sequential_error
 from ffdist.notes import note
 from ffdist.objectives import Objective
+from ffdist.options import check_fields
 from ffdist.payload import refuse_while_loading
 from ffdist.pipeline.classifier import Classifier
 from ffdist.pipeline.own_metrics import Metric, given_metrics
@@ -324,7 +325,7 @@ class Pipeline:
         memory_limit: str | float | None = None,
         speeds: Sequence[float] = (),
         lanes: int | None = None,
-        plan: str | None = None,
+        plan: str | Path | None = None,
         fresh: bool = False,
         **options: Any,
     ) -> Forecast:
@@ -333,18 +334,21 @@ class Pipeline:
 
         devices: how many there are, a worker each. link: what joins them, "1gbit" or "25gbit,50us"; None: within this
             host, measured. memory_limit: bytes that a worker may hold, or "8GiB". speeds: of the devices, against the
-            one here. lanes: of a batch; None: as many as are fastest. plan: one to price, as text or file, in place of
-            the best. fresh: measured anew. options: fields of the settings.
+            one here. lanes: of a batch; None: those of the settings, else as many as are fastest. plan: one to price, a
+            text or file, in place of the best. fresh: measured anew. options: fields of the settings.
         Returns the best plan (`.plan`), its stages (`.best`), and simulated samples a second (`.speeds`), beside a pure
         pipeline, data parallelism, and backpropagation by DDP and 1F1B; `.scaled([8, 32])` for other devices.
         Raises ConfigError where nothing keeps to the memory limit, and for what does not go together.
         """
+        text = str(plan) if isinstance(plan, Path) else plan
+        request = Request(devices, link, memory_limit, tuple(speeds), lanes, text, fresh)
+        check_fields(request, "Pipeline.plan")
         settings = self.settings.changed(**as_fields(options, "Pipeline.plan"))
         check_options(self.network, self.objective, settings)
         settings, images, _ = open_given(settings, data)
         job = self._given.job(images, settings, None)
         check_job(job)
-        return planned(job, Request(devices, link, memory_limit, tuple(speeds), lanes, plan, fresh))
+        return planned(job, request)
 
     def predict(self, samples: Tensor | np.ndarray) -> Tensor:
         """Classes, int64 [B], of samples as in training.

@@ -16,6 +16,7 @@ from ffdist.errors import ConfigError, setting
 from ffdist.loading import loading
 from ffdist.notes import note
 from ffdist.options import convert
+from ffdist.plan.text import MAX_NUMBER
 from ffdist.presets import with_preset
 from ffdist.settings import GROUP_OF, Settings, apply, flat, without_strange_options
 from ffdist.settings.toml import read_toml
@@ -24,7 +25,9 @@ PROG = "ffdist plan"
 MORE = """\
 `ffdist settings NAME` says all about a setting. A bare `ffdist plan` is `ffdist plan digits`.
 What was measured is kept in the cache: $FFDIST_CACHE, else ffdist in $XDG_CACHE_HOME, else in ~/.cache."""
-STRANGE = frozenset(name for name, group in GROUP_OF.items() if group in ("plan", "run", "ray") and name != "queue")
+OWN = {"queue", "exchange"}
+"""Settings of a run's plan that a price depends on."""
+STRANGE = frozenset(name for name, group in GROUP_OF.items() if group in ("plan", "run", "ray")) - OWN
 """Settings of a run that a plan does not depend on, or that it replaces."""
 HIDDEN = STRANGE | {"epochs", "early_stop"} | {n for n, group in GROUP_OF.items() if group in ("scheduler", "watch")}
 """Settings that the help of `ffdist plan` leaves out: `STRANGE` ones, and others that change no block's time."""
@@ -49,8 +52,8 @@ class PlanCommand:
     speeds: str | None = None
     """Speed of each device, as a share of the one here, e.g. 1,1,0.5."""
     lanes: str = "auto"
-    """Lanes of a batch, or auto. They are a part of what is learned: a stage has a worker a lane at most. auto: as many
-    as are fastest."""
+    """Lanes of a batch, or auto. They are a part of what is learned: a stage has a worker a lane at most. auto: those
+    of --config, else as many as are fastest."""
     plan: str | None = None
     """A plan to price, as text or file, e.g. 'conv1 @ 0 | conv2 @ 0:0,1:1-3 | conv3 @ 1'."""
     simulate: str | None = None
@@ -101,13 +104,19 @@ def counts_of(command: PlanCommand) -> list[int]:
 
 
 def whole_numbers(text: str, name: str, expected: str, limit: int = 32) -> list[int]:
-    """Whole numbers >= 1, separated by commas or blanks, at most `limit`. Raises ConfigError for other texts."""
+    """Whole numbers from 1 to MAX_NUMBER, separated by commas or blanks, at most `limit`. Raises ConfigError for other
+    texts."""
     try:
         numbers = [convert(word, int) for word in text.replace(",", " ").split()]
     except ValueError:
         numbers = []
-    if not numbers or len(numbers) > limit or min(numbers) < 1:
-        raise ConfigError(f"{setting(name)} has a wrong value", where=PROG, expected=expected, got=text or "nothing")
+    if not numbers or len(numbers) > limit or not 1 <= min(numbers) <= max(numbers) <= MAX_NUMBER:
+        raise ConfigError(
+            f"{setting(name)} has a wrong value",
+            where=PROG,
+            expected=f"{expected}; 1 to {MAX_NUMBER}",
+            got=text or "nothing",
+        )
     return numbers
 
 

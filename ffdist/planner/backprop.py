@@ -9,7 +9,7 @@ from statistics import median
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from ffdist.baselines.base import BaselineConfig, WholeNetwork, optimised
 from ffdist.models import Chain
@@ -45,7 +45,8 @@ def measure_backprop(
         found.append((SampleCurve(tuple(sizes), forward), SampleCurve(tuple(sizes), backward), sent))
     optimizer.step()
     step = median(timed(optimizer.step, config.device)[1] for _ in range(MIN_REPEATS))
-    parameters = [sum(p.numel() for p in block.parameters()) for block in whole.blocks]
+    learned = [learned_of(block) for block in whole.blocks]
+    numbers = [sum(p.numel() for p in each) for each in learned]
     names = [*chain.names, "classifier"]
     return BackpropProfile(
         tuple(
@@ -53,12 +54,12 @@ def measure_backprop(
                 names[n],
                 forward,
                 backward,
-                step * parameters[n] / max(1, sum(parameters)),
+                step * numbers[n] / max(1, sum(numbers)),
                 0.0,
-                parameters[n],
+                sum(p.numel() for p in block.parameters()),
                 bytes_of(block.state_dict().values()),
-                bytes_of(block.parameters()),
-                2 * bytes_of(block.parameters()),
+                bytes_of(learned[n]),
+                2 * bytes_of(learned[n]),
                 float(sent),
                 SampleCurve.proportional(sizes[-1], 0.0),
             )
@@ -67,18 +68,24 @@ def measure_backprop(
     )
 
 
+def learned_of(block: nn.Module) -> list[nn.Parameter]:
+    """The parameters that are not frozen."""
+    return [parameter for parameter in block.parameters() if parameter.requires_grad]
+
+
 def measure_one(
     whole: WholeNetwork, index: int, messages: Sequence[Tensor], labels: Sequence[Tensor], config: BaselineConfig
 ) -> tuple[tuple[tuple[float, ...], ...], tuple[tuple[float, ...], ...], list[Tensor]]:
     """Seconds forward and backward of each message, all repeats; and what comes out."""
     block, is_last = whole.blocks[index], index == len(whole.blocks) - 1
+    passes_back = any(map(learned_of, whole.blocks[:index]))
     forward: list[list[float]] = [[] for _ in messages]
     backward: list[list[float]] = [[] for _ in messages]
     outs = list(messages)
     begun = time.perf_counter()
     for turn in range(1 + MAX_REPEATS):
         for place, (x, y) in enumerate(zip(messages, labels, strict=True)):
-            x = x.detach().requires_grad_(index > 0)  # pictures need no gradient
+            x = x.detach().requires_grad_(passes_back)  # pictures need no gradient, and no frozen block's output
 
             def compute(x: Tensor = x, y: Tensor = y) -> tuple[Tensor, Tensor]:
                 with config.autocast():
@@ -86,7 +93,9 @@ def measure_one(
                     return out, F.cross_entropy(out.float(), y) if is_last else out
 
             (out, end), seconds = timed(compute, config.device)
-            back = timed(partial(end.backward, None if is_last else torch.ones_like(end)), config.device)[1]
+            back = 0.0
+            if end.requires_grad:
+                back = timed(partial(end.backward, None if is_last else torch.ones_like(end)), config.device)[1]
             outs[place] = out.detach()
             if turn:
                 forward[place].append(seconds)

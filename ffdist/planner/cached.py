@@ -79,7 +79,7 @@ def profile_facts(
         "rule": rule_text(objective),
         "batch": train.largest_batch,
         "settings": {name: repr(getattr(settings, name)) for name in ("optim", "compute")}
-        | {"microbatches": settings.training.microbatches, "fusion": settings.rule.fusion},
+        | {name: settings.value(name) for name in ("microbatches", "sync_norms", "on_nan", "fusion")},
         "data": [train.images.name, train.images.shape, train.augment and repr(train.augment), train.size],
         "device": device_name(device),
         "threads": torch.get_num_threads(),

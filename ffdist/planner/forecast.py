@@ -319,8 +319,14 @@ def with_ends(link: NetworkLink, ends: NetworkLink) -> NetworkLink:
 def parse_speeds(text: str) -> tuple[float, ...]:
     """ "1,1,0.5". Raises ConfigError for what are no numbers."""
     try:
-        return tuple(float(word) for word in text.replace(",", " ").split())
-    except ValueError as error:
+        speeds = tuple(float(word) for word in text.replace(",", " ").split())
+    except ValueError:
+        speeds = ()
+    if not speeds:
         raise ConfigError(
-            "these are not speeds", where=setting("speeds"), expected="a number a device: 1,1,0.5", got=text
-        ) from error
+            "these are not speeds",
+            where=setting("speeds"),
+            expected="a number a device: 1,1,0.5",
+            got=text or "nothing",
+        )
+    return speeds

@@ -69,7 +69,7 @@ def best_pipeline(profile: Profile, cluster: Cluster, *, lanes: int = 1) -> Pric
 
 def data_parallel(profile: Profile, cluster: Cluster, *, lanes: int | None = None) -> Price | None:
     """All blocks by each of the devices, of which there may be no more than lanes; None where they do not fit."""
-    many = min(cluster.devices, lanes or cluster.devices, profile.batch)
+    many = min(cluster.devices, lanes or most_lanes(profile))
     found = price(profile, cluster, Plan.replicated(profile.names, many, lanes or many))
     return found if cluster.memory_limit is None or found.memory <= cluster.memory_limit else None
 

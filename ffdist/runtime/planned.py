@@ -8,7 +8,7 @@ from ffdist.errors import ConfigError, setting
 from ffdist.planner.forecast import Forecast, Request, forecast, profiled
 from ffdist.runtime.allocator import freed_memory_kept
 from ffdist.runtime.job import Job
-from ffdist.runtime.planning import given_plan
+from ffdist.runtime.planning import AUTO, given_plan
 from ffdist.runtime.worker import set_threads, stage_device
 from ffdist.runtime.world import World
 
@@ -26,7 +26,9 @@ def planned(job: Job, request: Request) -> Forecast:
             expected="a local rule",
             remedy="a plan of a local rule tells what DDP and 1F1B would do beside it",
         )
-    given = given_plan(request.plan, job.names, request.lanes) if request.plan is not None else None
+    lanes = request.lanes if request.lanes is not None else job.settings.training.lanes
+    given = given_plan(request.plan, job.names, lanes) if request.plan not in (None, AUTO) else None
+    job.settings.changed(lanes=given.lanes if given else lanes)  # refused here as a run of so many would be
     before = torch.get_num_threads()
     try:
         set_threads(job.settings.compute.threads, World(size=request.devices))
@@ -35,4 +37,4 @@ def planned(job: Job, request: Request) -> Forecast:
             profile, cluster = profiled(job.chain, job.objective, job.settings, job.loaders().train, request, device)
     finally:
         torch.set_num_threads(before)
-    return forecast(profile, cluster, lanes=request.lanes, plan=given)
+    return forecast(profile, cluster, lanes=lanes, plan=given)

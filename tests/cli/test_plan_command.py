@@ -63,9 +63,23 @@ def test_a_given_plan_is_priced(capsys: pytest.CaptureFixture[str]) -> None:
     assert "link 1gbit,50us" in text
 
 
-def test_lanes_that_are_set_are_kept(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_exchange_has_its_price(capsys: pytest.CaptureFixture[str]) -> None:
+    given = ("--devices", "4", "--json", "--link", "1gbit", "--plan", "* @ 0-3", "--exchange")
+    sent = {by: json.loads(printed(capsys, *given, by))["stages"][0]["exchanged_bytes"] for by in ("halves", "whole")}
+    assert sent["whole"] > 1.9 * sent["halves"] > 0
+
+
+def test_lanes_that_are_set_are_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert json.loads(printed(capsys, "--devices", "2", "--json", "--lanes", "1"))["lanes"] == 1
     assert json.loads(printed(capsys, "--devices", "3", "--json", "--lanes", "4"))["lanes"] == 4
+    (tmp_path / "three.toml").write_text("[training]\nlanes = 3\n")
+    told = ("--config", str(tmp_path / "three.toml"), "--devices", "2", "--plan", "auto", "--json")
+    assert json.loads(printed(capsys, *told))["lanes"] == 3
+
+
+def test_replicas_have_two_samples_a_lane_as_norms_want_them(capsys: pytest.CaptureFixture[str]) -> None:
+    told = json.loads(printed(capsys, "--devices", "64", "--link", "1gbit", "--microbatches", "2", "--json"))
+    assert told["lanes"] <= 32 // 2 // 2
 
 
 def test_what_is_simulated_is_labelled_and_drawn(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -98,13 +112,17 @@ def test_a_memory_limit_is_kept_or_an_error_says_what_would_do(capsys: pytest.Ca
         (("--devices", "2", "--speeds", "1"), "--speeds"),
         (("--devices", "2", "--speeds", "1,0"), "--speeds"),
         (("--devices", "2", "--speeds", "fast,slow"), "--speeds"),
+        (("--devices", "2", "--speeds", ""), "--speeds"),
         (("--link", "fast"), "--link"),
         (("--memory-limit", "8"), "--memory-limit"),
         (("--lanes", "0"), "--lanes"),
         (("--lanes", "many"), "--lanes"),
         (("--lanes", "64"), "--lanes"),
+        (("--lanes", "16", "--microbatches", "4"), "--lanes times --microbatches"),
+        (("--devices", "64", "--plan", "* @ 0-63"), "--lanes times --microbatches"),
         (("--simulate", ""), "--simulate"),
         (("--simulate", "8,x"), "--simulate"),
+        (("--simulate", "8,5000"), "--simulate"),
         (("--devices", "1", "--plan", "* @ 0-1"), "more workers than there are devices"),
         (("--plan", "conv1 @ 0"), "leaves blocks out"),
         (("--objective", "backprop"), "twin is one block"),
@@ -120,7 +138,7 @@ def test_what_is_wrong_is_one_clear_error(args: tuple[str, ...], said: str, caps
     assert "Traceback" not in text
 
 
-def test_in_python_it_is_the_same(capsys: pytest.CaptureFixture[str]) -> None:
+def test_in_python_it_is_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     images = open_data("digits")
     pipeline = Pipeline(models.cnnb(images.shape, images.num_classes, (4, 6, 8)), SFF(), batch_size=32, threads=1)
     found = pipeline.plan(images, devices=2, link="1gbit", lanes=2)
@@ -132,3 +150,10 @@ def test_in_python_it_is_the_same(capsys: pytest.CaptureFixture[str]) -> None:
         pipeline.plan(images, devices=2, link="fast")
     with pytest.raises(ConfigError, match="no plan keeps"):
         pipeline.plan(images, devices=2, memory_limit=1000)
+    (tmp_path / "plan.json").write_text(json.dumps(found.as_json()))
+    assert pipeline.plan(images, devices=2, plan=tmp_path / "plan.json", link="1gbit").plan == found.plan
+    for name, value in {"devices": "2", "link": 1e9, "memory_limit": [1], "speeds": "1,1", "plan": 1}.items():
+        with pytest.raises(ConfigError, match=f"{name} has a wrong value"):
+            pipeline.plan(images, **{"devices": 2, name: value})
+    with pytest.raises(ConfigError, match=r"training\.lanes is too small"):
+        pipeline.plan(images, devices=2, lanes=0)

@@ -54,11 +54,33 @@ def test_every_block_has_its_times_bytes_and_parameters() -> None:
     assert [block.name for block in profile.backprop.blocks] == ["conv1", "conv2", "conv3", "classifier"]
 
 
+def test_frozen_blocks_have_nothing_to_do_backward() -> None:
+    def frozen() -> nn.Module:
+        return nn.Sequential(nn.Flatten(), nn.Linear(64, 8)).requires_grad_(False)
+
+    images, settings = open_data("digits"), Settings().changed(batch_size=BATCH)
+    chain = Chain([("frozen", frozen), ("learns", lambda: nn.Linear(8, 8))], input_shape=(1, 8, 8), num_classes=10)
+    train = Job(chain, SFF(), images, settings).loaders().train
+    twin = profile_of(chain, SFF(), settings, train, backprop=True).backprop
+    assert twin
+    first, second, _ = twin.blocks
+    assert (first.backward.at(BATCH), first.gradient_bytes, first.moment_bytes, first.step) == (0.0, 0, 0, 0.0)
+    assert first.weight_bytes == 4 * first.parameters == 4 * 65 * 8
+    assert second.backward.at(BATCH) > 0
+    assert second.gradient_bytes == 4 * 9 * 8
+
+
 def test_it_is_measured_once_and_again_for_another_network_rule_batch_or_precision(cache: Path) -> None:
     first = measured()
     assert measured() == first
     assert len(list(cache.glob("profile-*.json"))) == 1
-    others = [measured((4, 6, 10)), measured(precision="bf16"), measured(microbatches=2), measured(optimizer="sgd")]
+    told: list[dict[str, Any]] = [
+        {"precision": "bf16"},
+        {"microbatches": 2},
+        {"optimizer": "sgd"},
+        {"sync_norms": True},
+    ]
+    others = [measured((4, 6, 10)), *(measured(**each) for each in told)]
     assert len(list(cache.glob("profile-*.json"))) == 1 + len(others)
     assert measured(fresh=True) != first
     assert measured(clip=1.0).sliced is False
