@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from typing import Any, Literal
+import os
+import platform
+from typing import Any, Literal, NamedTuple
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -13,6 +15,18 @@ NAMESPACE = "ffdist"
 
 Side = Literal["owner", "guest"]
 """For whom a message is: the end that has made the actor, or the other one."""
+
+
+class ActorPlace(NamedTuple):
+    """The place of an edge's actor."""
+
+    pid: int
+    host: str
+    node: str
+    """Ray's id of the node."""
+
+    def __str__(self) -> str:
+        return f"process {self.pid} of host {self.host}"
 
 
 class EdgeActor:
@@ -35,6 +49,10 @@ class EdgeActor:
             lay = sum(to == side for to, _ in self._messages)
             await self._changed.wait_for(lambda: (side, number) in self._messages)
             return self._messages.pop((side, number)), lay
+
+    async def beat(self) -> ActorPlace:
+        """Return its place; that it answers says that it lives."""
+        return ActorPlace(os.getpid(), platform.node(), ray.get_runtime_context().get_node_id())
 
 
 class EdgeActorWriter:

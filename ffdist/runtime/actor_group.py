@@ -20,6 +20,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from ffdist.errors import ConfigError, FfdistError, Interrupted, StageError, StageLostError, TransportError, setting
 from ffdist.events import Observer, StagesPlaced, from_json
 from ffdist.notes import failure, note
+from ffdist.runtime import supervise
 from ffdist.runtime.heartbeat import STACK, silence_of
 from ffdist.runtime.interrupts import say_stopping
 from ffdist.runtime.job import Job
@@ -185,7 +186,8 @@ class ActorGroup:
             try:
                 ray.get(ready[0])
             except RayError as error:
-                errors[rank] = error.cause if isinstance(error, RayTaskError) else error
+                cause = error.cause if isinstance(error, RayTaskError) else error
+                errors[rank] = with_place(cause, rank, self.actor_infos[rank], beats)
                 deadline = deadline or time.monotonic() + GRACE
         hung = StageLostError("a worker did not end after another had failed", expected=f"an end within {GRACE:g} s")
         for rank in runs.values():
@@ -271,15 +273,30 @@ class Heartbeats:
                     self.stop_signal = self.stop_signal or beat
         return [rank for rank in actors if now - self._heard[rank] > silence_of(self.timeout)]
 
+    def others(self, rank: int) -> list[str]:
+        """What each other worker said last that it is at."""
+        return [f"worker {other}: {activity}" for other, activity in sorted(self.activity.items()) if other != rank]
+
+
+def with_place(error: BaseException, rank: int, info: ActorInfo, beats: Heartbeats) -> BaseException:
+    """An edge's error with the worker that had it, and what all are at; any other as it is."""
+    if not isinstance(error, TransportError):
+        return error
+    place = f"worker {rank}, process {info.pid} on {info.address}"
+    said = [f"this worker: {beats.activity[rank]}"] if rank in beats.activity else []
+    parts = [error.details["got"], *said, *beats.others(rank)]
+    return error.again(
+        where=f"{error.details['where']}; {place}", got="; ".join(str(part) for part in parts if part is not None)
+    )
+
 
 def hung_error(rank: int, info: ActorInfo, beats: Heartbeats) -> StageLostError:
     """The error of an actor that gives no sign of life."""
-    others = [f"worker {other}: {activity}" for other, activity in sorted(beats.activity.items()) if other != rank]
     return StageLostError(
         f"worker {rank} does not answer",
         where=f"process {info.pid} on {info.address}",
         expected=f"a sign of life within {beats.timeout:g} s",
-        got="; ".join([f"silence; last it was {beats.activity.get(rank, 'starting')}", *others]),
+        got="; ".join([f"silence; last it was {beats.activity.get(rank, 'starting')}", *beats.others(rank)]),
         remedy="look for what has stopped the process, or what cuts its host off; or raise "
         f"{setting('run.timeout')} where the machine has too much to do",
     )
@@ -327,6 +344,8 @@ def start_error(error: RayError) -> StageError:
 
 def brief(error: BaseException) -> str:
     """Describe a failure in a line."""
+    if isinstance(error, FfdistError):
+        return supervise.brief(error)
     lines = str(error).split(" Some common causes")[0].strip().splitlines()
     return lines[-1].strip() if isinstance(error, RayError) and lines else (lines or [repr(error)])[0]
 

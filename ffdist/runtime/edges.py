@@ -76,12 +76,15 @@ class ProcessEdges:
         *,
         transport: Kind = "auto",
         timeout: timedelta = timedelta(minutes=10),
+        silence: timedelta | None = None,
     ) -> None:
+        """timeout, silence: as of `Edge`."""
         self.world = world
         self.store = store
         self.device = device
         self.transport = transport
         self.timeout = timeout
+        self.silence = silence
         self.grouped = False
         """Whether this process is in groups of torch.distributed."""
         set_key(store, f"place/{world.rank}", json.dumps(own_location(device, transport)), where=str(world))
@@ -111,7 +114,7 @@ class ProcessEdges:
         # senders close before receivers: the others' end by the word of this one, not by a connection that is cut
         receiving, sending = ends.enter_context(ExitStack()), ends.enter_context(ExitStack())
         for route in routes:
-            edge = Edge(route.name, route.depth, self.timeout, self.world.attempt)
+            edge = Edge(route.name, route.depth, self.timeout, self.world.attempt, self.silence)
             transport = transports[route.name]
             carrier = self.device if transport.on_device else CPU
             meeting = EdgeContext(self.store, carrier, groups.get(route.name))

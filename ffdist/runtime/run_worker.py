@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from datetime import timedelta
 from threading import Event
 
 import torch.distributed as dist
@@ -11,7 +12,7 @@ import torch.distributed as dist
 from ffdist.events import Observer
 from ffdist.runtime.allocator import keep_freed_memory
 from ffdist.runtime.edges import ProcessEdges
-from ffdist.runtime.heartbeat import Activity, stacks_to
+from ffdist.runtime.heartbeat import Activity, silence_of, stacks_to
 from ffdist.runtime.job import Job
 from ffdist.runtime.supervise import resumed_job
 from ffdist.runtime.worker import Worker, stage_device
@@ -47,5 +48,8 @@ def run_worker(
     with writing_there(job.run):
         device = stage_device(job.settings.compute.device, world)
         activity.set("meeting the others")
-        edges = ProcessEdges(world, store, device, transport=job.settings.plan.transport, timeout=job.timeout)
+        silence = timedelta(seconds=silence_of(job.settings.run.timeout))
+        edges = ProcessEdges(
+            world, store, device, transport=job.settings.plan.transport, timeout=job.timeout, silence=silence
+        )
         Worker(job, world, store, edges, observer, stop, ready, opened, activity).run()

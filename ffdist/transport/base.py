@@ -38,6 +38,8 @@ class Edge:
     """How long an end waits for the other before it gives up."""
     attempt: int = 0
     """How often the run was restarted; an end of another attempt is refused."""
+    silence: timedelta | None = None
+    """How long a process that carries the edge, and is neither end's, may give no sign of life; None: `timeout`."""
 
     def __post_init__(self) -> None:
         if self.depth < 1:

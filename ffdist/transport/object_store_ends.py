@@ -4,16 +4,21 @@
     receiver   takes them there, copies the frame out, then posts a credit in an actor of its own
 
 Each end waits at the other's actor, and Ray ends an actor with the process that owns it: so a peer's death is known
-at once. An object is freed when the last reference to it is gone, which is before its credit is posted; the store holds
+at once. Who waits asks the actor meanwhile whether it lives: nobody else would notice one that is stopped.
+
+An object is freed when the last reference to it is gone, which is before its credit is posted; the store holds
 `depth` frames of an edge, and the one that is being received. Tensors of a GPU arrive on the host.
 """
 
 from __future__ import annotations
 
 import itertools
+import os
 import secrets
+import signal
 import time
 from collections import deque
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
@@ -22,8 +27,8 @@ import ray
 import torch
 from ray.exceptions import GetTimeoutError, ObjectLostError, RayActorError
 
-from ffdist.edge_actor import EdgeActorWriter, Side, find_edge_actor, new_edge_actor
-from ffdist.errors import TransportError, setting
+from ffdist.edge_actor import ActorPlace, EdgeActorWriter, Side, find_edge_actor, new_edge_actor
+from ffdist.errors import PeerLostError, PeerTimeoutError, TransportError, setting
 from ffdist.transport import wire
 from ffdist.transport.base import Edge, Frame, Receiver, Sender
 from ffdist.transport.buffers import BufferPool
@@ -32,6 +37,8 @@ from ffdist.transport.packet_socket import Store, key_of, post
 CREDIT, END = b"+", b"."
 START = timedelta(seconds=10)
 """What an actor, a process of its own, may take to start, beyond the edge's timeout."""
+EVERY = 0.5
+"""Seconds between two looks whether an actor lives at which an end waits."""
 
 
 def open_sender(edge: Edge, store: Store) -> ObjectStoreSender:
@@ -52,7 +59,7 @@ def open_sender(edge: Edge, store: Store) -> ObjectStoreSender:
     # before this end may disagree, since a receiver that heard nothing would wait until the timeout.
     greeting = reader.take("greeting", 0, START)
     posted = EdgeActorWriter(theirs, "owner").post((wire.encode_hello(edge), mine))
-    ray.wait([posted], timeout=edge.timeout.total_seconds())
+    ray.wait([posted], timeout=silence_of(edge).total_seconds())
     wire.check_hello(greeting, edge)
     return ObjectStoreSender(edge, EdgeActorWriter(mine, "guest"), reader)
 
@@ -66,17 +73,19 @@ def open_receiver(edge: Edge, store: Store) -> ObjectStoreReceiver:
     post(edge, store, "actor", name)
     hello, theirs = EdgeActorReader(edge, mine, "owner", "the sender").take("sender", 0, START)
     wire.check_hello(hello, edge)
-    try:  # so that the first frame finds this end connected to where it is posted
-        ray.get(theirs.__ray_ready__.remote(), timeout=(edge.timeout + START).total_seconds())
-    except GetTimeoutError:
-        raise edge.silent("sender") from None
-    except RayActorError:
-        pass  # `recv` reports that the sender died, as after any opening
-    return ObjectStoreReceiver(edge, poster, EdgeActorReader(edge, theirs, "guest", "the sender"))
+    reader = EdgeActorReader(edge, theirs, "guest", "the sender")
+    with suppress(PeerLostError):  # `recv` reports that the sender died, as after any opening
+        reader.connect(START)
+    return ObjectStoreReceiver(edge, poster, reader)
+
+
+def silence_of(edge: Edge) -> timedelta:
+    """How long an actor of the edge may give no sign of life."""
+    return edge.timeout if edge.silence is None else edge.silence
 
 
 class EdgeActorReader:
-    """Waiting at an actor, whose owner's death and silence are errors; counts the seconds waited."""
+    """Waiting at an actor, whose owner's death and silence are errors, and its own; counts the seconds waited."""
 
     def __init__(self, edge: Edge, actor: Any, side: Side, peer: str) -> None:
         self._edge = edge
@@ -84,26 +93,86 @@ class EdgeActorReader:
         self._side = side
         self._peer = peer
         self._numbers = itertools.count()
+        self._beat = actor.beat.remote()
+        """Asks the actor how it is."""
+        self._place: ActorPlace | None = None
+        """The actor's own; None until it has answered."""
         self.waited = 0.0
         self.queued = 0
         """Messages that lay there when one was last taken."""
         self.peer_closed = False
 
+    def connect(self, more: timedelta) -> None:
+        """Wait for the actor to start, so that the first message finds this end connected to where it is posted.
+        Raises as `take` does."""
+        self._answer(self._beat, f"sign of life of {self._peer}", None, more)
+
     def take(self, awaited: str, sequence: int, more: timedelta = timedelta()) -> Any:
-        """The next message. Raises PeerLostError, or PeerTimeoutError after the edge's timeout (and `more`)."""
+        """The next message. Raises PeerLostError, or PeerTimeoutError after the edge's timeout, or the actor's silence
+        (and `more`)."""
         if self.peer_closed:
             raise self._edge.lost(f"{self._peer} closed the edge", sequence)
         started = time.perf_counter()
         try:
             taken = self._actor.take.remote(self._side, next(self._numbers))
-            message, self.queued = ray.get(taken, timeout=(self._edge.timeout + more).total_seconds())
+            message, self.queued = self._answer(taken, awaited, sequence, more)
             return message
-        except GetTimeoutError:
-            raise self._edge.silent(awaited, sequence) from None
-        except RayActorError as error:
-            raise self._edge.lost(f"{self._peer} died", sequence) from error
         finally:
             self.waited += time.perf_counter() - started
+
+    def _answer(self, asked: Any, awaited: str, sequence: int | None, more: timedelta) -> Any:
+        """What the actor answers, as soon as it does."""
+        limit = (silence_of(self._edge) + more).total_seconds()
+        heard = now = time.monotonic()
+        deadline = now + (self._edge.timeout + more).total_seconds()
+        while True:
+            try:
+                return ray.get(asked, timeout=max(0.0, min(EVERY, deadline - now)))
+            except RayActorError as error:
+                raise self._edge.lost(self._lost, sequence) from error
+            except GetTimeoutError:
+                looked, now = now, time.monotonic()
+            if now >= deadline:
+                raise self._edge.silent(awaited, sequence)
+            if self._is_alive() or now - looked > EVERY + limit / 2:  # this process itself was stopped
+                heard = now
+            if now - heard > limit:
+                self._end()
+                raise self._hung_error(awaited, sequence, limit)
+
+    def _is_alive(self) -> bool:
+        """True if the actor has answered since this was asked last."""
+        if not ray.wait([self._beat], timeout=0)[0]:
+            return False
+        with suppress(RayActorError):  # as what is waited for says
+            self._place = ray.get(self._beat)
+        self._beat = self._actor.beat.remote()
+        return True
+
+    @property
+    def _actors_name(self) -> str:
+        return "the actor of this end" if self._side == "owner" else f"the actor of {self._peer}"
+
+    @property
+    def _lost(self) -> str:
+        return f"{self._actors_name} died" if self._side == "owner" else f"{self._peer} died, or the actor of its end"
+
+    def _end(self) -> None:
+        """End a process that does not answer: Ray asks it to end, which it may not hear."""
+        ray.kill(self._actor)
+        if self._place and self._place.node == ray.get_runtime_context().get_node_id():
+            with suppress(OSError):
+                os.kill(self._place.pid, signal.SIGKILL)
+
+    def _hung_error(self, awaited: str, sequence: int | None, limit: float) -> PeerTimeoutError:
+        return PeerTimeoutError(
+            f"{self._actors_name} does not answer",
+            where=f"{self._edge.at(sequence)}, {self._place or 'not heard of yet'}",
+            expected=f"a sign of life within {limit:g} s",
+            got=f"silence, while the {awaited} was awaited",
+            remedy="look for what has stopped the process, or what cuts its host off; or raise "
+            f"{setting('run.timeout')} where the machine has too much to do",
+        )
 
 
 class ObjectStoreSender(Sender):
@@ -137,7 +206,9 @@ class ObjectStoreSender(Sender):
         if not self._closed:
             self._closed = True
             self._posted.append(self._mine.post((wire.encode_end(self._edge, self._sequence), b"", [])))
-            ray.wait(list(self._posted), num_returns=len(self._posted), timeout=self._edge.timeout.total_seconds())
+            if not self._reader.peer_closed:  # else nobody receives them
+                limit = silence_of(self._edge).total_seconds()
+                ray.wait(list(self._posted), num_returns=len(self._posted), timeout=limit)
             self._posted.clear()
 
     def _take_credit(self) -> None:

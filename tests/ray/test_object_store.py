@@ -24,6 +24,7 @@ from ray.cluster_utils import Cluster
 from ffdist.edge_actor import new_edge_actor
 from ffdist.errors import StageAwayError, TransportError
 from ffdist.runtime.meeting import set_key
+from ffdist.runtime.process_stat import is_alive
 from ffdist.runtime.ray_store import ActorStore, KeyValueActor
 from ffdist.transport import Frame, Receiver, Sender, transport_of
 from ffdist.transport.contract import ContractRank, Crew, EdgePair, ProcessPair, TransportContract
@@ -131,6 +132,47 @@ def test_a_store_whose_actor_is_stopped_raises_the_same_in_time(driver: str) -> 
     finally:
         os.kill(process, signal.SIGCONT)
         ray.kill(actor)
+
+
+def use_until_error(place: ContractRank, end: Sender | Receiver, owner: int, number: int) -> tuple[int, str, float]:
+    """The process of the actor of this end, which gets the signal behind the first frame where the end is the owner's;
+    the error that ends it, and the seconds until that."""
+    frame = Frame("x", {}, {"x": torch.ones(8)})
+    use = (lambda: end.send(frame)) if isinstance(end, Sender) else end.recv
+    use()
+    place.post(f"rank {place.rank} has used it")
+    assert place.await_posted(f"rank {1 - place.rank} has used it")
+    actor: Any = end._mine._actor  # pyright: ignore[reportAttributeAccessIssue]
+    pid: int = ray.get(actor.beat.remote())[0]
+    began = time.monotonic()
+    if place.rank == owner:
+        os.kill(pid, number)
+    try:
+        while True:
+            use()
+    except TransportError as error:
+        return pid, str(error), time.monotonic() - began
+
+
+@pytest.mark.parametrize("owner", [0, 1], ids=["sender", "receiver"])
+@pytest.mark.parametrize("number", [signal.SIGSTOP, signal.SIGKILL])
+def test_an_actor_that_is_stopped_or_killed_is_an_error_in_time_at_both_ends_and_is_gone(
+    pair: EdgePair, owner: int, number: signal.Signals
+) -> None:
+    edge = replace(EDGE, silence=timedelta(seconds=1))
+    found = pair.values(use_until_error, use_until_error, owner, number, edge=edge)
+    pid, _, _ = found[owner]
+    _, told, _ = found[1 - owner]
+    whose = ("sender", "receiver")[owner]
+    if number == signal.SIGSTOP:
+        assert f"the actor of the {whose} does not answer" in told
+        assert "edge 0-1, attempt 0, frame " in told
+        assert f", process {pid} of host " in told
+        assert f"while the {('frame', 'credit')[owner]} was awaited" in told
+    else:
+        assert f"the {whose} died, or the actor of its end" in told
+    assert max(seconds for _, _, seconds in found) < 1 + 5
+    assert not is_alive(pid)
 
 
 def test_a_mailbox_is_a_process_without_torch(driver: str) -> None:

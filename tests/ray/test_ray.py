@@ -34,6 +34,7 @@ from ffdist.errors import ConfigError, DataError, Interrupted, StageError
 from ffdist.events import EpochEnded, RunEvent, StagesPlaced
 from ffdist.report.log import read_run_log
 from ffdist.runtime.actor_group import check_actor_infos
+from ffdist.runtime.process_stat import is_alive
 from ffdist.runtime.ray import RayOptions, run_ray
 from ffdist.runtime.ray_actor import ActorInfo, actor_info
 from ffdist.runtime.ray_cluster import check_health, listens, put_back, with_token
@@ -143,6 +144,33 @@ def test_a_killed_actor_is_replaced_and_the_run_ends_with_the_same_bits(
     (line,) = (run / "restarts.log").read_text().splitlines()
     assert f"attempt 0: worker {stage} on" in line
     assert str(before[stage]) in line
+
+
+def test_an_edges_actor_that_is_stopped_is_named_in_time_and_costs_an_attempt(
+    driver: str, tmp_path: Path, undisturbed: list[Any]
+) -> None:
+    run, gate = begun(tmp_path / "run"), new_gate(tmp_path)
+    held, pids = list[int](), list[int]()
+
+    def stop(events: Events) -> None:
+        actor = ray.get_actor(next(name for name in ray.util.list_named_actors() if name.startswith("0-1-")))
+        pids.append(ray.get(actor.beat.remote()).pid)
+        os.kill(pids[0], signal.SIGSTOP)
+        held.append(open_gate(gate))
+
+    job = GatedJob(run, gate, gated.SETTINGS.changed(transport="object-store", launcher="ray", timeout=4))
+    events = Events(stop)
+    run_ray(job, 2, events, run=run, options=replace(SPREAD, direct=False, timeout=4))
+    os.close(held[0])
+    assert fingerprint(run) == undisturbed
+    (line,) = (run / "restarts.log").read_text().splitlines()
+    assert "does not answer (edge 0-1, attempt 0, frame " in line
+    assert f"process {pids[0]} of host" in line
+    assert "worker 0: stage 0 at batch " in line
+    assert "worker 1: stage 1 at batch " in line or "this worker: stage 1 at batch" in line
+    first, second = (placed["stages"] for placed in events.of("placed"))
+    assert [stage["pid"] for stage in first] == [stage["pid"] for stage in second]
+    assert not is_alive(pids[0])
 
 
 def test_a_killed_node_is_replaced_and_the_run_ends_with_the_same_bits(
