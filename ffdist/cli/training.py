@@ -31,6 +31,7 @@ from ffdist.runtime.agent import end_with_agent, notify_agent, stop_agent
 from ffdist.runtime.agree import agree, check_job, validation_note
 from ffdist.runtime.data_facts import check_same_data, read_facts
 from ffdist.runtime.folder import locked, new_run, nothing_left_note, resumed_run
+from ffdist.runtime.heartbeat import Activity
 from ffdist.runtime.interrupts import handle_signals, unwind
 from ffdist.runtime.job import Job
 from ffdist.runtime.meeting import find_key, set_key
@@ -39,6 +40,7 @@ from ffdist.runtime.on_ray import settings_on_ray
 from ffdist.runtime.opened import open_dataset
 from ffdist.runtime.outcome import Result, with_remedy
 from ffdist.runtime.own_code import GIVEN, check_code, with_absolute_paths
+from ffdist.runtime.peer_monitor import watching_each_other
 from ffdist.runtime.planning import costs_of, count_workers, new_plan, settled_plan
 from ffdist.runtime.processes import run_processes
 from ffdist.runtime.record import facts
@@ -186,9 +188,9 @@ def train_here(command: Train, images: Images, world: World, argv: Sequence[str]
     end_with_agent()
     if world.local_rank == 0:
         warn(idle_gpus_note(settings.compute.device, world))
-    timeout = timedelta(seconds=settings.run.timeout)
+    timeout, activity = timedelta(seconds=settings.run.timeout), Activity()
     meeting = meet(world, timeout)
-    with ExitStack() as start:
+    with watching_each_other(meeting.world, timeout.total_seconds(), activity), ExitStack() as start:
         decide = lambda: begin_or_go_on(command, images, meeting, start)  # noqa: E731 - on rank 0 alone
         folder, resume = agree(meeting.store, world, "run", decide, timeout)
         out = Path(folder)
@@ -198,7 +200,7 @@ def train_here(command: Train, images: Images, world: World, argv: Sequence[str]
         start.callback(observer.close)
         if world.local_rank == 0:
             notify_agent(run=str(out.absolute()), newest=newest)
-        result = run_rank(job, meeting.world, meeting.store, observer, signals, timeout=timeout)
+        result = run_rank(job, meeting.world, meeting.store, observer, signals, activity, timeout=timeout)
     if world.last:
         conclude(result, out, as_json=command.json)
     if result.signal:

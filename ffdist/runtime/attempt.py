@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from datetime import timedelta
 from uuid import uuid4
 
 import torch.distributed as dist
 
 from ffdist.errors import StageAwayError
+from ffdist.notes import listed
 from ffdist.runtime.meeting import await_key
+from ffdist.runtime.siblings import place_of_rank
 from ffdist.runtime.world import World
 
 POLL_SECONDS = 0.05
@@ -22,31 +25,56 @@ def share_attempt(store: dist.Store, world: World, timeout: timedelta) -> int:
 
     The store outlives killed ranks, and with it what they wrote, so no key can be trusted to be of now. Each rank
     greets rank 0 under a name never used before; rank 0 answers every greeting it finds with the number, until all
-    ranks have come back with that number. Raises StageAwayError when a rank stays away for so long, torch's DistError
+    ranks have come back with that number. Raises RanksAwayError when some stay away for so long, torch's DistError
     where the store is lost.
     """
-    return _gather(store, world, timeout) if world.first else _greet(store, timeout)
+    return _gather(store, world, timeout) if world.first else _greet(store, world, timeout)
 
 
 def _gather(store: dist.Store, world: World, timeout: timedelta) -> int:
     taken = store.add(NUMBERS, 1)
     attempt = store.add(NUMBERS, max(0, world.attempt + 1 - taken)) - 1
-    missing, unread = world.size - 1, PostedMessages(store)
+    missing, unread = set(range(1, world.size)), PostedMessages(store)
     while missing:
-        message = unread.next(timeout)
+        if (message := unread.next(timeout)) is None:
+            raise away_error(sorted(missing), world, timeout)
         if message.startswith("hello "):
             store.set(message, str(attempt))
-        elif message == f"joined {attempt}":
-            missing -= 1
+        elif message.startswith(f"joined {attempt} "):
+            missing.discard(int(message.split()[2]))
     return attempt
 
 
-def _greet(store: dist.Store, timeout: timedelta) -> int:
+def _greet(store: dist.Store, world: World, timeout: timedelta) -> int:
     name = f"hello {uuid4().hex}"
     post(store, name)
-    attempt = int(await_key(store, name, timeout, failure="worker 0 stays away", where="the ranks' meeting"))
-    post(store, f"joined {attempt}")
+    try:
+        attempt = int(await_key(store, name, timeout, failure="worker 0 stays away", where="the ranks' meeting"))
+    except StageAwayError as error:
+        if isinstance(error.__cause__, TimeoutError):
+            raise away_error([0], world, timeout) from error
+        raise
+    post(store, f"joined {attempt} {world.rank}")
     return attempt
+
+
+class RanksAwayError(StageAwayError):
+    """Ranks did not come to where all meet."""
+
+    ranks: Sequence[int] = ()
+
+
+def away_error(ranks: list[int], world: World, timeout: timedelta) -> RanksAwayError:
+    error = RanksAwayError(
+        f"worker {listed(ranks)} did not come to where the ranks meet",
+        where="; ".join(f"worker {rank}, {place_of_rank(rank)}" for rank in ranks),
+        expected=f"all {world.size} ranks within {timeout.total_seconds():g} s",
+        got=f"silence; this rank, {world.rank}, waits there",
+        remedy="look for what has stopped the process; or check torchrun's rendezvous options, and the network between "
+        "the hosts",
+    )
+    error.ranks = ranks
+    return error
 
 
 def post(store: dist.Store, message: str) -> None:
@@ -63,19 +91,13 @@ class PostedMessages:
         self._known = 0
         self._numbers: list[int] = []
 
-    def next(self, timeout: timedelta) -> str:
-        """Looked for again and again, so that a signal's handler has its turn. Raises StageAwayError for no message
-        within `timeout`."""
+    def next(self, timeout: timedelta) -> str | None:
+        """Looked for again and again, so that a signal's handler has its turn. None for no message within
+        `timeout`."""
         deadline = time.monotonic() + timeout.total_seconds()
         while (message := self._read()) is None:
             if time.monotonic() > deadline:
-                raise StageAwayError(
-                    "the ranks did not meet",
-                    where="rank 0",
-                    expected="all ranks",
-                    got=f"no other one within {timeout.total_seconds():g} s",
-                    remedy="check torchrun's rendezvous options, and the network between the hosts",
-                )
+                return None
             time.sleep(POLL_SECONDS)
         return message
 

@@ -20,9 +20,11 @@ from ffdist.notes import note
 from ffdist.runtime.agree import agree
 from ffdist.runtime.child import end_with_parent
 from ffdist.runtime.folder import has_ended, locked
+from ffdist.runtime.heartbeat import Activity
 from ffdist.runtime.job import Job
 from ffdist.runtime.meeting import await_key, find_key, set_key
 from ffdist.runtime.outcome import Result
+from ffdist.runtime.peer_monitor import watching_each_other
 from ffdist.runtime.run import SETTINGS
 from ffdist.runtime.threads import computing_threads_kept
 from ffdist.runtime.torchrun import RankSignals, Rendezvous, meet, run_rank
@@ -84,7 +86,8 @@ class JoinedRun:
         if world.local_rank == 0 and (text := idle_gpus_note(job.settings.compute.device, world)):
             note(text)
         with signals.handling(), computing_threads_kept(), ExitStack() as start:
-            meeting = meet(world, job.timeout)
+            meeting, activity = meet(world, job.timeout), Activity()
+            start.enter_context(watching_each_other(meeting.world, job.timeout.total_seconds(), activity))
             store, key = meeting.store, f"run {self.number}"
             place = RunPlace(*agree(store, world, key, lambda: self._place(meeting, key, start), job.timeout))
             run = Path(place.run)
@@ -103,7 +106,9 @@ class JoinedRun:
             if not place.ended:
                 observer = watching(run) if world.last else Observers([])
                 with closing(observer):
-                    result = run_rank(lambda: made, meeting.world, store, observer, signals, timeout=job.timeout)
+                    result = run_rank(
+                        lambda: made, meeting.world, store, observer, signals, activity, timeout=job.timeout
+                    )
                 result = shared(meeting, result, job.timeout)
             found = use(run, result)
             wait_for_all(meeting, job.timeout)

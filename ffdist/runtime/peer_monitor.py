@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import os
 import platform
-import signal
-import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 
 import torch.distributed as dist
 
 from ffdist.errors import StageLostError
-from ffdist.runtime.heartbeat import EVERY, STACK, Activity, silence_of, write_stacks
+from ffdist.runtime.heartbeat import EVERY, Activity, silence_of
 from ffdist.runtime.polling import GRACE
-from ffdist.runtime.process_stat import parent_of
+from ffdist.runtime.siblings import leave, place_of_rank, sibling_of_rank
 from ffdist.runtime.watchdog import watched
 from ffdist.runtime.world import World
 
@@ -118,8 +116,15 @@ class PeerMonitor:
                 self._leave(self._cut_off_error())
             for rank, heard in self.heard.items():
                 if now - heard > self.limit and self.said.get(rank) != ENDED:
-                    end_sibling(self.said.get(rank, ""))
-                    self._leave(self._hung_error(rank))
+                    pid = self._pid_here(rank)
+                    self._leave(self._hung_error(rank), [pid] if pid else [])
+
+    def _pid_here(self, rank: int) -> int | None:
+        """The process of a rank, where that is one of this host."""
+        if rank not in self.said:
+            return sibling_of_rank(rank)
+        place = self.said[rank].split("\n")[1].split()
+        return int(place[1]) if place[-1] == platform.node() else None
 
     def _cut_off_error(self) -> StageLostError:
         return StageLostError(
@@ -134,31 +139,14 @@ class PeerMonitor:
         _, place, activity = (self.said.get(rank, "") + "\n\n").split("\n")[:3]
         return StageLostError(
             f"worker {rank} does not answer",
-            where=f"worker {rank}, {place or 'not heard of yet'}",
+            where=f"worker {rank}, {place or place_of_rank(rank)}",
             expected=f"a sign of life within {self.timeout:g} s",
             got=f"silence; last it was {activity or 'starting'}; this rank, {self.world.rank}, was {self.activity}",
             remedy="look for what has stopped the process, or what cuts its host off; or raise "
             "the timeout where the machine has too much to do",
         )
 
-    def _leave(self, error: StageLostError) -> None:
-        """End this process with the error on stderr, and its stacks in its log."""
-        if self.over.is_set():
-            return
-        print(f"ffdist: error (rank {self.world.rank}): {error}", file=sys.stderr, flush=True)
-        write_stacks()
-        os._exit(1)  # the main thread may wait within torch for ever
-
-
-def end_sibling(said: str) -> None:
-    """A rank of this host that hangs says where it is, and ends: the agent that has started both would wait for half a
-    minute until it does so."""
-    place = said.partition("\n")[2].partition("\n")[0].split()
-    if not place or place[-1] != platform.node() or parent_of(int(place[1])) != os.getppid():
-        return
-    with suppress(OSError):
-        # a stopped process writes its stacks only when it goes on, and then needs a moment for it
-        for number in (STACK, signal.SIGCONT):
-            os.kill(int(place[1]), number)
-        time.sleep(EVERY)
-        os.kill(int(place[1]), signal.SIGKILL)
+    def _leave(self, error: StageLostError, hung: Sequence[int] = ()) -> None:
+        """End this process, and those of this host that hang."""
+        if not self.over.is_set():
+            leave(self.world.rank, error, hung)

@@ -17,15 +17,15 @@ import torch.distributed as dist
 
 from ffdist.errors import Interrupted, StageError, exit_status, unspelled
 from ffdist.events import Observer, stopping
-from ffdist.runtime.attempt import share_attempt
+from ffdist.runtime.attempt import RanksAwayError, share_attempt
 from ffdist.runtime.heartbeat import WORK_TIMEOUTS, Activity
 from ffdist.runtime.interrupts import handle_in_thread, handle_signals, say_stopping, signals_restored
 from ffdist.runtime.job import Job
 from ffdist.runtime.meeting import await_key, set_key
 from ffdist.runtime.outcome import Result
-from ffdist.runtime.peer_monitor import watching_each_other
 from ffdist.runtime.polling import polling
 from ffdist.runtime.run_worker import run_worker
+from ffdist.runtime.siblings import leave, sibling_of_rank
 from ffdist.runtime.world import World
 
 STOP_SECONDS = 3.0
@@ -49,11 +49,16 @@ class Rendezvous:
 
 
 def meet(world: World, timeout: timedelta) -> Rendezvous:
-    """Wait for all ranks. Raises StageError when one stays away."""
+    """Wait for all ranks. Raises StageError when one stays away; where that is one of this host, both end here:
+    torchrun would wait for half a minute until one that is stopped does."""
     try:
         store, _, _ = next(dist.rendezvous("env://", timeout=timeout))
         lasting = dist.PrefixStore(f"ffdist/{world.run_id}", store)
         attempt = share_attempt(lasting, world, timeout)
+    except RanksAwayError as error:
+        if hung := [pid for rank in error.ranks if (pid := sibling_of_rank(rank))]:
+            leave(world.rank, error, hung)
+        raise
     except dist.DistError as error:
         raise StageError(
             "the ranks did not meet",
@@ -142,17 +147,18 @@ def run_rank(
     store: dist.Store,
     observer: Observer,
     signals: RankSignals,
+    activity: Activity,
     *,
     timeout: timedelta,
 ) -> Result:
     """This rank's stage until the stream stops; SIGTERM, SIGINT and SIGHUP end the run early, with a snapshot.
 
     `observer` is called on the last rank only; the result is whole there, and elsewhere it has the reason and the
-    signal. A rank that gives no sign of life for `timeout` ends all of them.
+    signal. activity: told what this rank is at, for those who watch it.
     """
-    result, activity = Result(), Activity()
+    result = Result()
     observing = stopping(result.collecting(observer), signals.stop_all)
-    with watching_each_other(world, timeout.total_seconds(), activity), ending_together(store, world, timeout, result):
+    with ending_together(store, world, timeout, result):
         ready = lambda: signals.begin(store)  # noqa: E731
         try:
             run_worker(make_job, world, store, observing, stop=signals.stop, activity=activity, ready=ready)

@@ -47,7 +47,7 @@ def test_a_restart_is_seen_though_the_store_is_new(store: dist.Store) -> None:
 
 def test_greetings_and_answers_of_killed_ranks_are_not_taken_for_new_ones(store: dist.Store) -> None:
     assert meet(store, 0, 0, 0) == [0, 0, 0]
-    for word in ("hello killed", "joined 0", "joined 0"):
+    for word in ("hello killed", "joined 0 1", "joined 0 2"):
         post(store, word)
     store.add(GREETINGS, 1)  # of a rank that was killed before it wrote its word
     assert meet(store, 1, 1, 0) == [1, 1, 1]
@@ -55,5 +55,13 @@ def test_greetings_and_answers_of_killed_ranks_are_not_taken_for_new_ones(store:
 
 def test_a_rank_that_stays_away_is_an_error_within_the_timeout(store: dist.Store) -> None:
     for rank in (0, 1):
-        with pytest.raises(StageError):
+        with pytest.raises(StageError, match=f"worker {1 - rank} did not come to where the ranks meet"):
             share_attempt(store, World(rank, 2), timedelta(milliseconds=50))
+
+
+def test_of_several_ranks_those_that_stay_away_are_named(store: dist.Store) -> None:
+    with ThreadPoolExecutor(1) as here:
+        other = here.submit(share_attempt, store, World(2, 4), PATIENCE)
+        with pytest.raises(StageError, match=r"(?s)worker 1, 3 did not come.*r 1, not heard of.*r 3, not heard"):
+            share_attempt(store, World(0, 4), timedelta(seconds=1))
+        assert other.result() == 0

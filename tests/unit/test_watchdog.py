@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import platform
 import signal
 import subprocess
 import sys
@@ -10,6 +12,7 @@ import time
 import pytest
 
 from ffdist.bench.victims import descendants
+from ffdist.runtime.heartbeat import STACK
 
 ALONE = """
 import os, signal, sys, time
@@ -107,3 +110,20 @@ def test_ranks_notice_one_of_them_and_the_store_that_are_stopped(stopped: str) -
     else:
         assert errors == told.count("the store through which the ranks meet does not answer") == 2
     assert told.count("in rank\n") == 2  # the stacks of both
+
+
+SIBLING = """
+from ffdist.runtime.siblings import end_sibling, place_of_rank, sibling_of_rank
+print(place_of_rank(1), place_of_rank(2), sep="; ")
+end_sibling(sibling_of_rank(1))
+"""
+
+
+def test_a_rank_that_is_stopped_before_it_has_said_anything_is_known_to_its_siblings_and_ended() -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", "input()"], stdin=subprocess.PIPE, env=os.environ | {"RANK": "1"}
+    ) as rank:
+        rank.send_signal(signal.SIGSTOP)
+        done = subprocess.run([sys.executable, "-c", SIBLING], capture_output=True, text=True, check=True)
+        assert done.stdout == f"process {rank.pid} of host {platform.node()}; not heard of yet\n"
+        assert rank.wait(10) in (-STACK, -signal.SIGKILL)
