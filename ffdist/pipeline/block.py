@@ -96,6 +96,10 @@ class LearningBlock:
         self.totals = torch.zeros(lanes, 4, dtype=wide(config.device), device=config.device)
         """Sums of each lane since the last marker: loss times samples, samples with a loss; correct, samples with
         scores."""
+        self.trained = self.totals.clone()
+        """Those of the last epoch's training, ..."""
+        self.skipped = 0
+        """... and its batches in which no step was taken."""
         self._on_host = None if queues(config.device) else self.totals.numpy()
         """The same memory, where it is a CPU's: to add a number there is quicker than by torch."""
         self.lane = 0
@@ -236,12 +240,21 @@ class LearningBlock:
     def take_metrics(self, split: str) -> dict[str, Any]:
         """Mean loss and accuracy over the split that has just passed; None where the block gave none."""
         metrics = self.metrics()
+        if split == "train":
+            self.trained.copy_(self.totals)
+            self.skipped = self.finite_check.in_epoch if self.finite_check else 0
         self.totals.zero_()
         if self.finite_check and split == "train":
             self.finite_check.in_epoch = 0
         if split == "validation" and metrics["loss"] is not None:
             self.validation_loss = metrics["loss"]
         return metrics
+
+    def give_up_evaluation(self) -> None:
+        """Count again what training has counted before `take_metrics` took it, and nothing of what came since."""
+        self.totals.copy_(self.trained)
+        if self.finite_check:
+            self.finite_check.in_epoch = self.skipped
 
     def metrics(self) -> dict[str, Any]:
         """Metrics of what this worker's lanes have counted since the last split."""

@@ -104,6 +104,12 @@ class ByBatch:
         for block in self.blocks:
             block.totals.zero_()
 
+    def give_up_evaluation(self) -> None:
+        """See `Sharing`: what was kept by batch is forgotten, too."""
+        self.counted.clear()
+        for block in self.blocks:
+            block.give_up_evaluation()
+
     def share_totals(self, step: int) -> None:
         """Add up what all have counted in evaluation, in the order of batches."""
         counted, self.counted = self.counted, []

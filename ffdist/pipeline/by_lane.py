@@ -37,6 +37,11 @@ class ByLane:
     def count(self, order: int) -> None:
         """Do nothing: a lane's totals have a row of their own."""
 
+    def give_up_evaluation(self) -> None:
+        """See `Sharing`: every worker has had the rows of all since training ended."""
+        for block in self.blocks:
+            block.give_up_evaluation()
+
     def settle(self, step: int) -> None:
         """Do nothing: the stage has finished its buckets."""
 

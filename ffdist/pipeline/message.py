@@ -117,6 +117,9 @@ class Snapshot:
     """The same for the files that source and sink write."""
     awaited: list[str] = field(default_factory=list)
     """Names of the blocks' files that are still being written: `Written` follows when they are on disk."""
+    cuts_evaluation: bool = False
+    """Whether it comes within an evaluation, which is given up: the snapshot is of the batch before, and a resumed run
+    evaluates anew."""
 
 
 @dataclass(slots=True)

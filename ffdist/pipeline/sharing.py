@@ -34,6 +34,10 @@ class Sharing(Protocol):
         """Called after a message of evaluation, which has added to the blocks' totals."""
         ...
 
+    def give_up_evaluation(self) -> None:
+        """Forget what evaluation has counted since the last marker: the blocks' totals are those of training again."""
+        ...
+
     def settle(self, step: int) -> None:
         """Called at a marker: afterwards every worker has all that has been learned."""
         ...

@@ -62,6 +62,11 @@ class Stopping(Protocol):
         """True if the run ends after batch `step`; waiting: there is still something under way."""
         ...
 
+    def is_stopping_evaluation(self, step: int, batch: int) -> bool:
+        """True if the run ends before batch `batch` of an evaluation after batch `step`; asked once of each, in
+        order."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class StopAtOnce:
@@ -72,11 +77,15 @@ class StopAtOnce:
     def is_stopping(self, step: int, *, waiting: bool = True) -> bool:
         return self.event.is_set()
 
+    def is_stopping_evaluation(self, step: int, batch: int) -> bool:
+        return self.event.is_set()
+
 
 class Source:
     """Iterates over the messages of a whole run, from `start` on; setting `stop` ends it early, with a snapshot.
 
-    A stop within an epoch comes after the batch at work; after the epoch's last batch, after what ends the epoch.
+    A stop within an epoch comes after the batch at work; within an evaluation that is given up, with a snapshot of the
+    batch before it.
     """
 
     def __init__(
@@ -105,7 +114,7 @@ class Source:
         self.objective = objective
         self.training = training
         self.num_classes = num_classes
-        self.at = start
+        self.at = self.start = start
         self.snapshot_every = snapshot_every
         self.pulses = pulses or EveryBatches(0)
         self.history = list(history or [])
@@ -128,16 +137,19 @@ class Source:
 
     def __iter__(self) -> Iterator[Message]:
         while self.at.epoch < self.training.epochs and not self._is_stale():
-            if (yield from self._train()):
-                yield from self._end_epoch()
+            if (yield from self._train()) and not (yield from self._end_epoch()):
+                if self.at != self.start:  # else there is that snapshot, from which the run has gone on
+                    yield self._snapshot(cuts_evaluation=True)
+                yield Stop("interrupted")
+                return
             yield self._snapshot()
             if self.stop.is_stopping(self.at.step, waiting=False):
                 yield Stop("interrupted")
                 return
         if best := self._best_snapshot():
             yield best
-        yield from self._evaluate("test", self.loaders.test)
-        yield Stop()
+        whole = yield from self._evaluate("test", self.loaders.test)
+        yield Stop() if whole else Stop("interrupted")
 
     def _train(self) -> Generator[Message, None, bool]:
         """The rest of the epoch's batches, or those up to a stop; returns True if they were all."""
@@ -157,17 +169,23 @@ class Source:
                 yield self._snapshot()
         return True
 
-    def _end_epoch(self) -> Iterator[Message]:
+    def _end_epoch(self) -> Generator[Message, None, bool]:
+        """What ends an epoch; returns False where a stop came before."""
         yield EndOfSplit("train", self.at.epoch)
-        yield from self._evaluate("validation", self.loaders.validation)
+        if not (yield from self._evaluate("validation", self.loaders.validation)):
+            return False
         yield EndOfEpoch(self.at.epoch)
         self.at = Position(self.at.step, self.at.epoch + 1, 0)
+        return True
 
-    def _evaluate(self, split: str, loader: Loader | None) -> Iterator[Message]:
+    def _evaluate(self, split: str, loader: Loader | None) -> Generator[Message, None, bool]:
+        """A split's batches, or those up to a stop; returns True if they were all."""
         if loader is None:
-            return
+            return True
         number = 0
         for batch, made in enumerate(self._batches(loader, 0, 0)):
+            if self.stop.is_stopping_evaluation(self.at.step, batch):
+                return False
             microbatches = parts(loader.batch_samples(batch), self.num_lanes, self.training.microbatches)
             for part in (part for part in microbatches if part.lane in self.lanes):
                 if made:
@@ -176,6 +194,7 @@ class Source:
             number += len(microbatches)
             self.order += 1
         yield EndOfSplit(split, self.at.epoch)
+        return True
 
     def _eval_batch(self, split: str, x: Tensor, y: Tensor, number: int, part: MicrobatchRange) -> EvalBatch:
         if not len(y):
@@ -252,8 +271,8 @@ class Source:
             return nullcontext()
         return seeded(derive_seed(self.training.seed, purpose, *place))
 
-    def _snapshot(self) -> Snapshot:
-        marker = Snapshot(self.at.step, self.at.epoch, self.at.batch)
+    def _snapshot(self, *, cuts_evaluation: bool = False) -> Snapshot:
+        marker = Snapshot(self.at.step, self.at.epoch, self.at.batch, cuts_evaluation=cuts_evaluation)
         if self.score_table and self.leads:
             marker.extra_files += self.score_table.save(marker)
         return marker

@@ -87,7 +87,7 @@ class Stage:
         self.bucket_of = [bucket for bucket in self.buckets for _ in bucket.reductions]
         """By the blocks' numbers here."""
         if group and turn:
-            group.lent = turn.lent
+            group.lent, group.turn = turn.lent, turn
         self.step = 0
         self.worker = group.worker if group else index
         self.on_epoch: Callable[[int, dict[str, Any]], None] = lambda epoch, metrics: None
@@ -373,6 +373,8 @@ class Stage:
 
     def save(self, marker: Snapshot) -> Snapshot:
         """Hold what is to be written as it is now; until it is on disk, the end awaits word of it."""
+        if marker.cuts_evaluation:
+            self.sharing.give_up_evaluation()
         for block in self.blocks:
             block.check_finite(self.step)
             block.check_weights(self.step)

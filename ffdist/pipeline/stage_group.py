@@ -20,6 +20,10 @@ GRADIENTS, SLICES, STATES = "Gradients", "Slices", "States"
 learned, from the worker of one batch to the next one's."""
 
 
+ASK_EVERY = 8
+"""Batches of an evaluation from one question whether the run is to end to the next: each waits for all workers."""
+
+
 class Timer(Protocol):
     """A clock, as `ffdist.pipeline.pulses` has it."""
 
@@ -61,6 +65,8 @@ class StageGroup:
         """The batch with which they were told of the last one."""
         self.lent: Callable[[], AbstractContextManager[None]] = nullcontext
         """Within, this worker waits, and its other stages may compute."""
+        self.turn: AbstractContextManager[None] = nullcontext()
+        """Within, this worker computes, and its other stages wait."""
         self.exchanging = 0.0
         self.waited = 0.0
         """Seconds so far of sending and adding up; of waiting for the others."""
@@ -195,3 +201,14 @@ class StageGroup:
         """True if the run is to end after batch `step`, the same on every worker: what came with an exchange is known
         to all when the next batch's first block has been computed; and at once where nothing is under way."""
         return self.stop_step is not None and self.stop_step <= step - (self.lag if waiting else 0)
+
+    def is_stopping_evaluation(self, step: int, batch: int) -> bool:
+        """True if the run is to end before batch `batch` of an evaluation, the same on every worker: nothing is
+        exchanged within one, so they tell each other every `ASK_EVERY` batches."""
+        if batch % ASK_EVERY:
+            return False
+        times = self.exchanging, self.waited
+        with self.turn:  # the source is asked for a batch outside of it
+            self.gather("Evaluating", step, {})
+        self.exchanging, self.waited = times  # it counts as waiting for the source's batch
+        return self.stop_step is not None

@@ -3,25 +3,33 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+import os
+import signal
+import time
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from threading import Event
 from typing import Any
 
+import numpy as np
 import pytest
 import torch.distributed as dist
 from jobs import QUIET, DigitsJob, cut_power_at, fingerprint, learned
 
+from ffdist.data import Split
 from ffdist.digests import with_digest
 from ffdist.errors import SnapshotError, StageError
 from ffdist.events import Observer, ProgressMade, RunEvent
 from ffdist.objectives import SFF
 from ffdist.pipeline.classifier import Classifier
 from ffdist.report.log import RUN_LOG, read_run_log
+from ffdist.runtime.job import Job
 from ffdist.runtime.outcome import Result
+from ffdist.runtime.processes import run_processes
 from ffdist.runtime.threads import ThreadEdges, run_threads
 from ffdist.runtime.worker import Worker
+from ffdist.runtime.worker_main import TrainingMain
 from ffdist.runtime.world import World
 from ffdist.snapshot import Manifest, SnapshotStore, committed, latest, newest, read_manifest
 from ffdist.snapshot.files import BlockCopy, read_block
@@ -128,6 +136,75 @@ def test_stopped_anywhere_it_goes_on_to_the_same_bits_and_leaves_every_snapshot_
         assert learned(resumed.records) == learned(whole.records)
         assert resumed.test == whole.test
     assert look > len(whole.records) * 3
+
+
+class StoppingSplit(Split):
+    """One that tells a process to stop when a sample is read, once."""
+
+    ready = False
+
+    def __init__(self, split: Split, sample: int, process: int) -> None:
+        self.split = split
+        self.sample = sample
+        self.process = process
+        self.labels = split.labels
+        self.told = False
+
+    def take(self, indices: np.ndarray) -> np.ndarray:
+        if self.sample in indices and not self.told:
+            self.told = True
+            os.kill(self.process, signal.SIGTERM)
+            time.sleep(1)  # until it is heard: nothing is read meanwhile
+        return self.split.take(indices)
+
+    def digest(self) -> str:
+        return self.split.digest()
+
+
+@dataclass(frozen=True)
+class StoppedInValidation(DigitsJob):
+    """Told to stop when the first worker reads the fifth of a validation's ten batches."""
+
+    by_launcher: bool = False
+    """Whether its launcher is another process."""
+
+    def __call__(self) -> Job:
+        job = super().__call__()
+        validation = job.loaders().validation
+        assert validation
+        assert len(validation) == 10
+        process = os.getppid() if self.by_launcher else os.getpid()
+        split = StoppingSplit(job.images.train, int(validation.indices[4 * 16]), process)
+        return replace(job, images=replace(job.images, train=split))
+
+
+@pytest.mark.parametrize(
+    ("plan", "launcher"),
+    [
+        ("* @ 0", "threads"),
+        ("conv1 @ 0:0, 1:1 | conv2 conv3 @ 0:0, 1:1", "threads"),
+        ("* @ 0, 1 by batch", "threads"),
+        ("conv1 @ 0 | conv2 conv3 @ 1", "processes"),
+    ],
+)
+def test_told_to_stop_in_a_validation_it_does_so_at_once_and_makes_it_again(
+    plan: str, launcher: str, tmp_path: Path
+) -> None:
+    settings = {"samples": 800, "batch_size": 16, "lanes": 2, "plan": plan, "schedule": "plateau", "patience": 0}
+    whole = run_threads(DigitsJob(tmp_path / "whole", 2, settings=settings | {"plan": "* @ 0"})(), QUIET)
+    make = StoppedInValidation(tmp_path / "cut", 2, settings=settings, by_launcher=launcher == "processes")
+    cut = run_processes(TrainingMain(make), 2, QUIET) if launcher == "processes" else run_threads(make(), QUIET)
+    manifest = latest(tmp_path / "cut")
+    assert manifest
+    assert (cut.reason, cut.signal, cut.records) == ("interrupted", signal.SIGTERM, [])
+    assert (manifest.step, manifest.epoch, manifest.batch) == (40, 0, 40)
+    resumed = run_threads(DigitsJob(tmp_path / "cut", 2, settings=settings | {"resume": True})(), QUIET)
+    assert fingerprint(tmp_path / "cut") == fingerprint(tmp_path / "whole")
+    assert learned(resumed.records) == learned(whole.records)
+    assert resumed.test == whole.test
+    records, _ = read_run_log(tmp_path / "cut")
+    assert [record["epoch"] for record in records] == [1, 2]
+    assert learned(records) == learned(whole.records)
 
 
 def contents(run: Path) -> dict[Path, str]:
