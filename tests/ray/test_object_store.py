@@ -104,7 +104,7 @@ def test_a_mailbox_counts_what_lay_there_for_a_side(driver: str) -> None:
 
 def test_a_store_whose_actor_is_gone_raises_what_a_lost_store_of_torchs_raises(driver: str) -> None:
     actor: Any = ray.remote(KeyValueActor).options(num_cpus=0).remote()
-    store = ActorStore(actor, timedelta(seconds=20))
+    store = ActorStore(actor, timedelta(seconds=60))
     store.set("key", "value")
     assert store.get("key") == b"value"
     ray.kill(actor)  # which returns before it has died
