@@ -170,7 +170,7 @@ class Source:
         return True
 
     def _end_epoch(self) -> Generator[Message, None, bool]:
-        """What ends an epoch; returns False where a stop came before."""
+        """The end of an epoch; returns False where a stop came before."""
         yield EndOfSplit("train", self.at.epoch)
         if not (yield from self._evaluate("validation", self.loaders.validation)):
             return False

@@ -274,7 +274,7 @@ class Heartbeats:
         return [rank for rank in actors if now - self._heard[rank] > silence_of(self.timeout)]
 
     def others(self, rank: int) -> list[str]:
-        """What each other worker said last that it is at."""
+        """The activity of each other worker, as it was told last."""
         return [f"worker {other}: {activity}" for other, activity in sorted(self.activity.items()) if other != rank]
 
 

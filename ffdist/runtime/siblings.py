@@ -30,7 +30,7 @@ def sibling_of_rank(rank: int) -> int | None:
 
 
 def place_of_rank(rank: int) -> str:
-    """Which process of which host a rank is, as far as it is known without its word."""
+    """A rank's process and host, as far as they are known without its word."""
     pid = sibling_of_rank(rank)
     return f"process {pid} of host {platform.node()}" if pid else "not heard of yet"
 

@@ -80,7 +80,7 @@ def open_receiver(edge: Edge, store: Store) -> ObjectStoreReceiver:
 
 
 def silence_of(edge: Edge) -> timedelta:
-    """How long an actor of the edge may give no sign of life."""
+    """The time for which an actor of the edge may give no sign of life."""
     return edge.timeout if edge.silence is None else edge.silence
 
 
@@ -121,7 +121,7 @@ class EdgeActorReader:
             self.waited += time.perf_counter() - started
 
     def _answer(self, asked: Any, awaited: str, sequence: int | None, more: timedelta) -> Any:
-        """What the actor answers, as soon as it does."""
+        """The actor's answer, as soon as it comes."""
         limit = (silence_of(self._edge) + more).total_seconds()
         heard = now = time.monotonic()
         deadline = now + (self._edge.timeout + more).total_seconds()
