@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -61,6 +62,7 @@ from ffdist.transport.stores import serve_store
 heartbeat.MIN_SILENCE = heartbeat.SLACK = 0.5
 
 def rank(number, port):
+    os.dup2(os.open(f"{sys.argv[2]}/{number}", os.O_CREAT | os.O_WRONLY), 2)  # both may write at the same moment
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     stacks_to()
     activity = Activity()
@@ -87,10 +89,9 @@ print(sorted(os.waitstatus_to_exitcode(os.wait()[1]) for _ in pipes), time.monot
 
 
 @pytest.mark.parametrize("stopped", ["rank", "store"])
-def test_ranks_notice_one_of_them_and_the_store_that_are_stopped(stopped: str) -> None:
-    process = subprocess.Popen(
-        [sys.executable, "-c", PEERS, stopped], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+def test_ranks_notice_one_of_them_and_the_store_that_are_stopped(stopped: str, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", PEERS, stopped, str(tmp_path)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert process.stdout
     begun = max(float(process.stdout.readline()) for _ in range(2))
     if stopped == "store":
@@ -98,7 +99,8 @@ def test_ranks_notice_one_of_them_and_the_store_that_are_stopped(stopped: str) -
             time.sleep(0.05)
         assert time.monotonic() - begun < 1 + 5
         process.send_signal(signal.SIGCONT)
-    out, told = process.communicate(timeout=60)
+    out, _ = process.communicate(timeout=60)
+    told = "".join((tmp_path / str(number)).read_text() for number in range(2))
     statuses, _, ended = out.strip().rpartition(" ")
     assert statuses == {"rank": f"[{-signal.SIGKILL}, 1]", "store": "[1, 1]"}[stopped]
     assert stopped == "store" or float(ended) - begun < 1 + 5
