@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from ffdist.pipeline.block import LearningBlock
-from ffdist.pipeline.bucket import of_block
+from ffdist.pipeline.exchange import of_block
 from ffdist.pipeline.handover import Handover
 from ffdist.pipeline.reduce import Reduction
 from ffdist.pipeline.sharing import check_replicas
