@@ -75,7 +75,7 @@ def kill_and_finish(run: DisturbedRun, faults: list[Fault]) -> list[KillOutcome]
             raise StageError(
                 "the run does not come to its end", where=run.run, expected=f"within {PROGRESS_TIMEOUT:g} s"
             )
-        time.sleep(0.05)
+        time.sleep(0.05)  # its snapshots are looked at, too, which tell nobody that they are there
     return outcomes
 
 
@@ -107,7 +107,7 @@ def wait_ready(run: DisturbedRun, last: KillOutcome, following: list[Fault]) -> 
         if run.ended() is not None:
             run.refused += 1
             run.go_on()
-        time.sleep(0.01)
+        time.sleep(0.01)  # a file says that it is ready; how soon it is, is measured
     settle(run, [last])
 
 

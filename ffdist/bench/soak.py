@@ -110,17 +110,24 @@ def soak(minutes: float, stages: int, queue: int, batch_size: int, progress: Pro
 def watched(process: subprocess.Popen[bytes], run: Path, seconds: float, progress: Progress) -> list[ResourceSample]:
     """Sample the run's resources for so many seconds, from its first batch on: what a start takes is no growth."""
     every, looks = max(1.0, seconds / LOOKS), list[ResourceSample]()
-    while process.poll() is None and not batches_of(run):
-        time.sleep(every)
+    while not batches_of(run):
+        if ends_within(process, every):
+            return looks
     begun = time.monotonic()
-    while time.monotonic() - begun < seconds:
-        time.sleep(every)
-        if process.poll() is not None:
-            break
+    while time.monotonic() - begun < seconds and not ends_within(process, every):
         workers = [seen.pid for seen in descendants(process.pid) if is_worker(seen, "processes")]
         looks.append(look_at(workers, begun, batches_of(run)))
         progress(json.dumps({name: round(value) for name, value in vars(looks[-1]).items()}))
     return looks
+
+
+def ends_within(process: subprocess.Popen[bytes], seconds: float) -> bool:
+    """Wait for a process's end, so long at most; False where it is still there."""
+    try:
+        process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        return False
+    return True
 
 
 @dataclass(frozen=True)

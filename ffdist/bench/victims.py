@@ -53,7 +53,7 @@ def left_of(seen: set[ProcessId], timeout: float) -> list[ProcessId]:
     """Processes that are still alive `timeout` seconds from now; returns at once when there is none."""
     deadline = time.monotonic() + timeout
     while (left := [each for each in seen if is_running(each)]) and time.monotonic() < deadline:
-        time.sleep(0.02)
+        time.sleep(0.02)  # only a parent is told of a process's end, and most of these are others' children
     return left
 
 

@@ -16,7 +16,7 @@ from ffdist.runtime.siblings import place_of_rank
 from ffdist.runtime.world import World
 
 POLL_SECONDS = 0.05
-"""Seconds between two looks."""
+"""Seconds between two looks; between them a signal's handler has its turn, which a wait within torch does not give."""
 GREETINGS, NUMBERS = "greetings", "attempts"
 
 

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import math
 import random
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 
-from ffdist.bench.soak import trend_of
+from ffdist.bench.soak import trend_of, watched
 
 
 def noisy(last: float, noise: float, count: int = 60) -> list[float]:
@@ -49,3 +53,10 @@ def test_the_interval_holds_no_change_in_nineteen_of_twenty() -> None:
 
 def test_of_few_values_there_is_no_trend() -> None:
     assert trend_of([1000.0] * 19) is None
+
+
+def test_a_run_that_ends_by_itself_is_waited_for_no_longer(tmp_path: Path) -> None:
+    """Between two looks at a soak of an hour lies a minute."""
+    process, began = subprocess.Popen([sys.executable, "-c", ""]), time.monotonic()
+    assert watched(process, tmp_path, 3600, lambda text: None) == []
+    assert time.monotonic() - began < 30
