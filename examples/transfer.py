@@ -29,4 +29,5 @@ if __name__ == "__main__":
         for weights in (None, learned):
             pipeline = Pipeline("cnnb", ffdist.SFF(kernel=3), stages=2, launcher="threads")
             result = pipeline.fit(classes(range(5, 10)), epochs=1, batch_size=32, pretrained=weights)
+            assert result.test, "a fifth of the samples was held out for it"
             print("from nothing:" if weights is None else "from what was learned:", result.test["accuracy"])
