@@ -191,6 +191,21 @@ def test_two_hosts_are_networks_apart_that_reach_each_other_and_leave_nothing() 
     assert not [name for name in hosts.names if Path("/run/netns", name).exists()]
 
 
+@pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
+def test_two_hosts_are_compared_at_each_rate_of_their_link() -> None:
+    found, said = bench("bandwidth", "--rates", "1gbit", *SMALL)
+    (line,) = found["bandwidth"]
+    assert line["link"] == "1gbit"
+    assert "link: 1gbit" in said
+
+
+def test_one_device_scales_from_itself_and_is_held_against_one_process() -> None:
+    found, _ = bench("scaling", "--devices", "1", *SMALL)
+    (line,) = found["scaling"]
+    assert (line["devices"], line["ours / one"], line["against"]) == (1, 1.0, "bp")
+    assert line["ratio"] == pytest.approx(line["ours samples/s"] / line["its samples/s"])
+
+
 def tell_cores(member: PoolMember) -> list[int]:
     return sorted(os.sched_getaffinity(0))
 

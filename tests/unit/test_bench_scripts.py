@@ -14,7 +14,7 @@ import pytest
 import torch
 import tyro
 
-from benchmarks import changes, floors, pulses, ray_transports, simulation, snapshots, workers
+from benchmarks import changes, finite, floors, pulses, ray_transports, simulation, snapshots, workers
 from benchmarks.report import report
 from benchmarks.segments import estimate
 from ffdist.bench import harness
@@ -119,6 +119,20 @@ def test_pulses_and_snapshots_are_weighed_in_a_training_that_makes_them(
         assert minute["value"] == pytest.approx(added["value"] / 60e3)
         assert found[way, "state"]["value"] == found["in the background", "state"]["value"] > 0
     assert "A snapshot of one stage" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_a_look_for_nan_is_weighed_with_the_same_blocks_on_both_ways_to_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(finite, "BATCH", 4)
+    finite.main(models=("cnnb",), precisions=("fp32",), pairs=3, record=tmp_path)
+    found = figures(tmp_path)
+    assert {side for side, _ in found} == {"stop", "skip"}
+    for way in ("stop", "skip"):
+        cost = found[way, "cost"]
+        assert (cost["n"], cost["spread"][0] <= cost["value"] <= cost["spread"][1]) == (3, True)
+        assert found[way, "step"]["value"] > 0
 
 
 def test_floors_hold_backpropagation_against_what_ffdist_needs_for_the_same_batch() -> None:

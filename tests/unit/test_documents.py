@@ -146,10 +146,14 @@ def test_the_files_of_howtos_are_a_network_a_rule_a_metric_and_a_callback(tmp_pa
     assert any("top3" in name for name in pipeline.result.history().column_names)
 
 
-def test_the_map_of_tests_names_files_that_are_there() -> None:
-    text = (ROOT / "tests/README.md").read_text()
+def test_the_map_of_tests_names_files_that_are_there_and_all_of_them() -> None:
+    text, tests = (ROOT / "tests/README.md").read_text(), ROOT / "tests"
+    found = set()
     for name in re.findall(r"`((?:unit|cli|distributed|launch|ray|faults|gpu|accelerator)/[^`]*)`", text):
-        assert [*(ROOT / "tests").glob(name.rstrip("/"))], name
+        places = [*tests.glob(name.rstrip("/"))]
+        assert places, name
+        found |= {path for place in places for path in ([place] if place.is_file() else place.rglob("test_*.py"))}
+    assert {*tests.rglob("test_*.py")} <= found
 
 
 def test_the_citation_is_of_this_version_and_licence() -> None:
