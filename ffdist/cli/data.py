@@ -15,6 +15,7 @@ from ffdist.cli.parsing import parsed_of
 from ffdist.errors import ConfigError
 from ffdist.folders import command, container_note
 from ffdist.notes import QUIET, note
+from ffdist.options import path_of
 from ffdist.plain import PlainConsole, table
 from ffdist.remote import RemoteFolder, url_of
 from ffdist.runtime.interrupts import handle_signals, unwind
@@ -151,7 +152,7 @@ class Prepare:
 
 def default_name(source: str) -> str:
     """The default name of the folder below data/, from the source's name."""
-    path = Path(source).resolve()
+    path = path_of(source).resolve()
     return path.stem if path.is_file() else path.name or "root"
 
 

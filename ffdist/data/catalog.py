@@ -33,6 +33,7 @@ from ffdist.data.sources.listing import first_names, is_junk
 from ffdist.data.watch import AGAIN
 from ffdist.errors import ConfigError, DataError, setting
 from ffdist.notes import note
+from ffdist.options import path_of
 from ffdist.regular import open_regular
 from ffdist.remote import RemoteFolder
 from ffdist.renamed import renamed_arguments
@@ -65,7 +66,7 @@ def open_data(
     prepared; ConfigError for settings out of range.
     """
     remote = RemoteFolder.of(name_or_source)
-    name = remote.url if remote else str(name_or_source)
+    name = remote.url if remote else os.path.expanduser(name_or_source)
     chosen = prepared_as or from_values(preparation)
     folder = remote or folder_of(name)
     if name == "digits" or folder:
@@ -88,7 +89,7 @@ def open_data(
     if source not in KNOWN and (numbers := open_numbers(Path(source), chosen)) is not None:
         check_no_size(numbers, image_size)
         return replace(numbers, source=settled_source(name), prepared=PreparedAs(None, chosen.texts()))
-    root = None if data_root is None else Path(data_root).absolute()
+    root = None if data_root is None else path_of(data_root).absolute()
     made = PreparedAs(prepared_in_cache(source, sized, root=root, download=download), sized.texts(), root)
     assert made.folder
     return resized(replace(open_folder(made.folder), source=settled_source(name), prepared=made), image_size)
@@ -287,9 +288,10 @@ def digits_entry() -> DatasetEntry:
     return DatasetEntry("digits", "embedded", images.shape, images.num_classes, counts)
 
 
-def list_data(root: Path) -> list[DatasetEntry]:
+def list_data(root: str | Path) -> list[DatasetEntry]:
     """List data sets: those embedded, those that can be prepared by name, and those prepared in `root` or up to two
     levels below it. Raises DataError for a folder that is not there, but for data/."""
+    root = path_of(root)
     if root != Path("data") and not root.is_dir():
         raise DataError("there is no such folder", where=root, expected="a folder of prepared data sets")
     entries = [digits_entry()]

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ffdist.data.manifest import DataManifest, read_manifest
+from ffdist.options import path_of
 from ffdist.remote import RemoteFolder
 
 
@@ -16,7 +17,7 @@ def describe(folder: str | Path | RemoteFolder, manifest: DataManifest | None = 
     folder: prepared, here or remote. Raises DataError for one that is not, or that is damaged.
     """
     manifest = manifest or read_manifest(
-        folder if isinstance(folder, RemoteFolder) else RemoteFolder.of(folder) or Path(folder)
+        folder if isinstance(folder, RemoteFolder) else RemoteFolder.of(folder) or path_of(folder)
     )
     drawn, decoding = manifest.held_out, manifest.decoding
     return {

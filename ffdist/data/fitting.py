@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -50,7 +51,7 @@ def to_measure(data: Any, learned: DataDescription, image_size: int | None) -> I
     the network, and for a data set without a test split.
     """
     if isinstance(data, (str, Path)):
-        data = opened_to_measure(str(data), learned, image_size)
+        data = opened_to_measure(data, learned, image_size)
     images = as_images(data) if isinstance(data, (Images, Mapping)) else one_split(data, learned)
     if images.pixels and len(images.shape) == 3:
         images = as_network_input(images, image_size=image_size, preprocess=learned.preprocess)
@@ -62,14 +63,14 @@ def to_measure(data: Any, learned: DataDescription, image_size: int | None) -> I
 
 
 def opened_to_measure(
-    name: str, learned: DataDescription, image_size: int | None, preparation: Preparation | None = None
+    place: str | Path, learned: DataDescription, image_size: int | None, preparation: Preparation | None = None
 ) -> Images:
     """A data set by name, or a source, whose pictures are prepared as those of the training were; of one without a test
     split, all is that.
 
     preparation: how the training's own source was prepared, whose columns count.
     """
-    preprocess = learned.preprocess
+    name, preprocess = os.path.expanduser(place), learned.preprocess
     if is_prepared(name):
         return as_network_input(open_data(name), image_size=image_size, preprocess=preprocess)
     preparation = replace(

@@ -34,6 +34,7 @@ from ffdist.data.storing import (
 from ffdist.data.writing import Progress, WriteOptions, write
 from ffdist.errors import ConfigError, DataError, setting
 from ffdist.notes import note
+from ffdist.options import path_of
 from ffdist.plain import PlainConsole, text_column
 from ffdist.remote import RemoteFolder, url_of
 from ffdist.renamed import renamed_arguments
@@ -101,8 +102,8 @@ def prepare(
     cannot be read (all are named), pictures of different shapes, and values whose range is not known; ConfigError for
     settings out of range.
     """
-    source = str(source)
-    target = RemoteFolder.of(out) or Path(out).expanduser()
+    source = os.path.expanduser(source)
+    target = RemoteFolder.of(out) or path_of(out)
     check_local(source)
     decoding = check_options(size, mode, background, value_range)
     holding = HoldOutOptions(test_fraction, validation_fraction, seed, group_pattern)
@@ -206,7 +207,7 @@ def known_root(source: str, from_dir: Path | None, cache: Path | None) -> Path |
     """
     if source not in KNOWN:
         return None
-    return from_dir or (cache.expanduser() if cache else cache_folder())
+    return path_of(from_dir or cache or cache_folder())
 
 
 @contextmanager

@@ -11,12 +11,13 @@ from torch import Tensor, nn
 from ffdist.errors import NetworkError, setting
 from ffdist.models.chain import BlockGroup, Chain
 from ffdist.models.weights import read_state
+from ffdist.options import path_of
 
 COUNTER = "num_batches_tracked"
 """A counter of a batch norm; older files lack it, and nothing depends on it here."""
 
 
-def with_weights(chain: Chain, path: Path) -> Chain:
+def with_weights(chain: Chain, path: str | Path) -> Chain:
     """The same chain, whose blocks are built with the weights of a state file (see `read_state`).
 
     A tensor has the name there that it has in torchvision's model, in an `nn.Sequential` of the blocks (the block's
@@ -25,6 +26,7 @@ def with_weights(chain: Chain, path: Path) -> Chain:
 
     Raises NetworkError naming the tensors that the file lacks or has in another shape.
     """
+    path = path_of(path)
     state = read_state(path)
     blocks = [chain.build_meta(index) for index in range(len(chain))]
     keys = max(_ways(chain, blocks), key=lambda way: _found(way, state))

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ffdist.errors import ConfigError, NetworkError, described, setting
+from ffdist.options import path_of
 
 IMAGENET = {"resnet18": "resnet18", "mobilenet-v3-small": "mobilenet_v3_small", "vit": "vit_b_16"}
 """The torchvision model whose ImageNet weights fit each network, given its options."""
@@ -49,7 +50,7 @@ def weights_file(source: str, model: str) -> Path:
     Raises ConfigError where torchvision has none for the network, or they can be neither found nor fetched.
     """
     if source != "imagenet":
-        return Path(source)
+        return path_of(source)
     if model not in IMAGENET:
         raise ConfigError(
             "there are no ImageNet weights for this network",

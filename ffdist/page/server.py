@@ -22,6 +22,7 @@ from urllib.parse import quote, unquote, urlsplit
 from markupsafe import Markup
 
 from ffdist.errors import ConfigError, FfdistError, described
+from ffdist.options import path_of
 from ffdist.page.folder import WatchedFolder
 from ffdist.page.render import asset, index_content, page_frame, run_content
 from ffdist.page.run import RunView
@@ -61,7 +62,7 @@ class PageServer:
     def __init__(self, folder: str | Path, *, host: str = "127.0.0.1", port: int | None = None) -> None:
         if port is not None and (isinstance(port, bool) or not isinstance(port, int) or not 0 <= port < 2**16):
             raise ConfigError("the port has a wrong value", where="port", expected="0 .. 65535", got=repr(port))
-        self.folder = WatchedFolder(Path(folder))
+        self.folder = WatchedFolder(path_of(folder))
         self.host = host
         self.server = listening(host, port, self)
         # 0.2: seconds between two looks whether it is to stop, for which `close` waits at most

@@ -9,6 +9,7 @@ from pathlib import Path
 from ffdist.errors import ConfigError, FfdistError
 from ffdist.folders import system_reason
 from ffdist.notes import note
+from ffdist.options import path_of
 from ffdist.page.measured import measured, why_not
 from ffdist.page.render import page
 from ffdist.page.run import RunView, check_runs, names_of, view_run
@@ -51,7 +52,7 @@ def write_report(
     chosen = as_snapshot(snapshot)
     folders = list(dict.fromkeys(pulled(run) for run in runs))
     check_runs(folders)
-    path = Path(out) if out is not None else (folders[0] if len(folders) == 1 else Path()) / NAME
+    path = path_of(out) if out is not None else (folders[0] if len(folders) == 1 else Path()) / NAME
     check_free(path)
     with trusting(trust):
         views = [

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from ffdist.errors import ConfigError, setting, users_code
+from ffdist.options import path_of
 from ffdist.pipeline.classifier import CheckedClassifier, Classifier
 from ffdist.runtime.data_facts import DataFacts
 from ffdist.runtime.exported import metadata, weights, write_whole
@@ -34,10 +35,10 @@ def export(
     Raises ConfigError for another form, a file that is there already, a folder that is not, and for a network that
     torch.export cannot follow; SnapshotError for a run without such a snapshot.
     """
-    to = Path(to)
+    to = path_of(to)
     check_file(to)
     with trusting(trust):
-        classifier, settings, facts = load_classifier(Path(run), snapshot)
+        classifier, settings, facts = load_classifier(path_of(run), snapshot)
     classifier.choose(predictor)
     about = metadata(classifier, settings, facts)
     if to.suffix == ".pt2":

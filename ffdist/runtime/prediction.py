@@ -25,6 +25,7 @@ from ffdist.data.loader import resized
 from ffdist.data.survey import Survey
 from ffdist.data.transforms import TransformSteps, load_transforms
 from ffdist.errors import DataError
+from ffdist.options import path_of
 from ffdist.pipeline.classifier import Classifier
 from ffdist.runtime.data_facts import DataFacts, read_facts
 from ffdist.snapshot import pulled
@@ -116,7 +117,7 @@ def decoded(
 def _decoded(given: tuple[Given, object], *, decoding: Decoding) -> ReadPicture:
     picture, name = given
     try:
-        read = read_picture(Path(picture) if isinstance(picture, str) else picture, name, decoding)
+        read = read_picture(path_of(picture) if isinstance(picture, str) else picture, name, decoding)
     except DataError as error:
         return ReadPicture(name, None, str(error.got))
     if read.limits is None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import inspect
+import os
 import shlex
 import textwrap
 from dataclasses import dataclass
@@ -87,7 +88,15 @@ class SettingsGroup:
             except (TypeError, ValueError, OverflowError) as error:
                 raise wrong_value_error(f"{self.group}.{f.name}", kinds[f.name], value) from error
             check_number(name, value, f.metadata.get("range", Range()))
-            object.__setattr__(self, f.name, value)
+            object.__setattr__(self, f.name, at_home(value))
+
+
+def at_home(value: Any) -> Any:
+    """A text, or texts, with a `~` at the beginning as a shell has it, as `options.path_of` does of paths: where a text
+    begins so it is a path, of data, a file or code."""
+    if isinstance(value, tuple):
+        return tuple(map(at_home, value))
+    return os.path.expanduser(value) if isinstance(value, str) else value
 
 
 def wrong_value_error(name: str, kind: Any, value: object) -> ConfigError:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ffdist.errors import ConfigError
+from ffdist.options import path_of
 from ffdist.settings import GROUPS, Settings, apply
 
 if sys.version_info >= (3, 11):
@@ -29,7 +30,7 @@ def read_toml(path: Path, read: Callable[[Path], bytes] = Path.read_bytes) -> di
 def settings_in(path: str | Path, base: Settings | None = None) -> Settings:
     """A settings file, such as `ffdist train --print-config` prints, in place of others; default: in place of the
     defaults. Raises ConfigError for what is no such file."""
-    return apply(base or Settings(), read_toml(Path(path)), str(path))
+    return apply(base or Settings(), read_toml(path_of(path)), str(path))
 
 
 def parsed(text: str) -> dict[str, Any]:

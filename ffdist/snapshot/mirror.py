@@ -50,7 +50,7 @@ def mirror_of(place: Path | str) -> Path:
     Raises ConfigError for an address that cannot be opened, or is too long for a file's name.
     """
     if (remote := RemoteFolder.of(place)) is None:
-        return Path(place)
+        return Path(os.path.expanduser(place))
     name = quote(remote.check().url, safe="")
     if len(name) > 255:
         raise ConfigError("the address is too long", where=remote, expected="up to 255 letters", got=len(name))

@@ -203,6 +203,33 @@ def test_a_folder_below_home_is_that_and_none_called_tilde(monkeypatch: pytest.M
     assert parse(["--out=~/runs/a"]).settings.run.out == Path("/home/ann/runs/a")
 
 
+def test_a_text_that_may_name_a_file_below_home_does_so_by_every_door(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", "/home/ann")
+    one = {
+        "data": "~/pets",
+        "model": "~/n.py:net",
+        "objective": "~/r.py:Rule",
+        "plan": "~/p.json",
+    }
+    many = {"callback": "~/c.py:Seen", "metric": "~/m.py:F1", "augment": "~/t.py:Blur"}
+    (tmp_path / "own.toml").write_text("\n".join(f"{name} = '{text}'" for name, text in one.items()))
+    words = [f"--{name}={text}" for name, text in one.items()]
+    lists = [word for name, text in many.items() for word in (f"--{name}", text)]
+    doors = [
+        Settings().changed(**one, **{name: [text] for name, text in many.items()}),
+        parse([*words, *lists]).settings,
+        parse(["--config", str(tmp_path / "own.toml"), *lists]).settings,
+    ]
+    for settings in doors:
+        assert {name: settings.value(name) for name in one} == {k: v.replace("~", "/home/ann") for k, v in one.items()}
+        assert {name: settings.value(name)[0] for name in many} == {
+            k: v.replace("~", "/home/ann") for k, v in many.items()
+        }
+    assert Settings().changed(data="pets~1").dataset.data == "pets~1"
+
+
 def test_another_rule_or_network_leaves_the_options_and_windows_of_the_former_behind() -> None:
     cwc = with_preset(Settings(), "cwc-cifar10")
     assert len(cwc.scheduler.windows) == 4

@@ -21,6 +21,7 @@ from ffdist.data.sources.known import KNOWN
 from ffdist.errors import DataError, setting
 from ffdist.folders import UNWRITABLE, remedy_unwritable, why_unwritable
 from ffdist.notes import note
+from ffdist.options import path_of
 
 ERRORS = (OSError, RuntimeError, ValueError, HTTPException)
 """Errors of urllib and torchvision where a download fails."""
@@ -122,7 +123,7 @@ def connection_timeouts() -> Iterator[None]:
 def addresses(name: str, remote: RemoteFile) -> list[str]:
     """The addresses that a file is fetched from: a user's own mirrors alone, where there are any."""
     mirrors = os.environ.get(MIRROR, "").split()
-    mirrors = [mirror if "://" in mirror else Path(mirror).absolute().as_uri() for mirror in mirrors]
+    mirrors = [mirror if "://" in mirror else path_of(mirror).absolute().as_uri() for mirror in mirrors]
     return [f"{mirror.rstrip('/')}/{name}/{remote.file}" for mirror in mirrors] or [*remote.urls]
 
 
