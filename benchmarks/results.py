@@ -39,7 +39,7 @@ Drawn = list[dict[str, Cell]]
 
 def main() -> None:
     for path in sorted(RECORDS.glob("*.json")):
-        path.with_suffix(".md").write_text(drawn(path))
+        path.with_suffix(".md").write_text(drawn(path), encoding="utf-8")
     redraw(ROOT, RECORDS)
 
 

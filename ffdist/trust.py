@@ -48,7 +48,8 @@ def trusted() -> set[str]:
     """Places of code that may run; those of this process alone where the list cannot be read."""
     path = list_file()
     try:
-        return HERE | set(path.read_text().splitlines() if path else ())
+        # a path may hold bytes that are no text
+        return HERE | set(path.read_text("utf-8", "surrogateescape").splitlines() if path else ())
     except (OSError, ValueError):
         return set(HERE)
 
@@ -65,7 +66,7 @@ def trust(names: Iterable[str], *, for_good: bool = True) -> None:
         return
     with suppress(OSError):  # then it is asked for again
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with path.open("a") as file:
+        with path.open("a", encoding="utf-8", errors="surrogateescape") as file:
             file.write("".join(f"{place}\n" for place in fresh))
 
 

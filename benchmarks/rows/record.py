@@ -147,7 +147,7 @@ def write(record: Record, folder: Path) -> Path:
     """`accuracy-<row>-<machine>-<date>.{json,md}`; returns the second's path."""
     path = folder / f"accuracy-{record['row']}-{record['machine']['name']}-{record['date']}.json"
     path.write_text(harness.as_json(record))
-    path.with_suffix(".md").write_text(as_markdown(record))
+    path.with_suffix(".md").write_text(as_markdown(record), encoding="utf-8")
     return path.with_suffix(".md")
 
 

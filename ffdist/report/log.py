@@ -144,7 +144,7 @@ class StageLog:
         self.file = None
         if run is not None:
             with writing(self.path):
-                self.file = self.path.open("a", buffering=1)
+                self.file = self.path.open("a", buffering=1, encoding="utf-8", errors="backslashreplace")
 
     def __enter__(self) -> StageLog:
         return self

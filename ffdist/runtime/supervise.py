@@ -121,7 +121,7 @@ def note_in(run: Path | None, name: str, text: str) -> None:
     if run is None:
         return
     try:
-        with (run / name).open("a") as log:
+        with (run / name).open("a", encoding="utf-8", errors="backslashreplace") as log:
             log.write(f"{datetime.now().isoformat(timespec='milliseconds')} {text}\n")
     except OSError:
         pass

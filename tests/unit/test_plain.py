@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -167,3 +169,30 @@ def test_a_run_whose_messages_find_no_room_goes_on_to_its_end(tmp_path: Path) ->
     done = ffdist(f"{words} --out '{tmp_path}/run' 2> /dev/full")
     assert done.returncode == 0
     assert b"run folder:" in done.stdout
+
+
+IN_ASCII = """
+import sys
+from pathlib import Path
+from ffdist.plan.plan import read_plan
+from ffdist.report.log import StageLog
+from ffdist.runtime.supervise import note_in
+
+assert sys.flags.utf8_mode == 0 and Path("x").open("w").encoding != "utf-8"
+print(ascii(read_plan(Path("plan.json")).stages[0].blocks))
+with StageLog(Path(), 0) as log:
+    log.write("caf\\xe9 \\u6f22 \\udce9")
+note_in(Path(), "supervisor.log", "caf\\xe9")
+"""
+
+
+def test_files_hold_any_name_in_any_locale(tmp_path: Path) -> None:
+    """Python takes a locale without UTF-8 for what it says, where a variable keeps it from its own remedy."""
+    (tmp_path / "plan.json").write_text(
+        json.dumps(Plan.parse("café @ 0", ["café"]).as_json(), ensure_ascii=False), encoding="utf-8"
+    )
+    env = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = subprocess.run([sys.executable, "-c", IN_ASCII], cwd=tmp_path, env=env, capture_output=True, check=True)
+    assert b"caf\\xe9" in done.stdout
+    assert "café 漢 \\udce9" in (tmp_path / "stage-0.log").read_text(encoding="utf-8")
+    assert "café" in (tmp_path / "supervisor.log").read_text(encoding="utf-8")

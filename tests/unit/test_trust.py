@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -184,3 +185,11 @@ def test_a_list_that_cannot_be_written_is_asked_for_again(tmp_path: Path, monkey
     assert place_of("x.py:A") in trusted()  # in this process
     trust.HERE.clear()
     assert not trusted()
+
+
+def test_a_place_may_have_bytes_that_are_no_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FFDIST_CACHE", str(tmp_path))
+    name = os.fsdecode(b"/code/r\xe9gle.py") + ":Rule"
+    trust.trust([name])
+    trust.HERE.clear()  # as in a process to come
+    assert place_of(name) in trusted()

@@ -79,7 +79,7 @@ def write(record: Record, stem: Path, *, plot: bool = False) -> list[Path]:
     stem.parent.mkdir(parents=True, exist_ok=True)
     paths = [stem.with_name(stem.name + suffix) for suffix in (".json", ".md")]
     paths[0].write_text(as_json(record))
-    paths[1].write_text(as_markdown(record, stem.name if plot else None))
+    paths[1].write_text(as_markdown(record, stem.name if plot else None), encoding="utf-8")
     return paths
 
 
