@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import PurePath
@@ -13,7 +12,7 @@ import pyarrow as pa
 
 from ffdist.data.arrays import as_floats_checked, as_picture
 from ffdist.data.column_names import IMAGE, Columns, found_columns, taken_columns_note
-from ffdist.data.columns import column_labels, names_in, plain, samples
+from ffdist.data.columns import LabelRemedies, column_labels, names_in, plain, samples
 from ffdist.data.depth import Range
 from ffdist.data.held_out import grouped, is_share, with_shares
 from ffdist.data.images import Images
@@ -25,6 +24,7 @@ from ffdist.data.numbers import feature_names, features
 from ffdist.data.reading import USUAL, Reading
 from ffdist.data.sources.row_splits import check_one_split
 from ffdist.data.survey import SurveyReader
+from ffdist.data.table_words import UNREADABLE, unreadable_remedy, words_of
 from ffdist.errors import DataError
 from ffdist.notes import note
 
@@ -67,8 +67,9 @@ def from_arrow(
     return assembled(name, splits, classes, renumber=True, normalize=normalize, channels_last=channels_last)
 
 
-def labelled_rows(data: Any, where: str, reading: Reading = USUAL) -> LabelledSplit:
-    """A table's samples and labels, and the class names that its metadata give. Raises DataError as `from_arrow`."""
+def labelled_rows(data: Any, where: str, reading: Reading = USUAL, given: Any = None) -> LabelledSplit:
+    """A table's samples and labels, and the class names that its metadata give. given: what its user has it as, where
+    that is not `data`. Raises DataError as `from_arrow`."""
     table = as_table(data, where)
     columns = Columns(reading.image, reading.label, reading.group)
     found = found_columns(table.column_names, columns)
@@ -76,19 +77,25 @@ def labelled_rows(data: Any, where: str, reading: Reading = USUAL) -> LabelledSp
     if text := taken_columns_note(found, columns, ("image=", "label=")):
         note(f"{where}: {text}")
     check_one_split(table, [name for name in found if name], where)
-    labels = column_labels(column(table, reading.label, where), where, names_in(table.schema, reading.label))
+    words = words_of(data if given is None else given)
+    remedies = LabelRemedies(
+        f"leave unlabelled rows out: {words.labelled.format(name=found.label)}; where it is a class, give all as names",
+        f"each different value as a class: {words.as_texts.format(name=found.label)}",
+    )
+    labels = column_labels(column(table, reading.label, where), where, names_in(table.schema, reading.label), remedies)
     if found.image == IMAGE and IMAGE not in table.column_names:
-        found_split = numbers_in(table, found, labels, where)
+        found_split = numbers_in(table, found, labels, where, f"leave the column out: {words.dropped}")
     else:
         found_split = pictures_in(table, labels, where, reading)
     groups = None if found.group is None else table_column(table, found.group, where)
     return grouped(found_split, groups, where)
 
 
-def numbers_in(table: pa.Table, columns: Columns, labels: Labels, where: str) -> LabelledSplit:
-    """Samples float32 [N, F] of all columns but those of labels and groups. Raises DataError for what is no number."""
+def numbers_in(table: pa.Table, columns: Columns, labels: Labels, where: str, leave: str) -> LabelledSplit:
+    """Samples float32 [N, F] of all columns but those of labels and groups. leave: as of `features`. Raises DataError
+    for what is no number."""
     names = feature_names(table.schema, columns)
-    x = features(table, names, where)
+    x = features(table, names, where, leave)
     note(f"{where}: {summary(names, x, columns.label)}; each is scaled by mean and deviation of the training split")
     return LabelledSplit(x, labels, numbers=True, columns=tuple(names))
 
@@ -132,17 +139,14 @@ def as_table(data: Any, where: str) -> pa.Table:
         data = data.with_format("arrow")[:]
     try:
         return data if isinstance(data, pa.Table) else pa.table(paths_as_texts(data))
-    except (pa.ArrowException, TypeError, ValueError) as error:
+    except UNREADABLE as error:
         got = str(error).strip().splitlines()[0]
         raise DataError(
             "a table cannot be read",
             where=where,
             expected="a table of Arrow, or what it takes for one",
             got=f"{type(data).__name__}: {got}",
-            remedy=remedy_of(got)
-            or "for a column of arrays: from_tensors(numpy.stack(list(table['image'])), "
-            "table['label']); of Pillow's pictures: "
-            "from_dataset(list(zip(table['image'], table['label'])))",
+            remedy=unreadable_remedy(data, got),
         ) from error
 
 
@@ -161,16 +165,6 @@ def paths_as_texts(data: Any) -> Any:
     if of_polars:
         return data.with_columns(*(type(found[name])(name, values) for name, values in texts.items()))
     return data.assign(**texts) if texts and all(isinstance(name, str) for name in texts) else data
-
-
-def remedy_of(got: str) -> str | None:
-    """The remedy for a frame that Arrow refuses; None where the usual one, for columns of arrays or pictures, fits."""
-    if "Duplicate column names" in got:
-        return "name each once: table.loc[:, ~table.columns.duplicated()]"
-    match = re.search(r"failed for column (.+) with type object", got)
-    if match is None or re.search("arra|Image", got):
-        return None
-    return f"one type in column {match[1]}: table.astype({{{match[1]!r}: str}}), or pandas.to_numeric; or leave it out"
 
 
 def column(table: pa.Table, name: str, where: str) -> list[pa.Array]:

@@ -6,7 +6,7 @@ import glob
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -15,7 +15,15 @@ import pyarrow.compute as pc
 from ffdist.data.arrays import as_bytes
 from ffdist.data.classes import own_names
 from ffdist.data.depth import Range
-from ffdist.data.labels import Labels, missing_label_error, numbered, texts, unlike_kinds_error, whole
+from ffdist.data.labels import (
+    LEAVE_OUT_OF_FILE,
+    Labels,
+    missing_label_error,
+    numbered,
+    texts,
+    unlike_kinds_error,
+    whole,
+)
 from ffdist.errors import DataError, setting
 from ffdist.notes import note
 
@@ -23,7 +31,6 @@ BEYOND = (
     f"name black and white: {setting('value_range', '{black:g} {white:g}')}; or as floats by "
     "ffdist.from_arrow(..., normalize=True)"
 )
-ROWS_OUT = 'leave unlabelled rows out: table.filter(pyarrow.compute.field("label") >= 0)'
 
 Cells = Sequence[bytes | Path] | Sequence[np.ndarray] | np.ndarray
 """The samples of an image column: encoded pictures, files, or arrays [N, ...] (a list where shapes differ)."""
@@ -71,6 +78,7 @@ def samples(
         where=where,
         got=str(column.type),
         expected="binary, struct with bytes, paths, nested lists, or fixed_shape_tensor",
+        remedy="name another column of pictures; where no column can be one, all columns of numbers are the samples",
     )
 
 
@@ -229,7 +237,20 @@ def first_null(column: pa.Array | pa.ChunkedArray) -> int:
     return column.is_null().index(True).as_py()
 
 
-def column_labels(chunks: Iterable[pa.Array], where: str, names: Sequence[str] | None = None) -> Labels:
+class LabelRemedies(NamedTuple):
+    """The remedies for labels that cannot be taken, in the words of what holds them."""
+
+    below_0: str
+    other: str
+    """For neither numbers nor texts."""
+
+
+IN_FILE = LabelRemedies(LEAVE_OUT_OF_FILE, "write its values as texts: each different one is a class then")
+
+
+def column_labels(
+    chunks: Iterable[pa.Array], where: str, names: Sequence[str] | None = None, remedies: LabelRemedies = IN_FILE
+) -> Labels:
     """The labels of a column; names: what whole numbers stand for.
 
     Raises DataError for a missing label, and for neither whole numbers nor truths nor texts.
@@ -237,13 +258,15 @@ def column_labels(chunks: Iterable[pa.Array], where: str, names: Sequence[str] |
     parts: list[Labels] = []
     for chunk in chunks:
         if len(chunk):
-            parts.append(chunk_labels(plain(chunk), where, sum(map(len, parts)), names))
+            parts.append(chunk_labels(plain(chunk), where, sum(map(len, parts)), names, remedies))
     if not parts:
         raise DataError("a table has no rows", where=where, expected="one row or more", got="none")
     return joined(parts, where)
 
 
-def chunk_labels(column: pa.Array, where: str, first: int, names: Sequence[str] | None) -> Labels:
+def chunk_labels(
+    column: pa.Array, where: str, first: int, names: Sequence[str] | None, remedies: LabelRemedies
+) -> Labels:
     """The labels of one chunk of a column. first: the row in `where` of the chunk's first one, for errors."""
     kind = column.type
     if column.null_count:
@@ -256,15 +279,17 @@ def chunk_labels(column: pa.Array, where: str, first: int, names: Sequence[str] 
             column = column.cast(pa.float64())
         if pa.types.is_integer(kind) or pa.types.is_floating(column.type) or pa.types.is_boolean(kind):
             numbers = whole(column.to_numpy(zero_copy_only=False), where)
-            return numbered(numbers, where, names, ROWS_OUT)
+            return numbered(numbers, where, names, remedies.below_0)
     except pa.ArrowInvalid as error:
-        raise DataError("a label cannot be read", where=where, expected="a text in UTF-8", got=error) from error
+        raise DataError(
+            "a label cannot be read", where=where, expected="a text in UTF-8", got=error, remedy=remedies.other
+        ) from error
     several = "one label a sample is learned, not several; or list_element(column, 0)" if is_list(kind) else None
     raise DataError(
         "a label column holds whole numbers or strings",
         where=where,
         got=str(kind),
-        remedy=several or "cast it: column.cast(pyarrow.string()) takes each value as a class",
+        remedy=several or remedies.other,
     )
 
 

@@ -15,7 +15,9 @@ FRACTIONS = (
     "only classes are learned, no regression; classes of targets: "
     "numpy.unique(numpy.digitize(y, numpy.quantile(y, [0.25, 0.5, 0.75])), return_inverse=True)[1]"
 )
-LEAVE_OUT = "leave unlabelled samples out: x[y >= 0], y[y >= 0]"
+A_CLASS = "where it is a class: numpy.unique(y, return_inverse=True)[1]"
+LEAVE_OUT = f"leave unlabelled samples out: x[y >= 0], y[y >= 0]; {A_CLASS}"
+LEAVE_OUT_OF_FILE = "leave unlabelled rows out of the file; where it is a class, write all classes as names"
 
 
 @dataclass(frozen=True)

@@ -18,10 +18,6 @@ ROW_NUMBERS = ("", "unnamed: 0", "__index_level_0__", "index")
 """What tables' writers call the numbers of their rows, in small letters."""
 
 
-DROP = "leave the column out: table.drop_columns('{name}') of Arrow, table.drop(columns='{name}') of pandas"
-"""The remedy for a table in memory."""
-
-
 def is_number(kind: pa.DataType) -> bool:
     kinds = (pa.types.is_integer, pa.types.is_floating, pa.types.is_boolean, pa.types.is_decimal)
     return any(of_kind(kind) for of_kind in kinds)
@@ -39,7 +35,7 @@ def feature_names(schema: pa.Schema, columns: Columns, dropped: Sequence[str] = 
     ]
 
 
-def features(table: pa.Table, names: Sequence[str], where: object, leave: str = DROP) -> np.ndarray:
+def features(table: pa.Table, names: Sequence[str], where: object, leave: str) -> np.ndarray:
     """float32 [N, F] of these columns; or [N, *shape] of the only one, where that holds arrays. leave: how a column is
     left out, which may have its {name}.
 

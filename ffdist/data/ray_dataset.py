@@ -61,7 +61,7 @@ def from_ray(
 
 def labelled(dataset: Any, where: str, reading: Reading = USUAL) -> LabelledSplit:
     """One split of a `ray.data.Dataset`, read in the order of its rows."""
-    return labelled_rows(as_arrow(dataset, where, reading), where, reading)
+    return labelled_rows(as_arrow(dataset, where, reading), where, reading, given=dataset)
 
 
 def as_arrow(dataset: Any, where: str, reading: Reading) -> pa.Table:

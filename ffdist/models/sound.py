@@ -21,50 +21,9 @@ def check_sound(name: str, module: nn.Module) -> None:
     """Raises NetworkError for a block whose weights have no size yet, are not float32, or are another's to place."""
     where = f"block '{name}'"
     for path, part in module.named_modules():
-        kind = type(part).__name__
-        if kind in WRAPPERS:
-            raise NetworkError(
-                "a block is wrapped by what runs it elsewhere",
-                where=f"{where}, {path or 'the whole'}",
-                expected="the module itself",
-                got=kind,
-                remedy=f"give what it wraps: net.{WRAPPERS[kind]}",
-            )
-        if isinstance(part, torch.jit.ScriptModule):
-            raise NetworkError(
-                "a scripted module cannot be built anew",
-                where=f"{where}, {path or 'the whole'}",
-                expected="the nn.Module that was scripted",
-                got=kind,
-            )
-        if ".quantized" in type(part).__module__:
-            raise NetworkError(
-                "a quantised layer does not learn",
-                where=f"{where}, {path or 'the whole'}",
-                expected="layers in float32",
-                got=kind,
-                remedy="quantise it after training",
-            )
+        check_layer(part, f"{where}, {path or 'the whole'}")
     for path, parameter in module.named_parameters():
-        at = f"{where}, parameter '{path}'"
-        if is_lazy(parameter):
-            raise NetworkError(
-                "a layer has no size yet",
-                where=at,
-                expected="a layer of known size",
-                got="a lazy one, as nn.LazyLinear is",
-                remedy="give it its size: nn.Linear(in_features, out_features)",
-            )
-        if parameter.dtype != torch.float32:
-            raise NetworkError(
-                "blocks learn in float32",
-                where=at,
-                expected="torch.float32",
-                got=parameter.dtype,
-                remedy=f"net.float(); for bfloat16 arithmetic: {setting('compute.precision', 'bf16')}, which "
-                "keeps the weights "
-                "in float32",
-            )
+        check_parameter(parameter, f"{where}, parameter '{path}'")
     for path, buffer in module.named_buffers():
         if is_lazy(buffer):
             raise NetworkError(
@@ -74,6 +33,69 @@ def check_sound(name: str, module: nn.Module) -> None:
                 got="a lazy one, as nn.LazyBatchNorm2d is",
                 remedy="give it its size: nn.BatchNorm2d(num_features)",
             )
+
+
+def check_layer(part: nn.Module, where: str) -> None:
+    """Raises NetworkError for a wrapper, and for what does not learn as an nn.Module does."""
+    kind = type(part).__name__
+    if kind in WRAPPERS:
+        raise NetworkError(
+            "a block is wrapped by what runs it elsewhere",
+            where=where,
+            expected="the module itself",
+            got=kind,
+            remedy=f"give what it wraps: net.{WRAPPERS[kind]}",
+        )
+    if isinstance(part, torch.jit.ScriptModule):
+        raise NetworkError(
+            "a scripted module cannot be built anew",
+            where=where,
+            expected="the nn.Module that was scripted",
+            got=kind,
+        )
+    if ".quantized" in type(part).__module__:
+        raise NetworkError(
+            "a quantised layer does not learn",
+            where=where,
+            expected="layers in float32",
+            got=kind,
+            remedy="quantise it after training",
+        )
+
+
+def check_parameter(parameter: nn.Parameter, where: str) -> None:
+    """Raises NetworkError for one without a size, and for another type than float32."""
+    if is_lazy(parameter):
+        raise NetworkError(
+            "a layer has no size yet",
+            where=where,
+            expected="a layer of known size",
+            got="a lazy one, as nn.LazyLinear is",
+            remedy="give it its size: nn.Linear(in_features, out_features)",
+        )
+    if parameter.dtype != torch.float32:
+        raise NetworkError(
+            "blocks learn in float32",
+            where=where,
+            expected="torch.float32",
+            got=parameter.dtype,
+            remedy=remedy_for(parameter.dtype),
+        )
+
+
+def remedy_for(kind: torch.dtype) -> str:
+    """The remedy for a parameter of another type, as `net.float()` changes floating-point numbers alone."""
+    if kind.is_complex:
+        return (
+            "keep both parts as one real parameter, nn.Parameter(torch.view_as_real(w)), and call "
+            "torch.view_as_complex(self.w) in forward, which ends by .abs()"
+        )
+    if not kind.is_floating_point:
+        return "what does not learn is a buffer: self.register_buffer('NAME', tensor)"
+    return (
+        f"net.float(); for bfloat16 arithmetic: {setting('compute.precision', 'bf16')}, which keeps the weights in "
+        "float32"
+    )
 
 
 def check_given(name: str, module: nn.Module) -> None:

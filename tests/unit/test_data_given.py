@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
 import pandas as pd
 import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.feather as feather
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -22,11 +25,14 @@ from torch import nn
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset, SubsetRandomSampler, TensorDataset
 
 from ffdist import SFF, Pipeline, from_arrow, from_dataset, from_tensors, models, open_data
-from ffdist.data import Images, prepare
+from ffdist.cli.data import default_name
+from ffdist.data import Images, describe, prepare
 from ffdist.data.decode import Decoding
 from ffdist.data.given import as_images
 from ffdist.errors import ConfigError, DataError
 from ffdist.objectives import Hinton
+from ffdist.settings.toml import settings_in
+from ffdist.snapshot.mirror import mirror_of
 
 DRAWS = np.random.default_rng(0)
 GREY = DRAWS.integers(0, 256, (12, 6, 7), np.uint8)
@@ -147,6 +153,119 @@ def test_other_labels_are_refused_with_what_to_do(labels: Any, told: str, follow
         from_tensors(GREY, labels)
     if follow:
         assert from_tensors(GREY, follow(labels)).num_classes > 1
+
+
+BELOW = np.where(LABELS == 2, -1, LABELS)
+
+
+@pytest.mark.parametrize(
+    "make", [pa.table, pa.RecordBatch.from_pydict, pd.DataFrame, pl.DataFrame, datasets.Dataset.from_dict]
+)
+def test_labels_below_0_are_left_out_in_the_words_of_the_tables_library(make: Any) -> None:
+    table = make({"image": PNGS, "kind": BELOW})
+    with pytest.raises(DataError, match=r"0 or more\n  got: -1, 4 rows") as error:
+        from_arrow(table, label="kind")
+    way = str(error.value.remedy).partition(": ")[2].partition(";")[0]
+    left = eval(way, {"table": table, "dataset": table, "pyarrow": pa, "polars": pl})  # as a user would paste it
+    assert named(from_arrow(left, label="kind")) == ["0", "1"] * 4
+
+
+SPARSE = "{name: kind.subtype for name, kind in table.dtypes.items() if isinstance(kind, pandas.SparseDtype)}"
+
+
+@pytest.mark.parametrize(
+    ("column", "way"),
+    [
+        (pd.arrays.SparseArray(LABELS), f"table.astype({SPARSE})"),
+        (FLOATS[:, 0] * 1j, "table.drop(columns='b')"),
+        (FLOATS[:, 0].astype(np.longdouble), "table.astype({'b': 'float64'})"),
+        (np.array([2**70, 3, 5] * 4, object), "table.astype({'b': 'float64'})"),
+        (
+            pl.Series(LABELS.tolist(), dtype=pl.Int128),
+            "table.cast({polars.Int128: polars.Int64, polars.UInt128: polars.UInt64})",
+        ),
+        (pl.Series(np.array(["x", "y", "z"] * 4)), "table.drop('b')"),
+        (np.arange(12).astype("M8[s]"), "table.drop(columns='b')"),
+    ],
+)
+def test_a_frame_with_a_column_that_is_no_number_is_read_as_the_remedy_has_it(column: Any, way: str) -> None:
+    make = pl.DataFrame if isinstance(column, pl.Series) else pd.DataFrame
+    table = make({"a": FLOATS[:, 0], "b": column, "label": LABELS})
+    with pytest.raises(DataError, match=r"cannot be read|holds no numbers") as error:
+        as_images(table)
+    assert way in str(error.value.remedy)
+    images = as_images(eval(way, {"table": table, "pandas": pd, "polars": pl}))  # as a user would paste it
+    assert (images.classes, images.shape) == (["0", "1", "2"], (1,) if "drop" in way else (2,))
+
+
+@pytest.mark.parametrize(
+    ("make", "labels"),
+    [
+        (pd.DataFrame, pd.cut(LABELS, 3)),
+        (pd.DataFrame, LABELS * 1j),
+        (pd.DataFrame, np.array([2**70, 3, 5] * 4, object)),
+        (pl.DataFrame, pl.Series([{"u": k} for k in LABELS.tolist()])),
+        (pl.DataFrame, pl.Series(LABELS.tolist()).cast(pl.Duration)),
+        (pa.table, pa.array([{"u": k} for k in LABELS.tolist()])),
+        (pa.table, pa.array([b"\xff\x01", b"\xff\x02", b"\xff\x03"] * 4)),
+        (pa.table, pa.array(LABELS, pa.duration("s"))),
+        (datasets.Dataset.from_dict, [{"u": k} for k in LABELS.tolist()]),
+    ],
+)
+def test_labels_of_a_type_that_is_neither_number_nor_text_are_classes_as_texts(make: Any, labels: Any) -> None:
+    table = make({"a": FLOATS[:, 0], "label": labels})
+    with pytest.raises(DataError, match=r"cannot be read|whole numbers or strings") as error:
+        as_images(table)
+    way = re.split(r"as labels, |as a class: ", str(error.value.remedy))[-1]
+    names = {"table": table, "dataset": table, "pyarrow": pa, "polars": pl}
+    assert as_images(eval(way, names)).num_classes == 3
+
+
+def test_arrays_labels_below_0_are_left_out_or_numbered_anew() -> None:
+    with pytest.raises(DataError, match="0 or more") as error:
+        from_tensors(GREY, BELOW)
+    way, _, other = str(error.value.remedy).partition("; ")
+    names = {"x": GREY, "y": BELOW, "numpy": np}
+    assert from_tensors(*eval(way.partition(": ")[2], names)).num_classes == 2
+    assert from_tensors(GREY, eval(other.partition(": ")[2], names)).num_classes == 3
+
+
+@pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet", "feather"])
+def test_labels_below_0_in_a_file_are_left_out_of_it_or_named(ending: str, tmp_path: Path) -> None:
+    file = tmp_path / f"table.{ending}"
+
+    def write(frame: pd.DataFrame) -> None:
+        table = pa.Table.from_pandas(frame, preserve_index=False)
+        {
+            "csv": lambda: frame.to_csv(file, index=False),
+            "jsonl": lambda: frame.to_json(file, orient="records", lines=True),
+            "parquet": lambda: pq.write_table(table, file),
+            "feather": lambda: feather.write_feather(table, file),
+        }[ending]()
+
+    frame = pd.DataFrame({"a": FLOATS[:, 0], "b": FLOATS[:, 1], "label": BELOW})
+    write(frame)
+    with pytest.raises(DataError, match=r"got: -1, 4 rows(.|\n)*rows out of the file(.|\n)*all classes as names"):
+        open_data(file)
+    write(frame[frame.label >= 0])
+    assert open_data(file).classes == ["0", "1"]
+    write(frame.assign(label=NAMES[BELOW]))
+    assert open_data(file).classes == sorted(NAMES)
+
+
+def test_places_below_home_are_named_by_a_tilde(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    np.savez(tmp_path / "set.npz", x=FLOATS, y=LABELS)
+    for place in ("~/set.npz", Path("~/set.npz")):
+        assert as_images(place).source == str(tmp_path / "set.npz")
+    pq.write_table(pa.table({"image": PNGS, "label": LABELS}), tmp_path / "pets.parquet")
+    assert prepare("~/pets.parquet", "~/prepared") == tmp_path / "prepared"
+    assert open_data("~/prepared").source == str(tmp_path / "prepared")
+    assert describe("~/prepared")["name"] == "pets"
+    assert default_name("~/pets.parquet") == default_name("~/pets") == "pets"
+    assert mirror_of("~/run") == mirror_of(Path("~/run")) == tmp_path / "run"
+    (tmp_path / "own.toml").write_text("lr = 0.5")
+    assert settings_in("~/own.toml").optim.lr == 0.5
 
 
 def test_numbers_that_are_named_are_the_classes(capsys: pytest.CaptureFixture[str]) -> None:

@@ -123,6 +123,30 @@ def test_split_folders_are_splits_and_never_classes(tmp_path: Path, train: str, 
 
 
 @pytest.mark.parametrize(
+    ("classes", "called"),
+    [
+        (("2019", "2020"), "years or dates"),
+        (("2021-03", "2021-04-30"), "years or dates"),
+        (("batch_1", "batch_2"), "parts"),
+        (("images_001", "images_002"), "parts"),
+        (("2019", "ant"), None),
+        (("class1", "class2"), None),
+        (("0", "1"), None),
+        (("1850", "3000"), None),
+    ],
+)
+def test_folders_called_like_years_or_parts_are_classes_and_said_to_be(
+    tmp_path: Path, classes: tuple[str, ...], called: str | None
+) -> None:
+    tree(tmp_path / "pets", 2, 0, classes)
+    manifest = prepared(tmp_path / "pets", test_fraction=0)
+    assert manifest.classes == list(classes)
+    said = [text for text in manifest.notes if "taken for classes" in text]
+    assert len(said) == (called is not None)
+    assert all(f"like {called}: {', '.join(classes)}; if they are none" in text for text in said)
+
+
+@pytest.mark.parametrize(
     ("train", "test"),
     [
         ("mnist_train", "mnist_test"),

@@ -148,13 +148,40 @@ class Squeezed(nn.Linear):
         return super().forward(x).squeeze()
 
 
+class Spectral(nn.Module):
+    """A layer of complex weights, kept as real ones."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.w = nn.Parameter(torch.view_as_real(torch.randn(6, 6, dtype=torch.cfloat)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x.to(torch.cfloat) @ torch.view_as_complex(self.w)).abs()
+
+
+class Counted(nn.Linear):
+    """A layer with a whole number among its parameters."""
+
+    def __init__(self) -> None:
+        super().__init__(6, 6)
+        self.count = nn.Parameter(torch.zeros(1, dtype=torch.int64), requires_grad=False)
+
+
+def test_complex_weights_learn_as_the_remedy_has_them() -> None:
+    network = nn.Sequential(Spectral())
+    before = network[0].w.detach().clone()  # pyright: ignore[reportCallIssue]
+    Pipeline(network, "sff").fit((X, Y), epochs=1, batch_size=8, progress=False)
+    assert (network[0].w != before).any()  # pyright: ignore[reportAttributeAccessIssue]
+
+
 REFUSED: dict[str, tuple[Any, str]] = {
     "extra state": (lambda: Extra(6, 6), r"not all plain tensors(.|\n)*_extra_state'(.|\n)*a dict"),
     "lazy": (lambda: nn.LazyLinear(6), r"no size yet(.|\n)*nn\.Linear\(in_features"),
     "lazy norm": (lambda: nn.LazyBatchNorm1d(), "no size yet"),
     "half": (lambda: nn.Linear(6, 6).half(), r"float32(.|\n)*float16(.|\n)*net\.float\(\)"),
     "double": (lambda: nn.Linear(6, 6).double(), "float64"),
-    "complex": (lambda: nn.Linear(6, 6, dtype=torch.cfloat), "complex64"),
+    "complex": (lambda: nn.Linear(6, 6, dtype=torch.cfloat), r"complex64(.|\n)*torch\.view_as_real\(w\)"),
+    "whole numbers": (Counted, r"int64(.|\n)*register_buffer"),
     "meta": (lambda: nn.Linear(6, 6, device="meta"), "has no weights"),
     "wrapped": (lambda: nn.DataParallel(nn.Linear(6, 6)), r"net\.module"),
     "scripted": (lambda: torch.jit.trace(nn.Linear(6, 6), X), "the nn.Module that was"),

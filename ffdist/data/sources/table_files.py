@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from ffdist.data.column_names import LABEL
 from ffdist.data.columns import column_labels, names_in
-from ffdist.data.labels import Labels, numbered, whole
+from ffdist.data.labels import LEAVE_OUT_OF_FILE, Labels, numbered, whole
 from ffdist.data.sources.table_splits import SUFFIXES
 from ffdist.errors import DataError, setting
 from ffdist.folders import command
@@ -85,11 +85,12 @@ def numerals(labels: Labels) -> Labels:
         check_one_kind(labels, numbers)
         return labels
     if any(re.search(r"[.eE]", name) for name in names):
-        return numbered(whole(np.array(names, np.float64)[labels.numbers], labels.where), labels.where)
+        values = whole(np.array(names, np.float64)[labels.numbers], labels.where)
+        return numbered(values, labels.where, remedy=LEAVE_OUT_OF_FILE)
     if not all(is_numeral(name.removeprefix("-")) for name in names):
         return labels
     values = pc.cast(pa.array(names), pa.int64()).to_numpy()
-    return numbered(values[labels.numbers], labels.where)
+    return numbered(values[labels.numbers], labels.where, remedy=LEAVE_OUT_OF_FILE)
 
 
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")

@@ -18,7 +18,7 @@ from ffdist.data.classes import encoded
 from ffdist.data.column_names import LABEL, Columns
 from ffdist.data.columns import joined
 from ffdist.data.formats import endings
-from ffdist.data.labels import Labels, labels_of, texts
+from ffdist.data.labels import LEAVE_OUT_OF_FILE, Labels, labels_of, texts
 from ffdist.data.manifest import LeftOut
 from ffdist.data.sources.base import DataSource, Item
 from ffdist.data.sources.listing import Listing, is_junk
@@ -129,7 +129,7 @@ def as_labels(values: list[Any], where: str) -> Labels:
     """Texts that all are whole numbers count as such."""
     if all(isinstance(value, str) for value in values):
         return numerals(texts(np.array(values), where))
-    return labels_of(values, where, len(values))
+    return labels_of(values, where, len(values), remedy=LEAVE_OUT_OF_FILE)
 
 
 def label_of(sample: Sample, columns: Columns) -> Any:

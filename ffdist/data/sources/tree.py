@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -15,7 +16,7 @@ from ffdist.data.sources.layout import find_layout, quoted
 from ffdist.data.sources.listing import Listing, first_names
 from ffdist.data.sources.name_groups import groups_by_name
 from ffdist.data.sources.shares import HoldOutOptions, Shares
-from ffdist.data.sources.splits import TEST, TRAIN, SplitChoice
+from ffdist.data.sources.splits import FILLERS, TEST, TRAIN, SplitChoice
 from ffdist.errors import DataError, setting
 
 Folders = dict[str, list[Path]]
@@ -79,7 +80,7 @@ class Tree(DataSource):
         self.counts = self.shares.counts
         self.held_out = self.shares.held_out
         self.notes = [*layout.notes, *self.shares.notes, *missing(sizes, self.classes, first)]
-        self.notes += [text for text in (alike_names_note(self.classes),) if text]
+        self.notes += [text for each in (alike_names_note, no_classes_note) if (text := each(self.classes))]
         self.left_out = listing.left_out
 
     def groups(self, listing: Listing, pattern: str | None, split: str) -> np.ndarray | None:
@@ -171,6 +172,25 @@ def check_same_classes(
 def plain(name: str) -> str:
     """A name for comparisons: letters and digits alone, in one case."""
     return "".join(letter for letter in unicodedata.normalize("NFKC", name).casefold() if letter.isalnum())
+
+
+DATE = r"(19|20)\d\d([-_. ]?(0[1-9]|1[0-2])([-_. ]?(0[1-9]|[12]\d|3[01]))?)?"
+PARTS = {*FILLERS, "batch", "camera", "chunk", "day", "fold", "patient", "scan", "session", "shard", "subject", "week"}
+PART = rf"({'|'.join(sorted(PARTS))})[-_. ]*\d+"
+UNLIKELY = {"years or dates": re.compile(DATE), "parts": re.compile(PART, re.IGNORECASE)}
+"""What folders are called by that hold pictures of one time or one sitting, rather than of one class."""
+
+
+def no_classes_note(names: Sequence[str]) -> str | None:
+    """A note that folders are taken for classes, where all are called like something else; None for others."""
+    for what, pattern in UNLIKELY.items():
+        if all(pattern.fullmatch(name) for name in names):
+            return (
+                f"the folders are taken for classes, though they are called like {what}: {first_names(names)}; "
+                "if they are none, put each picture into a folder that is called like its class, or give a table of "
+                "paths and labels"
+            )
+    return None
 
 
 def missing(sizes: dict[str, list[int]], classes: Sequence[str], first: str) -> list[str]:
