@@ -18,6 +18,7 @@ from ffdist.notes import note
 from ffdist.options import convert
 from ffdist.plan.text import MAX_NUMBER
 from ffdist.presets import with_preset
+from ffdist.runtime.interrupts import handle_signals, unwind
 from ffdist.settings import GROUP_OF, Settings, apply, flat, without_strange_options
 from ffdist.settings.toml import read_toml
 
@@ -129,4 +130,5 @@ def main(args: Sequence[str]) -> None:
     with loading():
         from ffdist.cli.planning import plan
 
+    handle_signals(unwind)  # the process that measures a link ends with it
     plan(command)

@@ -16,6 +16,7 @@ from ffdist.errors import ConfigError
 from ffdist.loading import loading
 from ffdist.notes import note
 from ffdist.plain import PlainConsole
+from ffdist.runtime.interrupts import handle_signals, unwind
 from ffdist.settings import Settings
 from ffdist.trust import TRUSTING
 
@@ -95,6 +96,7 @@ def write_page(command: Report) -> None:
     with loading():  # of torch, after the parsing
         from ffdist.page.write import write_report
 
+    handle_signals(unwind)  # what is half written goes again
     path = write_report(
         *command.run,
         out=command.out,
@@ -149,6 +151,7 @@ def draw_figures(command: Report, run: Path, records: list[dict[str, Any]], cons
         from ffdist.report.log import as_written
         from ffdist.runtime.exported import write_whole
 
+        handle_signals(unwind)
         with as_written(run):
             curves = draw_curves(records)
         write_whole(folder / "curves.png", curves)
@@ -168,6 +171,7 @@ def draw_cam(command: Report, run: Path, path: Path, console: PlainConsole) -> N
     from ffdist.runtime.exported import write_whole
     from ffdist.runtime.run import load_classifier
 
+    handle_signals(unwind)
     classifier, settings, facts = load_classifier(run, command.snapshot)
     images = open_data_of(run, command.data, settings, facts, "report --cam")
     chosen = of_each_class(images, command.pictures)

@@ -51,7 +51,7 @@ def write_durably(path: Path, data: bytes, *, make_parents: bool = True, writer:
         temporary.replace(path)
         # the new name itself is on disk only with its folder
         sync_folder(path.parent)
-    except OSError:
+    except BaseException:  # an interrupt, too
         temporary.unlink(missing_ok=True)
         raise
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from ffdist import SFF, Pipeline, models, open_data
+from ffdist.bench.victims import descendants, left_of
 from ffdist.cli import main
 from ffdist.errors import ConfigError
 from ffdist.plan import read_plan
@@ -157,3 +161,15 @@ def test_in_python_it_is_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[
             pipeline.plan(images, **{"devices": 2, name: value})
     with pytest.raises(ConfigError, match=r"training\.lanes is too small"):
         pipeline.plan(images, devices=2, lanes=0)
+
+
+def test_told_to_stop_while_a_link_is_measured_it_leaves_no_process() -> None:
+    command = [sys.executable, "-m", "ffdist", *SMALL, "--devices", "2", "--fresh"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr
+        assert any("between two processes" in line for line in process.stderr)
+        while not (seen := set(descendants(process.pid))):
+            assert process.poll() is None
+        process.terminate()
+        assert process.wait(20) == 128 + signal.SIGTERM
+    assert not left_of(seen, 2)

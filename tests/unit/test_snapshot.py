@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -16,12 +17,13 @@ import pytest
 import torch
 from jobs import QUIET, DigitsJob
 
-from ffdist.errors import DamagedSnapshotError, SnapshotError
+from ffdist.errors import DamagedSnapshotError, Interrupted, SnapshotError
 from ffdist.pipeline.message import Snapshot
+from ffdist.runtime.interrupts import handle_signals, signals_restored, unwind
 from ffdist.runtime.threads import run_threads
 from ffdist.snapshot import Manifest, SnapshotStore, committed, latest, newest, read_manifest, use_snapshot
 from ffdist.snapshot.chosen import BEST, write_mark
-from ffdist.snapshot.files import BlockCopy, read_block, write_of_snapshot
+from ffdist.snapshot.files import BlockCopy, read_block, write_durably, write_of_snapshot
 from ffdist.snapshot.manifest import MANIFEST, commit, discard_others, snapshot_folder
 
 
@@ -337,6 +339,18 @@ def test_an_older_file_survives_a_failed_write(tmp_path: Path, monkeypatch: pyte
     with pytest.raises(SnapshotError, match="cannot be written"):
         write_of_snapshot(path, b"new")
     assert path.read_bytes() == b"old"
+
+
+def test_a_write_that_a_signal_interrupts_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "x"
+    write_durably(path, b"old")
+    monkeypatch.setattr(os, "fsync", lambda _: signal.raise_signal(signal.SIGTERM))
+    with signals_restored():
+        handle_signals(unwind)
+        with pytest.raises(Interrupted):
+            write_durably(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert [*tmp_path.iterdir()] == [path]
 
 
 def test_a_snapshot_of_another_model_is_refused(tmp_path: Path) -> None:
