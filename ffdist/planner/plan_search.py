@@ -19,6 +19,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache, partial
 from math import ceil, inf, isfinite
+from operator import attrgetter
 from typing import NamedTuple
 
 from ffdist.plan import Plan, PlanStage, Share
@@ -152,8 +153,8 @@ class PlanSearch:
             found = better
         return found
 
-    def within(self, seconds: float) -> Price | None:
-        """A plan whose price is no more than that; None where there is none."""
+    def within(self, seconds: float, least: str = "seconds") -> Price | None:
+        """A plan whose price is no more than that, of several with the least seconds (or memory). None for none."""
         size = self.costs.size
         runs: list[list[PartialPlan]] = [[FIRST], *([] for _ in range(size))]
         for i in range(size):
@@ -166,8 +167,12 @@ class PlanSearch:
                         if self.can_end(new, j, seconds):
                             self.add(runs[j], new, j, seconds)
         prices = (price(self.profile, self.cluster, self.plan(run)) for run in runs[size])
-        found = min(prices, key=lambda each: each.seconds, default=None)
+        found = min(prices, key=attrgetter(least), default=None)
         return found if found and found.seconds <= seconds * (1 + 1e-6) else None
+
+    def of_least_memory(self) -> Price | None:
+        """A plan that keeps to the memory limit, however slow; of those that were looked at the one with the least."""
+        return self.within(inf, "memory")
 
     def add(self, runs: list[PartialPlan], new: PartialPlan, j: int, seconds: float) -> None:
         """Keep the new one unless another is no worse in everything, and drop those that it is no worse than."""

@@ -16,6 +16,9 @@ from ffdist.planner.profile import Profile
 
 MAX_FULL_SEARCH = 16
 """The devices up to which every number of lanes that fewer would have is tried, so that more of them are no slower."""
+MIB = 2**20
+UNLIMITED = 1e30
+"""Bytes, as a limit that all keep to."""
 PAYS = 0.01
 """A larger number of lanes is taken where it saves at least this share of the time: batch norm sees fewer samples."""
 
@@ -141,26 +144,27 @@ def by_blocks(stage: PlanStage, k: int, workers: tuple[int, int]) -> Iterator[li
 
 def nothing_fits_error(profile: Profile, cluster: Cluster, counts: Sequence[int]) -> ConfigError:
     """The error for a memory limit that no plan keeps to, with the least that one would."""
-    least, limit = min(least_memory(profile, cluster, count) for count in counts), cluster.memory_limit or 0.0
+    least, limit = least_memory(profile, cluster, counts), cluster.memory_limit or 0.0
     return ConfigError(
         "no plan keeps to the memory limit",
         where=setting("memory_limit"),
         expected=f"{in_mib(least)} at least, on {cluster.devices} devices",
-        got=in_mib(limit) if limit >= 2**20 else f"{limit:.0f} bytes",
+        got=in_mib(limit) if limit >= MIB else f"{limit:.0f} bytes",
         remedy=f"{setting('memory_limit', in_mib(least))}; or more {setting('devices')}, a smaller "
         f"{setting('training.batch_size')}, or more {setting('training.microbatches')}",
     )
 
 
-def least_memory(profile: Profile, cluster: Cluster, lanes: int) -> float:
-    """Bytes of the worker with the most, in the plan where that is the least."""
-    found = PlanSearch(profile, replace(cluster, memory_limit=None), lanes).within(inf)
-    assert found, "without a limit there is always one"
-    while better := PlanSearch(profile, replace(cluster, memory_limit=found.memory * (1 - 1e-6)), lanes).within(inf):
-        found = better
-    return found.memory
+def least_memory(profile: Profile, cluster: Cluster, counts: Sequence[int]) -> float:
+    """Bytes of the worker with the most, in the plan of one of these numbers of lanes where that is the least; within
+    the MiB to which it is rounded up."""
+    least = UNLIMITED
+    for lanes in counts:
+        while found := PlanSearch(profile, replace(cluster, memory_limit=least), lanes).of_least_memory():
+            least = (ceil(found.memory / MIB) - 1) * MIB  # who is to be better has a MiB less, when rounded up
+    return least + MIB
 
 
 def in_mib(num_bytes: float) -> str:
     """Rounded up, as `parse_bytes` reads it."""
-    return f"{ceil(num_bytes / 2**20)}MiB"
+    return f"{ceil(num_bytes / MIB)}MiB"

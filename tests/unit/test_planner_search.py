@@ -27,7 +27,7 @@ from ffdist.planner import (
 from ffdist.planner.by_batch import best_by_batch
 from ffdist.planner.forecast import SURE, fastest, forecast, simulated
 from ffdist.planner.plan_search import PlanSearch
-from ffdist.planner.search import PAYS, best_pipeline, best_price, data_parallel
+from ffdist.planner.search import PAYS, best_pipeline, best_price, data_parallel, in_mib, least_memory
 
 BATCH = 64
 
@@ -278,6 +278,23 @@ def test_what_does_not_fit_is_refused_with_the_least_that_would() -> None:
     assert best_plan(profile, Cluster(2, memory_limit=parse_bytes(least_of_all))).workers == 2
     with pytest.raises(ConfigError, match="no plan keeps"):
         best_plan(profile, Cluster(2, memory_limit=parse_bytes(least_of_all) - 2 * 2**20))
+
+
+@settings(deadline=None, max_examples=10)
+@given(networks, st.integers(1, 3))
+def test_no_plan_takes_less_memory_than_the_least_that_is_told(profile: Profile, devices: int) -> None:
+    cluster, counts = Cluster(devices), (1, 2, 3)
+    plans = (plan for lanes in counts for plan in all_plans(profile, lanes, devices))
+    wanted = min(price(profile, cluster, plan).memory for plan in plans)
+    assert in_mib(least_memory(profile, cluster, counts)) == in_mib(wanted)
+
+
+def test_the_least_memory_of_many_lanes_and_devices_is_soon_told() -> None:
+    profile = network(*(block(n, 0.02, 1.0 + n % 4) for n in range(8)))
+    begun = time.process_time()
+    with pytest.raises(ConfigError, match="no plan keeps to the memory limit"):
+        best_plan(profile, Cluster(16, memory_limit=1e4))
+    assert time.process_time() - begun < 6.0
 
 
 def test_sixty_four_blocks_on_sixty_four_devices_take_less_than_a_second() -> None:
