@@ -32,7 +32,7 @@ class Result:
     signal: int = 0
     """The number of the signal that told it to stop; 0 where none did."""
     test: dict[str, Any] | None = None
-    """Metrics on the test split, by block and predictor; None without one."""
+    """Metrics on the test split, by block and predictor; None without one, and where the run was told to stop."""
 
     def history(self) -> pa.Table:
         """A row an epoch: "epoch", "step", "time", and a column for each number, e.g. "validation/accuracy/mean" or
@@ -42,7 +42,8 @@ class Result:
     def __repr__(self) -> str:
         """Short: the records of a long run are many pages."""
         accuracies = {} if self.test is None else {name: round(x, 4) for name, x in self.test["accuracy"].items()}
-        test = f"test accuracy {accuracies}" if accuracies else "no test split"
+        untested = "no test split" if self.reason == "finished" else "not tested"
+        test = f"test accuracy {accuracies}" if accuracies else untested
         return f"<Result: {self.reason or 'not ended'}, {len(self.records)} epochs, {test}>"
 
     def collecting(self, observer: Observer) -> Callable[[RunEvent], None]:

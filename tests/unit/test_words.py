@@ -56,6 +56,7 @@ def test_results_and_data_show_themselves_in_a_line() -> None:
     result = Result("finished", records=[{"epoch": 1}] * 1000, test={"accuracy": {"mean": 0.98765}})
     assert repr(result) == "<Result: finished, 1000 epochs, test accuracy {'mean': 0.9877}>"
     assert "no test split" in repr(Result("finished"))
+    assert "not tested" in repr(Result("interrupted"))
     assert repr(open_data("digits")) == "<Images 'digits': train 1,437, test 360; samples (1, 8, 8), 10 classes>"
 
 
