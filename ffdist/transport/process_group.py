@@ -2,7 +2,7 @@
 accelerator (NCCL between CUDA devices, XCCL between Intel's).
 
     sender     prelude, header, tensors ->     each frame's sends stay pending until the receiver takes them
-    receiver                        <- credit  an empty message for each frame that `recv` returned
+    receiver                        <- credit  an empty message for each frame that `recv` returned, and for the end
 
 A thread at the receiver fetches up to `depth` frames ahead, so that they travel while both stages compute; the
 sender needs none, as its sends are asynchronous and frame n waits for the credit of frame n - depth. Preludes, headers
@@ -148,9 +148,13 @@ class ProcessGroupSender(Sender):
         self._closed = True
         with contextlib.suppress(TransportError):
             end = self._link.put([as_tensor(wire.encode_end(self._edge, self._sequence))], self._sequence)
+            # Not the send is waited for but the answer: where the receiver has cut the connection at this moment, the
+            # write fails, and gloo tells those who wait for a message of it, but not who waits for this send.
+            answer = self._link.get([], self._sequence)
             while self._in_flight:
                 self._await_credit()
-            self._link.wait(end, "acknowledgement of the end", self._sequence)
+            self._link.wait(answer, "acknowledgement of the end", self._sequence)
+            self._link.wait(end, "acknowledgement of the end", self._sequence)  # done already
         self._in_flight.clear()
 
     def _within_reach(self, frame: Frame) -> Frame:
@@ -293,10 +297,10 @@ class ProcessGroupReceiver(Receiver):
         return torch.empty(spec.nbytes, dtype=torch.uint8, device=self._device)
 
     def _return_credits(self) -> None:
-        """Tell a sender that closes that its frames are here, whether `recv` has returned them or not."""
+        """Tell a sender that closes that its frames are here, whether `recv` has returned them or not; and its end."""
         with self._credit_lock:
             self._peer_closed = True
             while self._num_credited < self._num_fetched:
                 self._put_credit()
-            while self._credits:
-                self._link.wait(self._credits.popleft(), "acknowledgement", self._num_fetched)
+            # kept like the last credits, and not waited for: who waits for a send is not told that the sender is gone
+            self._credits.append(self._link.put([], self._num_fetched))

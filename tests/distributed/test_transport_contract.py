@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -19,7 +20,7 @@ import torch.distributed as dist
 
 from ffdist.errors import TransportError
 from ffdist.known import TRANSPORT_PLACES, TRANSPORTS_OF_RAY
-from ffdist.transport import TRANSPORTS, EdgeContext, Frame, Receiver, Sender, shared_memory, transport_of
+from ffdist.transport import TRANSPORTS, EdgeContext, Frame, Receiver, Sender, shared_memory, transport_of, wire
 from ffdist.transport.contract import (
     ContractRank,
     Crew,
@@ -30,6 +31,8 @@ from ffdist.transport.contract import (
     TransportContract,
 )
 from ffdist.transport.contract.sides import EDGE, die, do_nothing
+from ffdist.transport.link import Link
+from ffdist.transport.process_group import GLOO, new_edge_group
 
 pytestmark = pytest.mark.distributed
 
@@ -66,6 +69,38 @@ def test_by_gloo_an_end_says_that_the_other_is_of_another_attempt(crew: Crew) ->
     for outcome in ProcessPair(transport_of("gloo"), crew).run(do_nothing, do_nothing, edges=edges):
         assert isinstance(outcome.error, TransportError)
         assert "not the next one of this attempt" in str(outcome.error)
+
+
+def take_the_end(place: ContractRank, cut: bool) -> float:
+    """Rank 0 closes a sender; rank 1 takes its end as a receiver would, and answers or cuts after half a second.
+    Seconds that it took."""
+    edge = replace(EDGE, timeout=timedelta(seconds=20))
+    group = new_edge_group(0, 1, edge.timeout)
+    if place.rank == 0:
+        sender = GLOO.open_sender(edge, EdgeContext(place.store, torch.device("cpu"), group))
+        begun = time.monotonic()
+        sender.close()
+    else:
+        link = Link(edge, group, "the sender")
+        link.greet()
+        begun = time.monotonic()
+        link.fetch(wire.PRELUDE.size, "frame", 0)
+        time.sleep(0.5)
+        if cut:
+            link.cut()
+        else:
+            link.wait(link.put([], 0), "acknowledgement", 0)
+    took = time.monotonic() - begun
+    dist.barrier()
+    dist.destroy_process_group()
+    return took
+
+
+@pytest.mark.parametrize("cut", [False, True])
+def test_by_gloo_a_sender_has_closed_when_the_receiver_says_so_or_is_gone(crew: Crew, cut: bool) -> None:
+    """And not when its end is sent: where the receiver cuts the connection while that is written, gloo never says that
+    it failed, and a worker waited for twenty minutes."""
+    assert 0.3 < crew.run(take_the_end, cut, gloo=True)[0].unwrap() < 10
 
 
 def fill_and_die(place: ContractRank, sender: Sender, _: Path) -> None:
