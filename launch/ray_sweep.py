@@ -7,11 +7,14 @@ Without --address it runs on a Ray of this host alone. The table at the end is o
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from types import FrameType
+from typing import Any, NoReturn
 
 from ray import tune
 from rich.table import Table
@@ -19,12 +22,13 @@ from rich.table import Table
 from ffdist import plain
 from ffdist.cli import print_error
 from ffdist.cli.parsing import parsed
-from ffdist.errors import ConfigError, FfdistError
+from ffdist.errors import ConfigError, FfdistError, exit_status
 from ffdist.events import EpochEnded, RunEvent
 from ffdist.objectives import load_objective
 from ffdist.presets import with_preset
 from ffdist.runtime.agree import check_job
 from ffdist.runtime.folder import new_run
+from ffdist.runtime.interrupts import handle_signals, signals_restored, unwind
 from ffdist.runtime.opened import open_dataset
 from ffdist.runtime.ray import RayOptions, joined, run_ray
 from ffdist.runtime.start import SettingsJob, make_job
@@ -149,15 +153,28 @@ def table(results: list[tune.Result]) -> Table:
 
 
 def main() -> None:
+    """Run the sweep. Told to stop by Ctrl-C, SIGTERM or SIGHUP it ends its trials, and the Ray that it has started; the
+    exit status is 128 and the signal's number."""
+    told: list[int] = []  # the signal, of which Ray makes a KeyboardInterrupt of its own
+
+    def stop(number: int, frame: FrameType | None) -> NoReturn:
+        told.append(number)
+        unwind(number)
+
+    os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # Tune's would wait for the trials at work
     try:
-        sweep = parsed(Sweep, sys.argv[1:], "ray_sweep.py")
-        sweep = replace(sweep, out=sweep.out.absolute())
-        check(sweep)
-        with joined(RayOptions(sweep.address), sweep.stages * sweep.at_once):
-            results = search(sweep)
+        with signals_restored():
+            handle_signals(stop)
+            sweep = parsed(Sweep, sys.argv[1:], "ray_sweep.py")
+            sweep = replace(sweep, out=sweep.out.absolute())
+            check(sweep)
+            with joined(RayOptions(sweep.address), sweep.stages * sweep.at_once):
+                results = search(sweep)
     except FfdistError as error:
         print_error(error)
         sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(exit_status(told[0] if told else signal.SIGINT))
     plain.PlainConsole().print(table(results))
     sys.exit(any(result.error for result in results))
 

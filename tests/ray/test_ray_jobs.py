@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -79,6 +80,22 @@ def test_a_sweep_trains_a_pipeline_for_each_choice_and_shows_the_best_first(
     assert float(rows[0][2]) >= float(rows[1][2])
     assert len(list((tmp_path / "runs").iterdir())) == 2
     assert "already holds a sweep" in refused(capsys, monkeypatch, "--out", str(tmp_path))
+
+
+def test_a_sweep_that_is_told_to_stop_ends_its_trial_and_says_nothing_of_a_defect(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    command = [sys.executable, str(LAUNCH / "ray_sweep.py"), "--lr", "1e-9", "--epochs", "100000", "--samples", "300"]
+    command += ["--address", cluster.address, "--out", str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as running:
+        deadline = time.monotonic() + 150
+        while not list(tmp_path.glob("runs/*/metrics.jsonl")) and time.monotonic() < deadline:
+            assert running.poll() is None
+            time.sleep(0.1)
+        running.terminate()
+        said, _ = running.communicate(timeout=60)
+    assert running.returncode == 128 + signal.SIGTERM, said
+    assert "Traceback" not in said
 
 
 def refused(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *args: str) -> str:
