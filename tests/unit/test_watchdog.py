@@ -69,7 +69,7 @@ def rank(number, port):
     with watching_each_other(World(number, 2), 1.0, activity):
         activity.set("waiting for batch 7")
         time.sleep(1)
-        print(time.monotonic(), flush=True)
+        os.write(1, b"%f\\n" % time.monotonic())  # at once: unbuffered, `print` writes a line's end by itself
         if number == 1 and sys.argv[1] == "rank":
             os.kill(os.getpid(), signal.SIGSTOP)
         time.sleep(60)
@@ -91,15 +91,18 @@ print(sorted(os.waitstatus_to_exitcode(os.wait()[1]) for _ in pipes), time.monot
 @pytest.mark.parametrize("stopped", ["rank", "store"])
 def test_ranks_notice_one_of_them_and_the_store_that_are_stopped(stopped: str, tmp_path: Path) -> None:
     command = [sys.executable, "-c", PEERS, stopped, str(tmp_path)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    assert process.stdout
-    begun = max(float(process.stdout.readline()) for _ in range(2))
-    if stopped == "store":
-        while descendants(process.pid):
-            time.sleep(0.05)
-        assert time.monotonic() - begun < 1 + 5
-        process.send_signal(signal.SIGCONT)
-    out, _ = process.communicate(timeout=60)
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        try:
+            begun = max(float(process.stdout.readline()) for _ in range(2))
+            if stopped == "store":
+                while descendants(process.pid):
+                    time.sleep(0.05)
+                assert time.monotonic() - begun < 1 + 5
+                process.send_signal(signal.SIGCONT)
+            out, _ = process.communicate(timeout=60)
+        finally:
+            process.kill()
     told = "".join((tmp_path / str(number)).read_text() for number in range(2))
     statuses, _, ended = out.strip().rpartition(" ")
     assert statuses == {"rank": f"[{-signal.SIGKILL}, 1]", "store": "[1, 1]"}[stopped]
