@@ -115,7 +115,8 @@ class PeerMonitor:
             if now - self.reached > self.limit:
                 self._leave(self._cut_off_error())
             for rank, heard in self.heard.items():
-                if now - heard > self.limit and self.said.get(rank) != ENDED:
+                # while the store answered: where that is stopped, the others are as silent, and not to be blamed for it
+                if self.reached - heard > self.limit and self.said.get(rank) != ENDED:
                     pid = self._pid_here(rank)
                     self._leave(self._hung_error(rank), [pid] if pid else [])
 
