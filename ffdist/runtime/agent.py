@@ -14,12 +14,13 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
+from ffdist.errors import exit_status
 from ffdist.exiting import end_process, end_process_now
 from ffdist.loading import import_seconds, loading
 from ffdist.runtime.child import end_with_parent
+from ffdist.runtime.interrupts import leave_at_once
 from ffdist.runtime.process_stat import is_alive
 
 VARIABLE = "FFDIST_AGENT"
@@ -156,11 +157,6 @@ def stop_signal_of(failures: Mapping[int, Any]) -> signal.Signals | None:
     return signal.Signals(min(numbers)) if numbers and numbers <= set(SIGNALS) else None
 
 
-def leave(number: int, frame: FrameType | None) -> None:
-    """A handler for the time before torchrun has started anything, and has its own."""
-    os._exit(128 + number)
-
-
 def main(argv: Sequence[str]) -> None:
     """torchrun with this agent: its arguments are torchrun's. It leaves no empty folder.
 
@@ -169,7 +165,7 @@ def main(argv: Sequence[str]) -> None:
     """
     heeded = [number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
     for number in heeded:
-        signal.signal(number, leave)
+        signal.signal(number, leave_at_once)  # until torchrun has started something, and has its own handlers
     os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = ",".join(number.name for number in heeded)
     with loading():
         from torch.distributed import run
@@ -187,7 +183,7 @@ def main(argv: Sequence[str]) -> None:
     except SignalException as stopped:
         # where the signal came while the ranks were ended, torch's threads that read what they say never end, and
         # Python would wait for them
-        end_process_now(128 + stopped.sigval)
+        end_process_now(exit_status(stopped.sigval))
 
 
 if __name__ == "__main__":
