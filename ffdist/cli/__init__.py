@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Sequence
 from contextlib import suppress
@@ -177,15 +178,22 @@ def hint_for(word: str) -> str | None:
     return f"`ffdist COMMAND {word}`; the commands are in ffdist --help" if word.startswith("-") else None
 
 
+OTHERS_SECONDS = 30.0
+"""Seconds within which a host's first rank has come to the same error in the settings as the others have."""
+
+
 def print_error(error: FfdistError) -> None:
     """Print an error on stderr, in one paragraph.
 
-    Errors in the settings are the same on every rank, so rank 0 alone prints them; those of a tracker or callback occur
-    on the last rank alone.
+    Errors in the settings are the same on every rank, so a host's first rank prints them; those of a tracker or
+    callback occur on the last rank alone.
     """
     world = World.from_env()
-    if world and world.rank > 0 and isinstance(error, ConfigError) and not isinstance(error, ObserverError):
-        return
+    if world and world.local_rank > 0 and isinstance(error, ConfigError) and not isinstance(error, ObserverError):
+        # torchrun's agent ends all ranks as soon as one has ended: if this were the first to end, nobody would say why.
+        # So this one waits to be ended; who still lives then has an error of its own
+        handle_signals(leave_at_once)
+        time.sleep(OTHERS_SECONDS)
     rank = f" (rank {world.rank})" if world else ""
     with suppress(OSError):  # the status says it, too
         print(f"ffdist: error{rank}: {error.text(as_flags)}", file=sys.stderr, flush=True)

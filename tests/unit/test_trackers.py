@@ -22,6 +22,7 @@ from ffdist.events import Observers, StopRun
 from ffdist.known import TRACKERS
 from ffdist.pipeline.scalars import history, of_test, scalars
 from ffdist.report.log import read_run_log
+from ffdist.runtime.interrupts import signals_restored
 from ffdist.runtime.observing import observers
 from ffdist.runtime.threads import run_threads
 from ffdist.settings import Settings
@@ -228,8 +229,11 @@ def test_a_callback_that_cannot_be_made_is_reported_by_the_last_rank_which_alone
         with pytest.raises(ConfigError, match=why) as caught:
             observers(Settings().changed(callback=(named,)), None)
         print_error(caught.value)
-        print_error(ConfigError("what every rank says"))
         assert capsys.readouterr().err == f"ffdist: error (rank 1): {caught.value.text(as_flags)}\n"
+        monkeypatch.setattr("ffdist.cli.OTHERS_SECONDS", 0.1)
+        with signals_restored():
+            print_error(ConfigError("what this rank alone meets"))
+        assert capsys.readouterr().err == "ffdist: error (rank 1): what this rank alone meets\n"
     finally:
         sys.modules.pop("own", None)
 

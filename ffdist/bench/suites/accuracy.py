@@ -116,13 +116,15 @@ def placed(settings: BenchSettings) -> Iterator[Placing]:
 
 
 def find_setup(settings: BenchSettings, progress: Progress) -> ComparisonSetup:
-    """The plan, the blocks of modules, and which of the baseline's variants is fastest."""
-    settings = with_plan(settings, progress, link=settings.compare.link)
-    against = settings.compare.against[0]
+    """The plan, the blocks of modules, and which of the baseline's variants is fastest: each with the optimiser of that
+    side's first recipe, as an update takes time, too."""
+    ours, theirs = (with_recipe(settings, recipes_of(side, settings)[0]) for side in SIDES)
+    planned = with_plan(ours, progress, link=settings.compare.link).train
     with placed(settings) as place, ExitStack() as its:
-        variant = open_baseline(its, settings, against, progress, place=place).side.variant
-    train = settings.train_settings(1)
-    return ComparisonSetup(variant, settings.train.plan.plan, settings.train.training.lanes, train.network.blocks)
+        theirs = theirs.changed(plan=planned.plan.plan, lanes=planned.training.lanes)
+        variant = open_baseline(its, theirs, settings.compare.against[0], progress, place=place).side.variant
+    blocks = settings.train_settings(1).network.blocks
+    return ComparisonSetup(variant, planned.plan.plan, planned.training.lanes, blocks)
 
 
 def take_rounds(sides: Sequence[AccuracySide], wanted: int, progress: Progress) -> list[dict[str, Training]]:
@@ -170,7 +172,12 @@ def try_recipes(side: AccuracySide, recipes: Sequence[Recipe], chance: float) ->
     return trials
 
 
+def with_recipe(settings: BenchSettings, recipe: Recipe) -> BenchSettings:
+    """The settings of a whole training with that recipe, with a schedule over all of its epochs."""
+    return replace(settings, train=scheduled(settings.train).changed(**dict(recipe.values)))
+
+
 def whole_job(settings: BenchSettings, recipe: Recipe, seed: int) -> SettingsJob:
-    """The job of a whole training with that recipe: with validation, and a schedule over all of its epochs."""
-    train = scheduled(settings.train).changed(**dict(recipe.values), validation=VALIDATION, seed=seed)
+    """The job of a whole training with that recipe, and with validation."""
+    train = with_recipe(settings, recipe).train.changed(validation=VALIDATION, seed=seed)
     return replace(settings, train=train).job(settings.num_stages)
