@@ -145,16 +145,22 @@ def network(record: Record) -> str:
         *([f"queue {queue}"] if queue not in (None, 2) else []),
         *([f"plan {s['plan']}"] if s.get("plan") else []),
         *([f"memory limit {s['memory_limit']}"] if s.get("memory_limit") else []),
-        *([f"{s['modules'][0]} modules"] if s.get("modules") else []),
+        *([modules_text(s["modules"])] if s.get("modules") else []),
         *([f"link {s['link']}"] if s.get("link") else []),
     ]
     return ", ".join([s["model"], *options, Path(s["data"]).name])
 
 
+def modules_text(modules: Sequence[int]) -> str:
+    """The setting `modules`: one number is how many there are, several are the blocks in each."""
+    return f"{modules[0]} modules" if len(modules) == 1 else f"modules of {' and '.join(map(str, modules))} blocks"
+
+
 def link(record: Record, *, plot: bool = True) -> str:
-    """Links to a record's table and plot, in Markdown."""
+    """Links to a record's table and plot, in Markdown; and whether other work disturbed every round."""
     base = f"benchmarks/records/{record['file']}"
-    return f"[table]({base}.md)" + f", [plot]({base}.svg)" * plot
+    disturbed = any(note.startswith("NOT RELIABLE") for note in record.get("notes", ()))
+    return f"[table]({base}.md)" + f", [plot]({base}.svg)" * plot + ", NOT RELIABLE" * disturbed
 
 
 def sides(record: Record) -> dict[str, Line]:
