@@ -55,8 +55,8 @@ def agent_imports() -> float:
 
 def stop_agent(number: int) -> None:
     """All ranks have ended, since one was told to stop by this signal: so is torchrun's own agent, which would take
-    their end for a failure, and start them anew; ffdist's knows better, by their statuses. 0, or outside torchrun: of no
-    effect."""
+    their end for a failure, and start them anew; ffdist's knows better, by their statuses. 0, or outside torchrun: of
+    no effect."""
     own = VARIABLE in os.environ
     if {"TORCHELASTIC_RUN_ID", "LOCAL_RANK"} <= os.environ.keys() and not own and number and os.getppid() > 1:
         with suppress(OSError):
