@@ -58,18 +58,24 @@ def test_ranks_of_torchrun_share_blocks_by_slices_and_by_halves(tmp_path: Path) 
     assert fingerprint(tmp_path / "torchrun") == fingerprint(tmp_path / "one")
 
 
-RANK_0_IS_LATE = "import os, time\ntime.sleep(4 * (os.environ.get('RANK') == '0'))"
-
-
-def test_bad_settings_are_reported_once_and_every_rank_fails_whichever_is_first(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "sitecustomize.py").write_text(RANK_0_IS_LATE)
-    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+def test_bad_settings_are_reported_once_and_every_rank_fails(tmp_path: Path) -> None:
     done = torchrun(2, *SETTINGS, "--out", str(tmp_path / "run"), "--stages", "3")
     assert done.returncode != 0
     assert done.stderr.count("--stages and torchrun disagree") == 1
     assert not (tmp_path / "run").exists()
+
+
+RANK_0_IS_LATE = "import os, time\ntime.sleep(4 * (os.environ.get('RANK') == '0'))"
+
+
+def test_bad_settings_are_reported_whichever_rank_finds_them_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(RANK_0_IS_LATE)
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+    done = torchrun(2, *SETTINGS, "--out", str(tmp_path / "run"), "--batch-size", "0")
+    assert done.returncode != 0
+    assert done.stderr.count("--batch-size is too small") == 1
 
 
 def test_a_run_goes_on_with_its_own_data_alone_wherever_they_lie(tmp_path: Path) -> None:
