@@ -121,11 +121,11 @@ def outside(text: str) -> str:
     return "".join(part.partition("(")[0] for part in split(text, ""))
 
 
-def split(text: str, at: str) -> list[str]:
-    """The parts between these characters, where they stand in no brackets or quotes; empty ones are left out."""
+def split(text: str, separators: str) -> list[str]:
+    """The parts between separators outside of brackets and quotes; empty ones are left out."""
     parts, depth, quote = [""], 0, ""
     for character in text:
-        if not depth and not quote and character in at:
+        if not depth and not quote and character in separators:
             parts.append("")
             continue
         parts[-1] += character

@@ -76,8 +76,8 @@ def train(trial: dict[str, Any], sweep: Sweep) -> None:
             train, validation = event.record["train"], event.record["validation"]
             tune.report({"accuracy": validation["accuracy"]["mean"], "samples_per_second": train["samples_per_second"]})
 
-    told = settings.run
-    options = RayOptions(start_timeout=timedelta(minutes=10), max_restarts=told.max_restarts, timeout=told.timeout)
+    limits = settings.run
+    options = RayOptions(start_timeout=timedelta(minutes=10), max_restarts=limits.max_restarts, timeout=limits.timeout)
     with new_run(settings, open_dataset(settings.dataset)):
         job = SettingsJob(settings, run, sweep.stages)
         run_ray(job, sweep.stages, report, run=run, data=settings.dataset.data, options=options)
@@ -155,10 +155,10 @@ def table(results: list[tune.Result]) -> Table:
 def main() -> None:
     """Run the sweep. Told to stop by Ctrl-C, SIGTERM or SIGHUP it ends its trials, and the Ray that it has started; the
     exit status is 128 and the signal's number."""
-    told: list[int] = []  # the signal, of which Ray makes a KeyboardInterrupt of its own
+    signals: list[int] = []  # the signal, of which Ray makes a KeyboardInterrupt of its own
 
     def stop(number: int, frame: FrameType | None) -> NoReturn:
-        told.append(number)
+        signals.append(number)
         unwind(number)
 
     os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # Tune's would wait for the trials at work
@@ -174,7 +174,7 @@ def main() -> None:
         print_error(error)
         sys.exit(1)
     except KeyboardInterrupt:
-        sys.exit(exit_status(told[0] if told else signal.SIGINT))
+        sys.exit(exit_status(signals[0] if signals else signal.SIGINT))
     plain.PlainConsole().print(table(results))
     sys.exit(any(result.error for result in results))
 

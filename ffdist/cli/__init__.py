@@ -81,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             print_error(error)
             if not isinstance(error, (StageLostError, TransportError)):
                 notify_agent(final=True)  # a restart would meet the same error
-            leave(2 if isinstance(error, UsageError) else 1)
+            exit_with(2 if isinstance(error, UsageError) else 1)
         except ModuleNotFoundError as error:
             if text := missing_package_text(error):
                 sys.exit(text)
@@ -89,9 +89,9 @@ def main(argv: Sequence[str] | None = None) -> None:
                 raise
             sys.exit(f"ffdist: error: it runs on Linux and macOS only; this is {sys.platform}, without {error.name}")
         except Interrupted as text:
-            leave(text.status)
+            exit_with(text.status)
         except KeyboardInterrupt:
-            leave(exit_status(signal.SIGINT))
+            exit_with(exit_status(signal.SIGINT))
         except BrokenPipeError:
             to_nowhere(sys.stdout)
             sys.exit(141)
@@ -107,7 +107,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                     remedy="make room where it goes to; files and folders are as they would be without it",
                 )
             )
-            leave(1)
+            exit_with(1)
         finally:
             try:
                 sys.stderr.flush()
@@ -145,7 +145,7 @@ def split_off_flags(flags: Sequence[str], args: Sequence[str]) -> tuple[bool, li
     return len(rest) < len(args), rest
 
 
-def leave(status: int) -> NoReturn:
+def exit_with(status: int) -> NoReturn:
     """Exit; at once where a stage's thread still runs, which the interpreter's own end would crash."""
     if any(thread.name.startswith("stage-") for thread in threading.enumerate()):
         end_process_now(status)
@@ -201,8 +201,8 @@ def print_error(error: FfdistError) -> None:
 
 def overview() -> str:
     """The text of `ffdist --help`."""
-    lines = [f"  {name:<12}{text}" for name, (_, text) in COMMANDS.items()]
-    return "\n".join([wrapped(USAGE), *(wrapped(line, " " * 14) for line in lines), "", wrapped(OF_ALL, " " * 4)])
+    commands = [wrapped(f"  {name:<12}{text}", " " * 14) for name, (_, text) in COMMANDS.items()]
+    return "\n".join([wrapped(USAGE), *commands, "", wrapped(COMMON_OPTIONS, " " * 4)])
 
 
 USAGE = """\
@@ -212,7 +212,7 @@ Pipeline-parallel training of Forward-Forward and other locally learning network
 To begin with: ffdist train
 
 commands:"""
-OF_ALL = """\
+COMMON_OPTIONS = """\
 options of every command:
   -h, --help     what it does, and its options
   -q, --quiet    nothing but results and errors

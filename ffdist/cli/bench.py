@@ -29,11 +29,11 @@ SUITES: LazyNames[Callable[[BenchSettings, Progress], BenchResult]] = LazyNames(
     {name: f"ffdist.bench.suites.{name}:{name}" for name in get_args(SuiteName) if name != "all"}
 )
 PROG = "ffdist bench"
-APART = ("faults", "soak")
-"""What a run stands: with options of their own."""
+FAULT_SUITES = ("faults", "soak")
+"""Suites that try how well a run holds out, each with options of its own."""
 MORE = f"""\
 what to measure: {", ".join(get_args(SuiteName))}
-what a run stands, with options of their own: {", ".join(f"ffdist bench {name} --help" for name in APART)}
+whether a run holds out, with options of their own: {", ".join(f"ffdist bench {name} --help" for name in FAULT_SUITES)}
 baselines: {", ".join(baseline_names())}, ff
 `ffdist settings NAME` says all about a setting."""
 
@@ -51,10 +51,10 @@ class Bench:
 
 
 def main(args: Sequence[str]) -> None:
-    if args and args[0] in APART:
-        from ffdist.cli.faults import main as stand
+    if args and args[0] in FAULT_SUITES:
+        from ffdist.cli.faults import main as try_run
 
-        stand(args[0], args[1:])
+        try_run(args[0], args[1:])
         return
     if wants_help(args):
         named = next((arg for arg in args if arg in PRESETS), None)

@@ -123,7 +123,7 @@ def transforms(args: Sequence[str]) -> None:
     if command.name is None:
         print_list("transform", summaries(TRANSFORM_PLACES), "ffdist transforms NAME", as_json=command.json)
         if not command.json:
-            print(OF_TRANSFORMS)
+            print(TRANSFORM_EXAMPLES)
         return
     check_kind(command.name, "transform", TRANSFORM_PLACES)
     (call,) = calls_of([command.name], "ffdist transforms")
@@ -137,7 +137,7 @@ def transforms(args: Sequence[str]) -> None:
 
 SIZES = ("resize", "center-crop")
 """Transforms that draw nothing, and so are for every picture."""
-OF_TRANSFORMS = """\
+TRANSFORM_EXAMPLES = """\
 In order, options after a name: --augment crop padding=4 mode=reflect flip randaugment n=2 m=9
 torchvision's are used as they are: --augment torchvision.transforms.v2:GaussianBlur kernel_size=3"""
 
@@ -194,8 +194,8 @@ def datasets(args: Sequence[str]) -> None:
 
 def settings(args: Sequence[str]) -> None:
     command = parsed(AllSettings, args, "ffdist settings")
-    names = named(command.name)
-    texts = {name: about(name) for name in names}
+    names = fields_named(command.name)
+    texts = {name: setting_facts(name) for name in names}
     if command.json:
         print(json.dumps(texts))
         return
@@ -215,7 +215,7 @@ def settings(args: Sequence[str]) -> None:
         print(textwrap.fill(each["text"], width(), initial_indent="      ", subsequent_indent="      "))
 
 
-def named(name: str | None) -> list[str]:
+def fields_named(name: str | None) -> list[str]:
     """The fields that a name means: one, a group's, or all. Raises ConfigError for none."""
     if name is None:
         return list(GROUP_OF)
@@ -227,7 +227,7 @@ def named(name: str | None) -> list[str]:
     raise ConfigError(f"there is no setting '{name}'", where="ffdist settings", remedy=nearest(own, GROUP_OF))
 
 
-def about(name: str) -> dict[str, Any]:
+def setting_facts(name: str) -> dict[str, Any]:
     """All about a field, as JSON has it."""
     group = GROUP_OF[name]
     (field,) = (f for f in dataclasses.fields(GROUPS[group]) if f.name == name)
@@ -254,7 +254,7 @@ def print_preset(name: str, *, as_json: bool) -> None:
     print(wrapped(f"{name}: {preset.summary}"))
     rows = table("setting", "value", "default")
     for key, value in preset.settings.items():
-        rows.add_row(as_flag(key), typed_text(value), about(key)["default"])
+        rows.add_row(as_flag(key), typed_text(value), setting_facts(key)["default"])
     PlainConsole().print(rows)
     print(f"ffdist train {name}")
 
@@ -322,11 +322,11 @@ def print_entry(name: str, made: Any, skip: int, flag: str, *, as_json: bool) ->
 def without_options(text: str, options: Sequence[Mapping[str, str]]) -> str:
     """The description of it as a whole, without its options."""
     for each in options:
-        text = re.sub(OF_ONE.format(each["name"]), "", text, flags=re.MULTILINE)
+        text = re.sub(PARAMETER_DOC.format(each["name"]), "", text, flags=re.MULTILINE)
     return re.sub(r"\n{3,}", "\n\n", text).strip()
 
 
-OF_ONE = r"^{}: (.*(?:\n +\S.*)*)\n?"
+PARAMETER_DOC = r"^{}: (.*(?:\n +\S.*)*)\n?"
 """What a function's docstring says of a parameter."""
 
 
@@ -355,7 +355,7 @@ def texts_of(made: Any) -> dict[str, str]:
     texts: dict[str, str] = {}
     if not inspect.isclass(made):
         for name in inspect.signature(made).parameters:
-            match = re.search(OF_ONE.format(name), inspect.getdoc(made) or "", re.MULTILINE)
+            match = re.search(PARAMETER_DOC.format(name), inspect.getdoc(made) or "", re.MULTILINE)
             texts |= {name: " ".join(match[1].split())} if match else {}
         return texts
     for kind in reversed(inspect.getmro(made)):

@@ -86,19 +86,19 @@ def completions(words: list[str]) -> list[str]:
     before = [word for word in before if word not in GLOBAL]
     flag, equals, value = last.partition("=")
     if last.startswith("--") and equals:
-        return [f"{flag}={each}" for each in begun(value, options_of(before).get(flag, []))]
+        return [f"{flag}={each}" for each in starting_with(value, options_of(before).get(flag, []))]
     if not before or before == ["help"]:
-        return begun(last, GLOBAL if last.startswith("-") else [*COMMANDS, *(["help"] if not before else [])])
+        return starting_with(last, GLOBAL if last.startswith("-") else [*COMMANDS, *(["help"] if not before else [])])
     options = options_of(before)
     if last.startswith("-"):
         switches = [f"--no-{flag[2:]}" for flag in negatable_switches(before)] if last.startswith("--n") else []
-        return begun(last, [*options, *switches, *GLOBAL])
+        return starting_with(last, [*options, *switches, *GLOBAL])
     if before[-1] in options and before[-1] not in switches_of(before):
-        return begun(last, options[before[-1]])
+        return starting_with(last, options[before[-1]])
     many = next((word for word in reversed(before) if word.startswith("-")), "")
-    if many in several_of(before) and (found := begun(last, options[many])):
+    if many in multi_valued_options(before) and (found := starting_with(last, options[many])):
         return found
-    return begun(last, places(before))
+    return starting_with(last, positional_completions(before))
 
 
 GLOBAL = ["--help", "--quiet", "--verbose", "-h", "-q", "-v"]
@@ -109,7 +109,7 @@ def without_equals(words: list[str]) -> list[str]:
     return [*(word for word in words[:-1] if word != "="), "" if words[-1] == "=" else words[-1]]
 
 
-def begun(word: str, choices: list[str]) -> list[str]:
+def starting_with(word: str, choices: list[str]) -> list[str]:
     """The choices that begin with the word."""
     return [choice for choice in choices if choice.startswith(word)]
 
@@ -152,7 +152,7 @@ def negatable_switches(words: list[str]) -> list[str]:
     return [each.flag for each in arguments_of_command(words) if each.kind is bool and each.both]
 
 
-def several_of(words: list[str]) -> set[str]:
+def multi_valued_options(words: list[str]) -> set[str]:
     """Options that take several values."""
     return {each.flag for each in arguments_of_command(words) if is_many(each.kind_if_given)}
 
@@ -168,22 +168,26 @@ def command_of(words: list[str]) -> tuple[type | None, object]:
             from ffdist.cli.plan import PlanCommand
 
             return PlanCommand, PlanCommand()
+        case ["bench", "faults" | "soak" as name, *_]:
+            from ffdist.cli.faults import Faults, Soak
+
+            return Faults if name == "faults" else Soak, None
         case ["bench", *_]:
             from ffdist.cli.bench import Bench
 
             return Bench, Bench("all")
         case ["data", name, *_]:
-            from ffdist.cli.data import COMMANDS as OF_DATA
+            from ffdist.cli.data import COMMANDS as DATA_COMMANDS
 
-            return OF_DATA.get(name), None
-        case [name, *_] if name in PLAIN:
-            module, _, kind = PLAIN[name].partition(":")
+            return DATA_COMMANDS.get(name), None
+        case [name, *_] if name in WITHOUT_SETTINGS:
+            module, _, kind = WITHOUT_SETTINGS[name].partition(":")
             return getattr(importlib.import_module(f"ffdist.cli.{module}"), kind), None
         case _:
             return None, None
 
 
-PLAIN = {
+WITHOUT_SETTINGS = {
     "eval": "evaluate:Eval",
     "predict": "predict:Predict",
     "report": "report:Report",
@@ -200,7 +204,7 @@ PLAIN = {
 """Commands that have no groups of settings."""
 
 
-def places(words: list[str]) -> list[str]:
+def positional_completions(words: list[str]) -> list[str]:
     """The completions of a positional argument: a preset, a name, a suite; nothing where it is a path."""
     from ffdist.known import MODEL_PLACES, OBJECTIVE_PLACES, TRANSFORM_PLACES
     from ffdist.presets import NAMES, PRESETS
@@ -223,11 +227,16 @@ def places(words: list[str]) -> list[str]:
             return list(GROUP_OF)
         case "bench":
             from ffdist.bench.settings import SUITE_NAMES
+            from ffdist.cli.bench import FAULT_SUITES
 
-            return list(SUITE_NAMES)
+            if words[1:2] and words[1] in FAULT_SUITES:
+                return []
+            return list(PRESETS) if set(words) & set(SUITE_NAMES) else [*SUITE_NAMES, *FAULT_SUITES]
         case "data":
-            of_prepare = list(NAMES) if words[1:2] == ["prepare"] else []
-            return ["list", "prepare", "check", "show"] if len(words) == 1 else of_prepare
+            from ffdist.cli.data import COMMANDS as DATA_COMMANDS
+
+            sources = list(NAMES) if words[1:2] == ["prepare"] else []
+            return list(DATA_COMMANDS) if len(words) == 1 else sources
         case "completion":
             return list(SCRIPTS)
         case _:

@@ -55,16 +55,16 @@ def main(args: Sequence[str]) -> None:
             "a chain has at least two processes", where="--processes", expected=">= 2", got=command.processes
         )
     handle_signals(unwind)  # its processes end with it
-    findings = [*environment(), *devices(), *optional(), *sends(command.processes)]
+    findings = [*environment_checks(), *device_checks(), *package_checks(), *transport_checks(command.processes)]
     if command.json:
         print(json.dumps([vars(finding) for finding in findings]))
     else:
-        plain.PlainConsole().print(table(findings))
+        plain.PlainConsole().print(checks_table(findings))
     if not all(finding.ok for finding in findings):
         sys.exit(1)
 
 
-def environment() -> list[DoctorCheck]:
+def environment_checks() -> list[DoctorCheck]:
     versions = {name: importlib.metadata.version(name) for name in ("ffdist", "torch", "torchvision", "pyarrow")}
     room = shutil.disk_usage(".").free
     return [
@@ -81,14 +81,14 @@ def cores() -> str:
     return f"{available_cores()}{limit}, OMP_NUM_THREADS={threads}"
 
 
-def devices() -> list[DoctorCheck]:
+def device_checks() -> list[DoctorCheck]:
     from ffdist import device  # after the parsing: it imports torch
 
     found = [DoctorCheck(f"GPU {each}", True, device.name_of(each)) for each in device.all_seen()]
-    return [*(found or [DoctorCheck("GPU", True, "none; stages run on the CPU")]), *precisions()]
+    return [*(found or [DoctorCheck("GPU", True, "none; stages run on the CPU")]), *precision_checks()]
 
 
-def precisions() -> list[DoctorCheck]:
+def precision_checks() -> list[DoctorCheck]:
     """The speed of this machine's devices in the short types."""
     from ffdist import device  # after the parsing: these import torch
     from ffdist.pipeline.precision import SLOW, slowdown
@@ -102,14 +102,14 @@ def precisions() -> list[DoctorCheck]:
     return found
 
 
-def optional() -> list[DoctorCheck]:
+def package_checks() -> list[DoctorCheck]:
     found = {name: importlib.util.find_spec(name) is not None for name in OPTIONAL}
     return [
         DoctorCheck(name, True, "found" if found[name] else f"not installed ({OPTIONAL[name]})") for name in OPTIONAL
     ]
 
 
-def sends(count: int) -> list[DoctorCheck]:
+def transport_checks(count: int) -> list[DoctorCheck]:
     """A tensor passed down a chain of processes, by every transport that joins them; why the others do not."""
     from ffdist.transport import registry  # after the parsing: it imports torch
 
@@ -137,7 +137,7 @@ def _send(kind: str, count: int) -> DoctorCheck:
     return DoctorCheck(what, whole, "sent and received" if whole else "arrived broken", "check this machine's memory")
 
 
-def table(findings: list[DoctorCheck]) -> Table:
+def checks_table(findings: list[DoctorCheck]) -> Table:
     rows = plain.table("", "what", "found", "remedy")
     for finding in findings:
         mark = Text("ok", "green") if finding.ok else Text("no", "red")

@@ -109,7 +109,7 @@ def evaluate(command: Eval) -> None:
 def open_data_of(run: Path, data: str | None, settings: Settings, facts: DataFacts, command: str) -> Images:
     """The run's own data, or others, as its network takes them. Raises DataError for those that do not fit, ConfigError
     where its own were given in Python."""
-    from ffdist.data.fitting import as_trained, opened_to_measure
+    from ffdist.data.fitting import as_trained_images, opened_to_measure
     from ffdist.data.preparation import from_texts
     from ffdist.runtime.opened import open_dataset
     from ffdist.runtime.own_code import GIVEN
@@ -118,6 +118,6 @@ def open_data_of(run: Path, data: str | None, settings: Settings, facts: DataFac
     if data is None and settings.dataset.data == GIVEN:
         raise no_data_to_measure_error(run, facts, command)
     if data is None:
-        return as_trained(open_dataset(settings.dataset), facts, settings.dataset.data)
+        return as_trained_images(open_dataset(settings.dataset), facts, settings.dataset.data)
     preparation = from_texts(settings.dataset.data_args, "")
-    return as_trained(opened_to_measure(data, facts, settings.dataset.image_size, preparation), facts, data)
+    return as_trained_images(opened_to_measure(data, facts, settings.dataset.image_size, preparation), facts, data)

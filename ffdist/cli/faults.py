@@ -1,4 +1,4 @@
-"""`ffdist bench faults` and `ffdist bench soak`: what a run stands."""
+"""`ffdist bench faults` and `ffdist bench soak`: runs whose processes are killed, and runs that go on for long."""
 
 from __future__ import annotations
 

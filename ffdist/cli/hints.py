@@ -17,6 +17,7 @@ def stray_word_error(word: str) -> ConfigError:
 
 
 def remedy_for(word: str) -> str:
+    """The argument or command that takes such a word: a run, a data set, a network, a rule, a file, a folder."""
     path = Path(word)
     if (path / "config.toml").is_file():
         return f"it is a run: to go on with it, {command('train', '--resume', word)}"

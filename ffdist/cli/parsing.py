@@ -15,7 +15,7 @@ from ffdist.settings import as_flag
 
 T = TypeVar("T")
 WORDS = "words"
-"""What stands without an option, until it is dealt to the positional arguments."""
+"""The key of the words without an option, until they are assigned to the positional arguments."""
 
 
 class UsageError(ConfigError):
@@ -55,7 +55,7 @@ def parsed_values(kind: type, args: Sequence[str], prog: str, *, made: Any = Non
     own, tail = split_at_dashes(args)
     options = {each.flag: each for each in known if not each.positional}
     try:
-        found, rest = parser_of(known, prog).parse_known_intermixed_args(normal(own, options))
+        found, rest = parser_of(known, prog).parse_known_intermixed_args(normalized(own, options))
     except argparse.ArgumentError as error:
         raise wrong_number_error(error, options, prog) from None
     for word in rest:
@@ -103,9 +103,9 @@ def split_at_dashes(args: Sequence[str]) -> tuple[list[str], list[str]]:
     return list(args[:at]), list(args[at + 1 :])
 
 
-def normal(args: Sequence[str], options: Mapping[str, Argument]) -> list[str]:
-    """Options with dashes for underscores; a negative number joined to its option, since it looks like one itself; the
-    value that an option stands for where none is after it."""
+def normalized(args: Sequence[str], options: Mapping[str, Argument]) -> list[str]:
+    """The words as argparse takes them: options with dashes for underscores; a negative number joined to its option by
+    "=", since it looks like an option itself; an option without its value with the one that it has alone."""
     words: list[str] = []
     for arg, following in zip(args, [*args[1:], "--"], strict=False):
         name, equals, value = arg.partition("=")

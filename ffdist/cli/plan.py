@@ -11,7 +11,7 @@ from typing import Annotated
 
 from ffdist.cli.help import Flag, Positional
 from ffdist.cli.parsing import help_of, parsed_values, wants_help
-from ffdist.cli.train import BARE
+from ffdist.cli.train import DEFAULT_PRESET
 from ffdist.errors import ConfigError, setting
 from ffdist.loading import loading
 from ffdist.notes import note
@@ -82,8 +82,9 @@ def parse(args: Sequence[str]) -> PlanCommand:
             )
     file, preset = own.get("config"), own.get("preset")
     from_file = flat(read_toml(file), str(file)) if file else {}
-    bare = BARE if not file and values.get("data", BARE) == BARE and not {"model", "objective"} & set(values) else None
-    base = with_preset(Settings(), preset or BARE) if preset or bare else Settings()
+    is_default = values.get("data", DEFAULT_PRESET) == DEFAULT_PRESET and {"model", "objective"}.isdisjoint(values)
+    name = preset or (DEFAULT_PRESET if is_default and not file else None)
+    base = with_preset(Settings(), name) if name else Settings()
     base = apply(base, from_file, str(file)) if from_file else base
     command = PlanCommand(**own, settings=without_strange_options(base.changed(**values), base, values))
     counts_of(command)

@@ -48,7 +48,7 @@ def plan(command: PlanCommand) -> None:
     grown = scaled(profile, cluster, counts_of(command))
     plot = draw_scaled(profile, cluster, grown, command.plot) if grown and command.plot else None
     if command.json:
-        fields = found.as_json() | ({"scaled": [as_json(each) for each in grown]} if grown else {})
+        fields = found.as_json() | ({"scaled": [scaling_json(each) for each in grown]} if grown else {})
         print(json.dumps(fields))
         return
     print_forecast(found, grown, plot)
@@ -159,7 +159,7 @@ def draw_scaled(profile: Profile, cluster: Cluster, grown: Sequence[ScalingPoint
     return free
 
 
-def as_json(each: ScalingPoint) -> dict[str, Any]:
+def scaling_json(each: ScalingPoint) -> dict[str, Any]:
     """`simulated` says it once more."""
     rates = {"best plan": each.best, "backprop, DDP": each.ddp, "backprop, 1F1B": each.pipelined}
     return {

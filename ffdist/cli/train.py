@@ -27,7 +27,7 @@ from ffdist.settings import GROUP_OF, Settings, apply, as_flag, flat, is_free, k
 from ffdist.settings.toml import read_toml, write_toml
 from ffdist.trust import TRUSTING, trust
 
-BARE = "digits"
+DEFAULT_PRESET = "digits"
 """The preset of a bare `ffdist train`."""
 PROG = "ffdist train"
 MORE = """\
@@ -36,7 +36,7 @@ MORE = """\
 A bare `ffdist train` is `ffdist train digits`, whose values stand here."""
 
 
-NAMING = ("model", "objective", "optimizer", "augment", "preprocess", "callback", "metric", "transport")
+CODE_SETTINGS = ("model", "objective", "optimizer", "augment", "preprocess", "callback", "metric", "transport")
 """Settings that may name code: what the command line says of them is its user's word."""
 
 
@@ -71,30 +71,30 @@ class Train:
 def parse(args: Sequence[str]) -> Train:
     """The command with its resolved settings. Raises ConfigError for an unknown preset, key or value, and for what may
     not change when a run goes on; UsageError for a command line that cannot be read."""
-    args, preset = preset_of(normalized(args))
+    args, preset = split_off_preset(with_resume_folder(args))
     values = parsed_values(Train, args, PROG, made=Train())
     if "preset" in values:
         raise stray_word_error(values["preset"])
     if values.pop("trust", False):
         TRUSTING.set(True)
     if "replay" in values or "batch" in values:
-        return replayed(values)
+        return replay_command(values)
     file = values.pop("config", None)
     from_file = flat(read_toml(file), str(file)) if file else {}
     actions = actions_of(from_file, file)
     output = {name: values.pop(name) for name in ("print_config", "dry_run", "json") if name in values}
-    resume = values.pop("resume", None) or resumed_by_file(actions, values.get("out") or from_file.get("out"), file)
+    resume = values.pop("resume", None) or run_resumed_by_file(actions, values.get("out") or from_file.get("out"), file)
     named, resume = resume, resume and local_folder(resume)
     base = recorded = recorded_settings(resume) if resume else Settings()
-    bare = BARE if not file and not resume and values.get("data", BARE) == BARE else None
+    bare = DEFAULT_PRESET if not file and not resume and values.get("data", DEFAULT_PRESET) == DEFAULT_PRESET else None
     if resume and preset:
-        base = over_recorded(base, preset, values)
+        base = preset_over_recorded(base, preset, values)
     elif preset or bare:
-        base = with_preset(base, preset or BARE)
+        base = with_preset(base, preset or DEFAULT_PRESET)
     base = apply(base, from_file, str(file)) if from_file else base
     settings = base.changed(**values)
     settings = (
-        in_its_folder(settings, resume, values, named) if resume else without_strange_options(settings, base, values)
+        with_run_folder(settings, resume, values, named) if resume else without_strange_options(settings, base, values)
     )
     if "address" in values and settings.plan.launcher != "ray":
         raise ConfigError(
@@ -107,14 +107,14 @@ def parse(args: Sequence[str]) -> Train:
             from ffdist.runtime.folder import check_resumable
             from ffdist.runtime.own_code import named_code
 
-        trust(named_code(Settings().changed(**{name: values[name] for name in NAMING if name in values})))
+        trust(named_code(Settings().changed(**{name: values[name] for name in CODE_SETTINGS if name in values})))
         check_resumable(recorded, settings)
     dry_run = output.get("dry_run", False) or actions.get("dry_run", False)
     flags = {"print_config": output.get("print_config", False), "dry_run": dry_run, "json": output.get("json", False)}
     return Train(preset, file, resume, **flags, settings=settings)
 
 
-def replayed(values: Mapping[str, Any]) -> Train:
+def replay_command(values: Mapping[str, Any]) -> Train:
     """Raises ConfigError for anything else beside the run and the batch: it is learned as the run has it."""
     if "replay" not in values:
         raise ConfigError(
@@ -132,7 +132,7 @@ def replayed(values: Mapping[str, Any]) -> Train:
     return Train(replay=values["replay"], batch=values.get("batch"), json=values.get("json", False))
 
 
-def in_its_folder(settings: Settings, run: Path, values: Mapping[str, Any], named: Path | None = None) -> Settings:
+def with_run_folder(settings: Settings, run: Path, values: Mapping[str, Any], named: Path | None = None) -> Settings:
     """The settings of a run that goes on. named: its folder as the user typed it.
 
     Raises ConfigError where another folder is given for its output.
@@ -168,7 +168,7 @@ def on_command_line(name: str, value: object, file: Path | None) -> str:
     return f"leave it out, and say {setting(name)} on the command line, where you want it"
 
 
-def resumed_by_file(actions: Mapping[str, Any], out: object, file: Path | None) -> Path | None:
+def run_resumed_by_file(actions: Mapping[str, Any], out: object, file: Path | None) -> Path | None:
     """The run that `resume` in a settings file means: that of `out` where it is `true`, as older files have it."""
     resume = actions.get("resume", False)
     if resume is True and out is None:
@@ -178,7 +178,7 @@ def resumed_by_file(actions: Mapping[str, Any], out: object, file: Path | None) 
     return Path(str(out)) if resume is True else Path(resume) if resume else None
 
 
-def over_recorded(recorded: Settings, preset: str, typed: Collection[str]) -> Settings:
+def preset_over_recorded(recorded: Settings, preset: str, typed: Collection[str]) -> Settings:
     """The settings of a resumed run for which a preset is named again, as a job that is submitted twice does.
 
     Settings that decide what is learned are the preset's, to be compared with the run's; all others stay the run's.
@@ -194,7 +194,7 @@ def over_recorded(recorded: Settings, preset: str, typed: Collection[str]) -> Se
     return named.changed(**kept)
 
 
-def normalized(args: Sequence[str]) -> list[str]:
+def with_resume_folder(args: Sequence[str]) -> list[str]:
     """Arguments in which `--resume` has its folder: without one it means that of `--out`, as in older versions."""
     args = [arg for arg in args if arg != "--no-resume"]
     if "--resume" not in args:
@@ -210,13 +210,13 @@ def normalized(args: Sequence[str]) -> list[str]:
     return [*args[:at], f"--resume={outs[-1]}", *args[at + 1 :]]
 
 
-def preset_of(args: Sequence[str]) -> tuple[list[str], str | None]:
+def split_off_preset(args: Sequence[str]) -> tuple[list[str], str | None]:
     """The arguments without the preset, wherever it stands, and the preset. Raises ConfigError for a second one, and
     for what is none, with what it seems to be."""
     args, tail = split_at_dashes(args)
     named = [index for index, arg in enumerate(args) if arg in PRESETS and not is_value(args, index)]
     for index, arg in enumerate(args):
-        if index not in named and not arg.startswith("-") and (index == 0 or takes_nothing(args[index - 1])):
+        if index not in named and not arg.startswith("-") and (index == 0 or takes_no_value(args[index - 1])):
             raise stray_word_error(arg)
     found = [*(args[index] for index in named), *tail]
     for word in found:
@@ -230,10 +230,10 @@ def preset_of(args: Sequence[str]) -> tuple[list[str], str | None]:
 def is_value(args: Sequence[str], index: int) -> bool:
     """True if a word belongs to the option before it: to all but those that take none, and several."""
     before = args[index - 1] if index else ""
-    return before.startswith("--") and "=" not in before and not takes_nothing(before) and not takes_many(before)
+    return before.startswith("--") and "=" not in before and not takes_no_value(before) and not takes_many(before)
 
 
-def takes_nothing(word: str) -> bool:
+def takes_no_value(word: str) -> bool:
     """True if it is a switch, an option with its value in it, or a preset."""
     if word in ("-h", "--help") or word in PRESETS:
         return True
@@ -271,8 +271,8 @@ def recorded_settings(run: Path) -> Settings:
 
 def help_page(args: Sequence[str]) -> str:
     """The help with the values of a preset where one is named, else of a bare `ffdist train`."""
-    _, named = preset_of([arg for arg in args if arg not in ("-h", "--help")])
-    preset = named or BARE
+    _, named = split_off_preset([arg for arg in args if arg not in ("-h", "--help")])
+    preset = named or DEFAULT_PRESET
     made = Train(preset, settings=with_preset(Settings(), preset))
     summary = f"The values are those of the preset {preset}: {PRESETS[preset].summary}." if named else MORE
     return help_of(Train, PROG, made=made, more=summary)

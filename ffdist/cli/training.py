@@ -100,7 +100,7 @@ def train(command: Train, argv: Sequence[str]) -> None:
         if prints:
             dry_run(job, as_json=command.json)
     elif world:
-        train_here(command, images, world, argv)
+        train_as_rank(command, images, world, argv)
     else:
         train_local(command, job, argv)
 
@@ -180,7 +180,7 @@ def with_resume_remedy(error: FfdistError, out: Path) -> FfdistError:
     return with_remedy(error, f"{remedy}; {hint}" if remedy else hint)
 
 
-def train_here(command: Train, images: Images, world: World, argv: Sequence[str]) -> None:
+def train_as_rank(command: Train, images: Images, world: World, argv: Sequence[str]) -> None:
     """Train as one rank of torchrun; the last rank reports. It ends with torchrun's agent, without which no rank could
     be restarted."""
     settings, signals = command.settings, RankSignals(world.first)
@@ -191,7 +191,7 @@ def train_here(command: Train, images: Images, world: World, argv: Sequence[str]
     timeout, activity = timedelta(seconds=settings.run.timeout), Activity()
     meeting = meet(world, timeout)
     with watching_each_other(meeting.world, timeout.total_seconds(), activity), ExitStack() as start:
-        decide = lambda: begin_or_go_on(command, images, meeting, start)  # noqa: E731 - on rank 0 alone
+        decide = lambda: begin_or_resume(command, images, meeting, start)  # noqa: E731 - on rank 0 alone
         folder, resume = agree(meeting.store, world, "run", decide, timeout)
         out = Path(folder)
         newest = next((kept.name for kept in reversed(committed(out))), None)
@@ -215,7 +215,7 @@ def warn(text: str | None) -> None:
         note(text)
 
 
-def begin_or_go_on(command: Train, images: Images, meeting: Rendezvous, start: ExitStack) -> tuple[str, bool]:
+def begin_or_resume(command: Train, images: Images, meeting: Rendezvous, start: ExitStack) -> tuple[str, bool]:
     """The run's folder, and whether to go on from a snapshot there, as a restarted attempt does where one exists."""
     lasting, where = meeting.lasting, str(meeting.world)
     if found := find_key(lasting, "run", where=where):

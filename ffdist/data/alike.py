@@ -22,7 +22,7 @@ SURELY_BYTES = 16
 """A value that no pixel in 0..1 comes near to."""
 
 
-def as_trained(
+def as_trained_samples(
     samples: Any, shape: tuple[int, ...], pixels: bool, spread: ValueSpread | None, value_range: Range | None = None
 ) -> Tensor:
     """float32 [B, *shape]: pixels in 0..1 of a network that was trained on pictures, other floats as they are.

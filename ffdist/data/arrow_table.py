@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from ffdist.data.arrays import as_floats_checked, as_picture
 from ffdist.data.column_names import IMAGE, Columns, found_columns, taken_columns_note
-from ffdist.data.columns import LabelRemedies, column_labels, names_in, plain, samples
+from ffdist.data.columns import LabelRemedies, column_labels, column_samples, names_in, plain_column
 from ffdist.data.depth import Range
 from ffdist.data.held_out import grouped, is_share, with_shares
 from ffdist.data.images import Images
@@ -122,7 +122,7 @@ def in_one_order(splits: dict[str, LabelledSplit]) -> dict[str, LabelledSplit]:
 
 def table_column(table: pa.Table, name: str, where: str) -> list:
     """A column's values as Python objects, row by row. Raises DataError where there is no such column."""
-    return [value for chunk in column(table, name, where) for value in plain(chunk).to_pylist()]
+    return [value for chunk in column(table, name, where) for value in plain_column(chunk).to_pylist()]
 
 
 def pictures_in(table: pa.Table, labels: Labels, where: str, reading: Reading) -> LabelledSplit:
@@ -192,7 +192,7 @@ def pictures(table: pa.Table, where: str, reading: Reading, reader: SurveyReader
     """uint8 [H, W, C], or float32 of any shape."""
     row = 0
     for chunk in column(table, reading.image, where):
-        for data in samples(chunk, where, row, value_range=reading.value_range):
+        for data in column_samples(chunk, where, row, value_range=reading.value_range):
             at = f"{where}, row {row}"
             if not isinstance(data, np.ndarray):
                 yield reader.read(data, at)

@@ -20,7 +20,7 @@ from ffdist.data.cached import prepared_in_cache
 from ffdist.data.digits import digits
 from ffdist.data.encoded import EncodedSplit, check_shards
 from ffdist.data.images import Images, Moments, PreparedAs, Split
-from ffdist.data.manifest import FORMAT, MANIFEST, DataManifest, ShardFile, SplitFiles, read_manifest
+from ffdist.data.manifest import AGAIN, FORMAT, MANIFEST, DataManifest, ShardFile, SplitFiles, read_manifest
 from ffdist.data.number_tables import open_numbers
 from ffdist.data.parts import opened_parts
 from ffdist.data.preparation import Preparation, from_values
@@ -30,7 +30,6 @@ from ffdist.data.shards import open_folder, open_split
 from ffdist.data.sources import KNOWN
 from ffdist.data.sources.known import known_name
 from ffdist.data.sources.listing import first_names, is_junk
-from ffdist.data.watch import AGAIN
 from ffdist.errors import ConfigError, DataError, setting
 from ffdist.notes import note
 from ffdist.options import path_of
@@ -297,7 +296,7 @@ def list_data(root: str | Path) -> list[DatasetEntry]:
     entries = [digits_entry()]
     entries += [DatasetEntry(name, "preparable", k.shape, k.num_classes, k.counts) for name, k in KNOWN.items()]
     manifests = sorted(path for depth in ("", "*/", "*/*/") for path in root.glob(depth + MANIFEST))
-    return entries + [prepared(path.parent) for path in manifests if is_ours(path)]
+    return entries + [prepared_entry(path.parent) for path in manifests if is_ours(path)]
 
 
 def is_ours(manifest: Path) -> bool:
@@ -309,7 +308,7 @@ def is_ours(manifest: Path) -> bool:
         return True
 
 
-def prepared(folder: Path) -> DatasetEntry:
+def prepared_entry(folder: Path) -> DatasetEntry:
     """The entry of a prepared folder, by its manifest alone."""
     try:
         manifest = read_manifest(folder)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
@@ -11,6 +10,7 @@ import numpy as np
 
 from ffdist.data.decode import Decoding, read_picture
 from ffdist.data.images import Moments
+from ffdist.data.row_digests import digest_of
 from ffdist.data.sources.base import Item
 from ffdist.data.sources.listing import SHOWN, first_names
 from ffdist.data.storing import read_and_kept
@@ -73,7 +73,7 @@ def first_readable(items: Iterator[Item], decoding: Decoding) -> tuple[Item, Ref
     raise broken_pictures_error(broken)
 
 
-def by_number(broken: BrokenPicture) -> list[str | int]:
+def natural_order(broken: BrokenPicture) -> list[str | int]:
     """A sort key by the numbers in a picture's name: the second comes before the tenth."""
     return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", broken.where)]
 
@@ -136,7 +136,7 @@ def decode_chunk(items: list[Item], *, like: ReferencePicture, decoding: Decodin
             raise unlike_error(like, ReferencePicture(item.where, shape), encoded=encoded)
         survey.add(picture, item.where)
         shapes.add(shape)
-        digests.append(hashlib.blake2b(np.ascontiguousarray(picture.pixels).data, digest_size=8).digest())
+        digests.append(digest_of(np.ascontiguousarray(picture.pixels).data))
         if encoded:
             moments.add(picture.pixels[None])
             kept.append(data)
@@ -153,7 +153,7 @@ def decode_chunk(items: list[Item], *, like: ReferencePicture, decoding: Decodin
         shapes,
         moments,
         survey,
-        np.frombuffer(b"".join(digests), np.int64),
+        np.array(digests, np.int64),
         broken,
     )
 

@@ -88,7 +88,7 @@ def own_names(names: Any, where: object) -> list[str] | None:
     return None if classes is None or classes.values else classes.names
 
 
-def encoded(
+def encode_labels(
     splits: Mapping[str, Labels], classes: Classes | None, *, renumber: bool
 ) -> tuple[list[str], dict[str, np.ndarray]]:
     """The classes' names, and each split's labels as their places, int64 [N].

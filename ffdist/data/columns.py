@@ -36,7 +36,7 @@ Cells = Sequence[bytes | Path] | Sequence[np.ndarray] | np.ndarray
 """The samples of an image column: encoded pictures, files, or arrays [N, ...] (a list where shapes differ)."""
 
 
-def samples(
+def column_samples(
     column: pa.Array,
     where: object,
     first: int = 0,
@@ -54,7 +54,7 @@ def samples(
     paths are of another kind. value_range: as in `as_bytes`.
     Raises DataError for a missing sample or another type.
     """
-    column = plain(column)
+    column = plain_column(column)
     if pa.types.is_struct(column.type) and column.type.get_field_index("bytes") >= 0:
         return pictures_or_files(column.to_pylist(), where, first, folder, lenient)
     if is_binary(column.type) or is_text(column.type):
@@ -163,7 +163,7 @@ def nested(
             rows = range(len(column))
             return [nested(column.slice(row, 1), where, first + row, value_range)[0] for row in rows]
         shape.append(lengths[0])
-        values = plain(values.flatten())
+        values = plain_column(values.flatten())
     refuse_nulls(values, len(column), where, first)
     if pa.types.is_decimal(values.type):
         values = values.cast(pa.float64())
@@ -191,7 +191,7 @@ def refuse_nulls(values: pa.Array, rows: int, where: object, first: int) -> None
         )
 
 
-def plain(column: pa.Array) -> pa.Array:
+def plain_column(column: pa.Array) -> pa.Array:
     """A column without extension types, dictionaries, runs and views, of a type that any version of Arrow can compute
     with."""
     while True:
@@ -199,7 +199,7 @@ def plain(column: pa.Array) -> pa.Array:
         if isinstance(column, pa.ExtensionArray) and not isinstance(kind, pa.FixedShapeTensorType):
             column = column.storage
         elif isinstance(column, pa.DictionaryArray):
-            values = plain(column.dictionary)  # of views, Arrow takes none by their places
+            values = plain_column(column.dictionary)  # of views, Arrow takes none by their places
             column = pa.DictionaryArray.from_arrays(column.indices, values).dictionary_decode()
         elif pa.types.is_run_end_encoded(kind):
             column = pc.run_end_decode(column)  # pyright: ignore
@@ -258,7 +258,7 @@ def column_labels(
     parts: list[Labels] = []
     for chunk in chunks:
         if len(chunk):
-            parts.append(chunk_labels(plain(chunk), where, sum(map(len, parts)), names, remedies))
+            parts.append(chunk_labels(plain_column(chunk), where, sum(map(len, parts)), names, remedies))
     if not parts:
         raise DataError("a table has no rows", where=where, expected="one row or more", got="none")
     return joined(parts, where)

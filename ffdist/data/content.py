@@ -1,4 +1,4 @@
-"""Are the files of a source what they were? Told quickly by what the system says of them, truly by their bytes."""
+"""Changes in the files of a source: found quickly by what the file system says of them, or surely by their bytes."""
 
 from __future__ import annotations
 

@@ -283,7 +283,7 @@ def _read(image: Image.Image, decoding: Decoding, data: Encoded, seen: PixelInfo
         image = image.convert("LA")
     if spare and image.mode in ("LA", "RGBA") and layout and not layout.clear:  # Pillow's guess, or ours
         image = image.convert(image.mode[:-1])
-    transparent, made = has_transparency(image), plain(image, decoding)
+    transparent, made = has_transparency(image), on_background(image, decoding)
     before = image.mode, image.size, own.deep or ";16" in raw
     if made is not image:
         image.close()  # so that a large picture is not held twice
@@ -343,7 +343,7 @@ def spare_channels(layout: TiffLayout | None, decoding: Decoding) -> int:
     )
 
 
-def plain(image: Image.Image, decoding: Decoding) -> Image.Image:
+def on_background(image: Image.Image, decoding: Decoding) -> Image.Image:
     """A picture of 8 bits in mode L or RGB, on its background."""
     grey = decoding.mode == "grey" or (decoding.mode == "keep" and image.mode in ("1", "L", "LA", "La"))
     mode = "L" if grey else "RGB"

@@ -122,7 +122,7 @@ def likely_range(low: float, high: float) -> Range:
 def eight_bits_of(values: np.ndarray, limits: Range, *, inverted: bool = False) -> np.ndarray:
     """uint8 of the same shape: `limits` become 0 and 255 (or 255 and 0), what lies beyond them is cut off.
 
-    Whole numbers are dealt to 256 equal bins, so that 16 bits lose their lower 8; floats, and fewer than 256 different
+    Whole numbers fall into 256 equal bins, so that 16 bits lose their lower 8; floats, and fewer than 256 different
     whole numbers, are rounded.
     """
     flat, low, high = values.reshape(-1), *limits

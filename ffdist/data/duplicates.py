@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 
 import numpy as np
 
+from ffdist.data.row_digests import digests_of
 from ffdist.notes import note
 
 ORDER = ("train", "validation", "test")
-
-
-def digests(samples: np.ndarray) -> np.ndarray:
-    """int64 [N], of the bytes of each of [N, ...]."""
-    found = [hashlib.blake2b(np.ascontiguousarray(one).data, digest_size=8).digest() for one in samples]
-    return np.frombuffer(b"".join(found), np.int64)
 
 
 def between(splits: Mapping[str, np.ndarray]) -> dict[tuple[str, str], int]:
@@ -33,9 +27,10 @@ def note_duplicates(splits: Mapping[str, np.ndarray], where: str) -> None:
     """A line for each two splits that share samples. splits: samples [N, ...] in memory."""
     if len(splits) < 2:
         return
-    for (later, earlier), count in between(
-        {name: digests(split_samples) for name, split_samples in splits.items()}
-    ).items():
+    digests = {
+        name: digests_of(np.ascontiguousarray(sample).data for sample in samples) for name, samples in splits.items()
+    }
+    for (later, earlier), count in between(digests).items():
         note(
             f"{where}: {count:,} of {len(splits[later]):,} samples of {later} are also in {earlier}, bit for bit: "
             "accuracies on them are too high"

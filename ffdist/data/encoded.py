@@ -12,11 +12,10 @@ import pyarrow as pa
 from ffdist.data.decode import PLAIN, decode
 from ffdist.data.encoded_writer import INDEX
 from ffdist.data.images import Split, check_labels
-from ffdist.data.manifest import DataManifest
+from ffdist.data.manifest import AGAIN, DataManifest
 from ffdist.data.parts import ByteRange, opened_parts
 from ffdist.data.remote_pixels import remote_digests
 from ffdist.data.row_digests import first_other, not_as_written_error
-from ffdist.data.watch import AGAIN
 from ffdist.errors import DataError
 from ffdist.remote import RemoteFolder
 

@@ -1,10 +1,10 @@
 """Writing shards of encoded pictures: JPEG, PNG and whatever else Pillow reads, byte for byte as they were.
 
-A source is often in the order of its classes, and shards are read a few at a time. So the samples are dealt to the
-shards by a draw, and each shard is a fair sample of all; the index keeps the order of the source.
+A source is often in the order of its classes, and shards are read a few at a time. So the samples are
+distributed over the shards at random, and each shard is a fair sample of all; the index keeps the order of the source.
 
-    SPLIT-00000.arrow   Arrow IPC, one record batch: `image`, binary; `label`, int32; `coarse`, int32, where the classes
-                        have superclasses; `sample`, int64: its place in the source's order
+    SPLIT-00000.arrow   Arrow IPC, one record batch: `image`, binary; `label`, int32; `sample`, int64: its place in the
+                        source's order
     SPLIT-index.arrow   Arrow IPC, a row for each sample in the source's order: `shard`, int32; `start` and `length`,
                         int64: the picture's bytes in that file; `label`, int32
     SPLIT-digests.arrow see `ffdist.data.row_digests`
@@ -23,12 +23,10 @@ from ffdist.data.row_digests import digests_of, write_digests
 from ffdist.data.sampler import generator
 
 SHARD_BYTES = 64 * 2**20
+SHARD = pa.schema(
+    [("image", pa.binary()), ("label", pa.int32()), ("sample", pa.int64())], metadata={"encoded": "as they were"}
+)
 INDEX = pa.schema([("shard", pa.int32()), ("start", pa.int64()), ("length", pa.int64()), ("label", pa.int32())])
-
-
-def encoded_schema(coarse: bool) -> pa.Schema:
-    columns = [("image", pa.binary()), ("label", pa.int32()), *([("coarse", pa.int32())] if coarse else [])]
-    return pa.schema([*columns, ("sample", pa.int64())], metadata={"encoded": "as they were"})
 
 
 class EncodedWriter:
@@ -42,16 +40,13 @@ class EncodedWriter:
         folder: Path,
         split: str,
         num_classes: int,
-        superclass: tuple[int, ...] | None = None,
         *,
         samples: int,
         bytes: int,
     ) -> None:
         self.folder = folder
         self.split = split
-        self.superclass = superclass
         self.num_classes = num_classes
-        self.schema = encoded_schema(superclass is not None)
         self.shards = max(1, min(samples, -(-bytes // SHARD_BYTES)))
         places = generator(0, "deal").permutation(samples) if self.shards > 1 else np.arange(samples)
         self.owner = (places * self.shards // max(1, samples)).astype(np.int32)
@@ -115,10 +110,8 @@ class EncodedWriter:
             pa.binary(), len(rows), [None, pa.py_buffer(starts.astype(np.int32)), pa.py_buffer(data)]
         )
         columns = [image, pa.array(labels), pa.array(rows.astype(np.int64))]
-        if self.superclass is not None:
-            columns.insert(2, pa.array(np.array(self.superclass, np.int32)[labels]))
         path = self.folder / f"{self.split}-{len(self.files):05d}.arrow"
-        self.files.append(write_arrow_file(path, pa.record_batch(columns, schema=self.schema)))
+        self.files.append(write_arrow_file(path, pa.record_batch(columns, schema=SHARD)))
         return np.stack([np.full(len(rows), len(self.files) - 1), starts[:-1] + first_byte(path)])
 
     def write_index(self, shard: np.ndarray, start: np.ndarray) -> ShardFile:

@@ -13,7 +13,7 @@ import numpy as np
 from ffdist.data.alike import BEYOND
 from ffdist.data.catalog import is_prepared, open_data
 from ffdist.data.classes import as_classes, by_number
-from ffdist.data.given import as_images, labelled, name_of
+from ffdist.data.given import as_images, labelled_split, name_of
 from ffdist.data.images import Images, Split, ValueSpread
 from ffdist.data.labels import numbered
 from ffdist.data.memory import as_split
@@ -58,8 +58,8 @@ def to_measure(data: Any, learned: DataDescription, image_size: int | None) -> I
     if learned.pixels and not images.pixels and images.test is not None:
         check_unit(images.test, images.name)
         images = replace(images, mean=learned.mean, std=learned.std)
-        return as_trained(images, learned, f"data set {images.name}", floats=True)
-    return as_trained(images, learned, f"data set {images.name}")
+        return as_trained_images(images, learned, f"data set {images.name}", floats=True)
+    return as_trained_images(images, learned, f"data set {images.name}")
 
 
 def opened_to_measure(
@@ -101,7 +101,7 @@ def one_split(data: Any, learned: DataDescription) -> Images:
     """Samples with labels, and no splits: labels are the classes' names, or their numbers."""
     name = name_of(data)
     where = f"data set {name}"
-    found = labelled(data, where)
+    found = labelled_split(data, where)
     numbers = all(text.lstrip("-").isdecimal() for text in learned.classes)
     classes = as_classes([int(text) for text in learned.classes] if numbers else learned.classes, where)
     assert classes
@@ -135,7 +135,7 @@ def no_test_error(images: Images) -> DataError:
     )
 
 
-def as_trained(images: Images, learned: DataDescription, where: object, *, floats: bool = False) -> Images:
+def as_trained_images(images: Images, learned: DataDescription, where: object, *, floats: bool = False) -> Images:
     """Fit other data to a trained network: normalised as those that it has learned. floats: whether they may be floats
     where it has learned from pictures.
 
@@ -146,7 +146,7 @@ def as_trained(images: Images, learned: DataDescription, where: object, *, float
         expected, got = kinds if learned.pixels else reversed(kinds)
         raise misfit_error(where, expected, got, "give such samples in Python: ffdist.load(RUN).predict(samples)")
     if tuple(images.shape) != learned.shape:
-        remedy = f"prepare them so: ffdist data prepare SOURCE --out FOLDER {preparation(learned)}"
+        remedy = f"prepare them so: ffdist data prepare SOURCE --out FOLDER {prepare_flags(learned)}"
         raise misfit_error(where, f"samples of {learned.shape}", f"samples of {tuple(images.shape)}", remedy)
     if list(images.classes) != learned.classes:
         expected = f"classes {', '.join(learned.classes[:5])}, ..."
@@ -160,7 +160,7 @@ def misfit_error(where: object, expected: str, got: str, remedy: str) -> DataErr
     return DataError("the data do not fit the network", where=where, expected=expected, got=got, remedy=remedy)
 
 
-def preparation(learned: DataDescription) -> str:
+def prepare_flags(learned: DataDescription) -> str:
     """The flags of `data prepare` that make pictures of the shape that a network takes."""
     channels, height, width = learned.shape if len(learned.shape) == 3 else (0, 0, 0)
     mode = {1: " --mode grey", 3: " --mode rgb"}.get(channels, "")

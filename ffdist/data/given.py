@@ -20,7 +20,7 @@ from ffdist.data.items import form
 from ffdist.data.labelled import LabelledSplit
 from ffdist.data.labels import numbered
 from ffdist.data.memory import as_split, assembled, labelled_pair
-from ffdist.data.ray_dataset import labelled as of_ray
+from ffdist.data.ray_dataset import labelled_ray_rows as of_ray
 from ffdist.data.torch_dataset import labelled_items
 from ffdist.errors import DataError
 from ffdist.notes import listed
@@ -86,7 +86,7 @@ def as_images(data: Any, test: Any = None, validation: Any = None) -> Images:
         return with_splits(data, given)
     name = name_of(data)
     splits = {
-        split: labelled(each, f"data set {name}, {split}", anew=split == "train")
+        split: labelled_split(each, f"data set {name}, {split}", anew=split == "train")
         for split, each in {"train": data, **given}.items()
     }
     return assembled(name, in_one_order(splits), renumber=is_table(data))
@@ -153,7 +153,7 @@ def with_splits(images: Images, given: Mapping[str, Any]) -> Images:
                 got=f"data set {images.name}",
                 remedy=f"leave `{split}` out",
             )
-        found = labelled(each, f"data set {images.name}, {split}")
+        found = labelled_split(each, f"data set {images.name}, {split}")
         classes = as_classes(images.classes, f"data set {images.name}")
         assert classes is not None
         made = as_split(found, by_number(found.labels, classes, numbered(np.zeros(1, int), images.name)))
@@ -169,7 +169,7 @@ def with_splits(images: Images, given: Mapping[str, Any]) -> Images:
     return images
 
 
-def labelled(data: Any, where: str, *, anew: bool = False) -> LabelledSplit:
+def labelled_split(data: Any, where: str, *, anew: bool = False) -> LabelledSplit:
     """One split of any form, read. anew: whether items are read in each epoch anew where they draw at random.
 
     where: names the split in errors. Raises DataError for what is no data.

@@ -148,8 +148,6 @@ class Images:
     mean: tuple[float, ...] = (0.0,)
     """Per channel, of pixels in [0, 1]; of a user's floats, 0 and 1 where they are left as they are."""
     std: tuple[float, ...] = (1.0,)
-    superclass: tuple[int, ...] | None = None
-    """K coarse classes, where the data set has them (CIFAR-100: 20)."""
     validation: Split | None = None
     """The user's own validation split; None: a share of the training split is held out."""
     decoding: Decoding | None = None

@@ -106,7 +106,7 @@ def unlike_error(where: str, expected: str, got: str) -> DataError:
     )
 
 
-OF_PROCESS = ("_alone", "_readers", "generators", "later")
+NOT_SENT = ("_alone", "_readers", "generators", "later")
 """The attributes of `Items` that are not sent to other processes."""
 
 
@@ -133,7 +133,7 @@ class Items:
         return len(self.dataset)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name not in OF_PROCESS}
+        return {name: value for name, value in vars(self).items() if name not in NOT_SENT}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state, _alone=Lock(), _readers=None)
@@ -215,7 +215,7 @@ def same(one: Any, other: Any) -> bool:
         return one is other
 
 
-def plain(labels: Sequence[Any]) -> Sequence[Any] | np.ndarray:
+def plain_labels(labels: Sequence[Any]) -> Sequence[Any] | np.ndarray:
     """Labels of items, each a number, a text, or an array of one, as one array's."""
     values = [np.asarray(y.detach().cpu() if isinstance(y, torch.Tensor) else y, None) for y in labels]
     if all(value.ndim == 0 or value.shape == (1,) for value in values):

@@ -12,6 +12,7 @@ import numpy as np
 from ffdist.data.images import Split, ValueSpread
 from ffdist.data.items import Items
 from ffdist.data.readers import Readers
+from ffdist.data.row_digests import digest_of
 from ffdist.seeds import derive_seed
 
 
@@ -104,8 +105,7 @@ class ItemFacts(NamedTuple):
     def add(self, row: int, x: np.ndarray) -> None:
         """Note the facts on the sample `x` of that row."""
         values = by_channel(x).astype(np.float64)
-        digest = hashlib.blake2b(np.ascontiguousarray(x).data, digest_size=8).digest()
-        self.digests[row] = int.from_bytes(digest, "little", signed=True)
+        self.digests[row] = digest_of(np.ascontiguousarray(x).data)
         self.bounds[:, row] = x.min(), x.max()
         self.sums[:, row] = values.sum(0), np.square(values).sum(0)
 

@@ -35,8 +35,8 @@ class KeptDataset:
 def list_cache() -> list[KeptDataset]:
     """List the cache's contents, prepared data sets first."""
     cache = cache_folder()
-    found = [kept(path, "prepared") for path in entries(cache / PREPARED) if path.name != "index"]
-    return found + [kept(path, "download") for path in entries(cache) if path.name != PREPARED]
+    found = [kept_dataset(path, "prepared") for path in entries(cache / PREPARED) if path.name != "index"]
+    return found + [kept_dataset(path, "download") for path in entries(cache) if path.name != PREPARED]
 
 
 def prune_cache(names: Sequence[str] = (), *, unused_days: float | None = None) -> list[KeptDataset]:
@@ -81,7 +81,7 @@ def entries(folder: Path) -> list[Path]:
         return []
 
 
-def kept(path: Path, kind: Literal["prepared", "download"]) -> KeptDataset:
+def kept_dataset(path: Path, kind: Literal["prepared", "download"]) -> KeptDataset:
     """The entry of one file or folder of the cache."""
     try:
         used = path.stat().st_mtime

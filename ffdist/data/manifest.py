@@ -63,7 +63,7 @@ class SplitFiles:
                 where=where,
                 expected=self.counts,
                 got=counts,
-                remedy="prepare the data set again",
+                remedy=AGAIN,
             )
 
     def digest(self, extra: str = "") -> str:
@@ -113,6 +113,7 @@ class DataManifest:
     splits: dict[str, SplitFiles]
     """"train", "validation" and "test", of each what there is; "train" or "test" at least."""
     superclass: tuple[int, ...] | None = None
+    """A number of each class, in folders of an older version; its shards repeat it in a column, which nothing reads."""
     decoding: Decoding | None = None
     """How its pictures were read; None in folders that do not say so."""
     held_out: HeldOut | None = None
@@ -208,7 +209,7 @@ def parsed(
 ) -> DataManifest:
     """A manifest from its fields in JSON. Raises ValueError, TypeError or KeyError for what no manifest holds."""
     check(isinstance(name, str), "the name is no text")
-    check(is_list(classes, str) and len(classes) > 0, "the these are not class names")
+    check(is_list(classes, str) and len(classes) > 0, "these are not class names")
     check(len(set(classes)) == len(classes), "two classes have one name")
     check(is_list(shape, int) and len(shape) == 3 and min(shape) > 0, "the manifest's shape is not [C, H, W]")
     channels, height, width = shape

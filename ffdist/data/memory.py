@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from ffdist.data.arrays import as_samples, float_moments, note_axes
-from ffdist.data.classes import as_classes, encoded
+from ffdist.data.classes import as_classes, encode_labels
 from ffdist.data.decode import Decoding
 from ffdist.data.depth import Range
 from ffdist.data.duplicates import note_duplicates
@@ -101,10 +101,12 @@ def assembled(
     channels_last: bool | None = None,
 ) -> Images:
     """A data set of the splits train, and test and validation where there are any: their labels are numbered alike, and
-    their shapes the same. renumber: as in `encoded`; channels_last: what was said of their axes, if anything. Raises
-    DataError for what does not go together."""
+    their shapes the same.
+
+    renumber: as in `encode_labels`. channels_last: what the user said of their axes; None: nothing. Raises DataError
+    for splits that do not go together."""
     labels = {split: each.labels for split, each in splits.items()}
-    names, codes = encoded(labels, as_classes(classes, f"data set {name}"), renumber=renumber)
+    names, codes = encode_labels(labels, as_classes(classes, f"data set {name}"), renumber=renumber)
     if len(names) < 2:
         raise DataError(
             "there is one class only",

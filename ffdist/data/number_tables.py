@@ -12,7 +12,7 @@ import pyarrow.json
 import pyarrow.parquet as pq
 
 from ffdist.data.arrays import float_moments
-from ffdist.data.classes import encoded
+from ffdist.data.classes import encode_labels
 from ffdist.data.column_names import found_columns, taken_columns_note
 from ffdist.data.columns import column_labels, is_list, joined, names_in
 from ffdist.data.duplicates import note_duplicates
@@ -117,7 +117,7 @@ def divided(
     """The rows by their splits, with what is held out. places: of each row of the only split, in `SPLITS`, where a
     column says it."""
     refuse_pattern(preparation.group_pattern, path)
-    classes, codes = encoded(labels, None, renumber=True)
+    classes, codes = encode_labels(labels, None, renumber=True)
     if len(classes) < 2:
         raise DataError("there is one class only", where=path, expected="2 classes or more", got=classes[0])
     if places is not None:

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from ffdist.data.column_names import Columns
-from ffdist.data.columns import first_null, is_list, nested, plain
+from ffdist.data.columns import first_null, is_list, nested, plain_column
 from ffdist.data.sources.row_splits import NAMES
 from ffdist.errors import DataError
 from ffdist.notes import listed
@@ -48,8 +48,8 @@ def features(table: pa.Table, names: Sequence[str], where: object, leave: str) -
             expected="columns beside that of labels",
             got=listed(table.column_names, 12),
         )
-    if len(names) == 1 and is_list(plain(table[names[0]].combine_chunks()).type):
-        found = nested(plain(table[names[0]].combine_chunks()), f"{where}, column {names[0]}", 0)
+    if len(names) == 1 and is_list(plain_column(table[names[0]].combine_chunks()).type):
+        found = nested(plain_column(table[names[0]].combine_chunks()), f"{where}, column {names[0]}", 0)
         if isinstance(found, list):
             raise DataError(
                 "rows hold arrays of several shapes", where=f"{where}, column {names[0]}", expected="one shape"
@@ -63,7 +63,7 @@ def features(table: pa.Table, names: Sequence[str], where: object, leave: str) -
 
 def numbers_of(column: pa.ChunkedArray, name: str, where: object, leave: str) -> np.ndarray:
     """float [N]. Raises DataError for another type, and for a row without a number."""
-    values = plain(column.combine_chunks())
+    values = plain_column(column.combine_chunks())
     if isinstance(values, pa.ChunkedArray):  # Arrow's own choice, where a column is larger than an array can be
         values = pa.concat_arrays(values.chunks)
     if not is_number(values.type):

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ffdist import digests
-from ffdist.data.manifest import ShardFile
-from ffdist.data.watch import AGAIN, FileWatch
+from ffdist.data.manifest import AGAIN, ShardFile
+from ffdist.data.watch import FileWatch
 from ffdist.errors import DataError
 from ffdist.remote import RemoteFolder
 

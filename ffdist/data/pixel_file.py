@@ -59,7 +59,7 @@ class PixelFile:
             try:
                 for row, place, count in runs(rows, places):
                     own = view[place * width : (place + count) * width]
-                    if filled(descriptor, own, self.begin + row * width) < len(own):
+                    if read_into(descriptor, own, self.begin + row * width) < len(own):
                         at, cut = row, True
                         break
                 status = os.fstat(descriptor)  # after the reads: what was read is what was opened
@@ -87,7 +87,7 @@ def runs(rows: np.ndarray, places: np.ndarray) -> list[tuple[int, int, int]]:
     return list(zip(rows[starts].tolist(), places[starts].tolist(), counts.tolist(), strict=True))
 
 
-def filled(descriptor: int, view: memoryview, start: int) -> int:
+def read_into(descriptor: int, view: memoryview, start: int) -> int:
     """Bytes that were read from `start` on; fewer than `view` takes at the end of the file alone."""
     done = os.preadv(descriptor, (view,), start)
     while 0 < done < len(view) and (more := os.preadv(descriptor, (view[done:],), start + done)):

@@ -15,7 +15,7 @@ from ffdist.data.images import Images
 from ffdist.data.labelled import LabelledSplit
 from ffdist.data.memory import assembled
 from ffdist.data.reading import USUAL, Reading
-from ffdist.data.storing import as_bytes
+from ffdist.data.storing import as_encoded_bytes
 from ffdist.errors import DataError
 
 ROWS = 1024
@@ -51,7 +51,7 @@ def from_ray(
     reading = Reading(image, label, channels_last, value_range, group=group)
     given = {"train": dataset, "test": test, "validation": validation}
     splits = {
-        split: labelled(each, f"data set {name}, {split}", reading)
+        split: labelled_ray_rows(each, f"data set {name}, {split}", reading)
         for split, each in given.items()
         if each is not None and not is_share(each)
     }
@@ -59,7 +59,7 @@ def from_ray(
     return assembled(name, splits, classes, normalize=normalize, channels_last=channels_last)
 
 
-def labelled(dataset: Any, where: str, reading: Reading = USUAL) -> LabelledSplit:
+def labelled_ray_rows(dataset: Any, where: str, reading: Reading = USUAL) -> LabelledSplit:
     """One split of a `ray.data.Dataset`, read in the order of its rows."""
     return labelled_rows(as_arrow(dataset, where, reading), where, reading, given=dataset)
 
@@ -83,7 +83,7 @@ def as_arrow(dataset: Any, where: str, reading: Reading) -> pa.Table:
         if {*names} <= {*(dataset.columns() or ())}:
             dataset = dataset.select_columns(names)
         batches = dataset.materialize().iter_batches(batch_size=ROWS, batch_format="pyarrow")
-        tables = [plain(batch, where) for batch in batches if len(batch)]
+        tables = [with_arrow_tensors(batch, where) for batch in batches if len(batch)]
     finally:
         options.preserve_order = order
     if not tables:
@@ -100,7 +100,7 @@ def as_arrow(dataset: Any, where: str, reading: Reading) -> pa.Table:
         ) from error
 
 
-def plain(batch: pa.Table, where: str) -> pa.Table:
+def with_arrow_tensors(batch: pa.Table, where: str) -> pa.Table:
     """A batch with Arrow's tensor types in place of Ray's."""
     for place, column in enumerate(batch.columns):
         if isinstance(column.type, pa.BaseExtensionType) and not isinstance(column.type, pa.FixedShapeTensorType):
@@ -114,7 +114,7 @@ def tensors(column: pa.ChunkedArray, where: str) -> pa.Array:
     neither."""
     values = [value for chunk in column.chunks for value in chunk.to_numpy(zero_copy_only=False)]
     if all(isinstance(value, Image.Image) for value in values):
-        return pa.array([as_bytes(value) for value in values], pa.binary())
+        return pa.array([as_encoded_bytes(value) for value in values], pa.binary())
     arrays = [np.asarray(value) for value in values]
     if any(array.dtype.kind == "O" for array in arrays):
         raise DataError(

@@ -18,8 +18,7 @@ import numpy as np
 import pyarrow as pa
 
 from ffdist.data.arrow_file import write_arrow_file
-from ffdist.data.manifest import ShardFile
-from ffdist.data.watch import AGAIN
+from ffdist.data.manifest import AGAIN, ShardFile
 from ffdist.errors import DataError
 
 if TYPE_CHECKING:
@@ -28,10 +27,14 @@ if TYPE_CHECKING:
 SCHEMA = pa.schema([("label", pa.int32()), ("digest", pa.int64())])
 
 
+def digest_of(sample: Buffer) -> int:
+    """The digest of a sample's bytes, which are contiguous, as an int64."""
+    return int.from_bytes(hashlib.blake2b(sample, digest_size=8).digest(), "little", signed=True)
+
+
 def digests_of(samples: Iterable[Buffer]) -> np.ndarray:
     """int64 [N], of the bytes of each."""
-    found = [hashlib.blake2b(one, digest_size=8).digest() for one in samples]
-    return np.frombuffer(b"".join(found), "<i8").astype(np.int64)
+    return np.fromiter(map(digest_of, samples), np.int64)
 
 
 def write_digests(folder: Path, split: str, labels: np.ndarray, digests: np.ndarray) -> ShardFile:
@@ -74,6 +77,5 @@ def not_as_written_error(where: object) -> DataError:
         where=where,
         expected="the bytes of its digest",
         got="other bytes: the shard has changed, or was damaged on the way",
-        remedy="ffdist data check FOLDER tells which; restore it, or prepare the data set again; then go on from the "
-        "last snapshot",
+        remedy=f"ffdist data check FOLDER tells which; restore it, or {AGAIN}; then go on from the last snapshot",
     )

@@ -84,7 +84,7 @@ def split_indices(
 
 
 def quotas(sizes: list[int], total: int) -> list[int]:
-    """`total` dealt in proportion to `sizes`, whole numbers that sum to it exactly (largest remainders, first wins)."""
+    """`total` divided in proportion to `sizes` into whole numbers that sum to it (largest remainders, first wins)."""
     exact = np.array(sizes) * total
     share, remainder = np.divmod(exact, sum(sizes))
     share[np.argsort(-remainder, kind="stable")[: total - share.sum()]] += 1

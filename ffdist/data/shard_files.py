@@ -1,7 +1,7 @@
 """The files of shards with pixels: an Arrow IPC file with one record batch each.
 
-Columns: `image`, fixed-size binary of H * W * C bytes in that order; `label`, int32; and `coarse`, int32, where the
-classes have superclasses.
+Columns: `image`, fixed-size binary of H * W * C bytes in that order; and `label`, int32. Shards of an older version may
+have a third, `coarse`, int32, which nothing reads.
 """
 
 from __future__ import annotations
@@ -14,9 +14,8 @@ import pyarrow as pa
 
 from ffdist import digests
 from ffdist.data.arrow_file import write_arrow_file
-from ffdist.data.manifest import ShardFile, SplitFiles
+from ffdist.data.manifest import AGAIN, ShardFile, SplitFiles
 from ffdist.data.row_digests import digests_of, write_digests
-from ffdist.data.watch import AGAIN
 from ffdist.errors import DataError
 from ffdist.regular import open_regular
 
@@ -28,8 +27,8 @@ PADDED = (8, 64)
 """Bytes to a multiple of which Arrow fills up each column's: it has had both."""
 
 
-def shard_schema(shape: tuple[int, int, int], coarse: bool) -> pa.Schema:
-    """shape: (C, H, W)."""
+def shard_schema(shape: tuple[int, int, int], coarse: bool = False) -> pa.Schema:
+    """shape: (C, H, W). coarse: whether the older version's third column is there."""
     c, h, w = shape
     columns = [("image", pa.binary(h * w * c)), ("label", pa.int32()), *([("coarse", pa.int32())] if coarse else [])]
     return pa.schema(columns, metadata={"shape_hwc": f"{h},{w},{c}", "dtype": "uint8"})
@@ -44,13 +43,11 @@ class ShardWriter:
         split: str,
         shape: tuple[int, int, int],
         num_classes: int,
-        superclass: tuple[int, ...] | None = None,
         shard_bytes: int = SHARD_BYTES,
     ) -> None:
         self.folder = folder
         self.split = split
-        self.superclass = superclass
-        self.schema = shard_schema(shape, superclass is not None)
+        self.schema = shard_schema(shape)
         c, h, w = shape
         self.images = np.empty((max(1, shard_bytes // (h * w * c)), h * w * c), np.uint8)
         self.labels = np.empty(len(self.images), np.int32)
@@ -79,8 +76,6 @@ class ShardWriter:
         labels = self.labels[: self.rows]
         pixels = pa.py_buffer(self.images[: self.rows])
         columns = [pa.Array.from_buffers(self.schema.field("image").type, self.rows, [None, pixels]), pa.array(labels)]
-        if self.superclass is not None:
-            columns.append(pa.array(np.array(self.superclass, np.int32)[labels]))
         self.files.append(write_arrow_file(path, pa.record_batch(columns, schema=self.schema)))
         self.counts += np.bincount(labels, minlength=len(self.counts))
         self.rows = 0

@@ -122,7 +122,6 @@ def open_folder(folder: Path | RemoteFolder) -> Images:
         manifest.shape,
         manifest.mean,
         manifest.std,
-        manifest.superclass,
         validation=splits.get("validation"),
         decoding=decoding,
     )

@@ -51,14 +51,14 @@ def sheet(
     cell = SheetCell(max(width * scale, SIDE), lines * LINE + height * scale)
     page = Image.new("RGB", (len(columns) * (cell.width + GAP), LINE + len(rows) * (cell.height + GAP)), "white")
     text = ImageDraw.Draw(page)
-    names = [writable(name, number) for number, name in enumerate(images.classes)]
+    names = [drawable_name(name, number) for number, name in enumerate(images.classes)]
     for column, (x, y) in enumerate(columns):
         left = column * (cell.width + GAP)
-        write(text, (left, 0), f"draw {column}" if column else "plain", cell.width, "gray")
-        for row, picture in enumerate(as_bytes(x.permute(0, 2, 3, 1).numpy(), images)):
+        write_line(text, (left, 0), f"draw {column}" if column else "plain", cell.width, "gray")
+        for row, picture in enumerate(as_rgb(x.permute(0, 2, 3, 1).numpy(), images)):
             top = LINE + row * (cell.height + GAP)
-            for line, label in enumerate(labels(y[row].tolist(), names)[:lines]):
-                write(text, (left, top + line * LINE), label, cell.width)
+            for line, label in enumerate(label_texts(y[row].tolist(), names)[:lines]):
+                write_line(text, (left, top + line * LINE), label, cell.width)
             one = Image.fromarray(picture).resize((width * scale, height * scale), Image.Resampling.NEAREST)
             page.paste(one, (left, top + lines * LINE))
     return page
@@ -71,7 +71,7 @@ class SheetCell(NamedTuple):
     height: int
 
 
-def write(text: ImageDraw.ImageDraw, place: tuple[int, int], words: str, room: int, colour: str = "black") -> None:
+def write_line(text: ImageDraw.ImageDraw, place: tuple[int, int], words: str, room: int, colour: str = "black") -> None:
     """Write a line, cut off after `room` pixels, where the next picture begins."""
     whole = words
     while words and text.textlength(words) > room - 2:
@@ -80,7 +80,7 @@ def write(text: ImageDraw.ImageDraw, place: tuple[int, int], words: str, room: i
     text.text((place[0] + 1, place[1]), words, fill=colour)
 
 
-def writable(name: str, number: int) -> str:
+def drawable_name(name: str, number: int) -> str:
     """A class's name, without its accents or by its number where the sheet's font lacks its letters."""
     lacking = pixels_of("\uffff")
     without = "".join(sign for sign in unicodedata.normalize("NFKD", name) if not unicodedata.combining(sign))
@@ -97,7 +97,7 @@ def pixels_of(sign: str) -> bytes:
     return page.tobytes()
 
 
-def as_bytes(x_bhwc: np.ndarray, images: Images) -> np.ndarray:
+def as_rgb(x_bhwc: np.ndarray, images: Images) -> np.ndarray:
     """RGB of what was normalised; a user's floats from their least to their greatest."""
     x = x_bhwc * np.array(images.std) + np.array(images.mean)
     if not images.pixels:
@@ -106,7 +106,7 @@ def as_bytes(x_bhwc: np.ndarray, images: Images) -> np.ndarray:
     return np.ascontiguousarray((rgb * 255).round().clip(0, 255).astype(np.uint8))
 
 
-def labels(y: int | list[float], classes: Sequence[str]) -> list[str]:
+def label_texts(y: int | list[float], classes: Sequence[str]) -> list[str]:
     """A class's name; of mixed labels the shares, greatest first."""
     if isinstance(y, int):
         return [classes[y]]

@@ -44,7 +44,7 @@ class StoragePlan(NamedTuple):
     notes: tuple[str, ...] = ()
 
 
-def planned(store: Store, *, pixels: int, encoded: int) -> StoragePlan:
+def storage_plan(store: Store, *, pixels: int, encoded: int) -> StoragePlan:
     """The form that `store` asks for, or that "auto" chooses. pixels, encoded: estimated bytes of either form."""
     if store != "auto":
         return StoragePlan(store == "encoded", encoded if store == "encoded" else pixels)
@@ -83,17 +83,17 @@ def writer_of(source: DataSource, split: str, folder: Path, shape: tuple[int, in
     """shape: (H, W, C)."""
     h, w, c = shape
     if not plan.encoded:
-        return ShardWriter(folder, split, (c, h, w), len(source.classes), source.superclass)
+        return ShardWriter(folder, split, (c, h, w), len(source.classes))
     samples = source.counts[split]
     share = plan.bytes * samples // max(1, sum(source.counts.values()))
-    return EncodedWriter(folder, split, len(source.classes), source.superclass, samples=samples, bytes=share)
+    return EncodedWriter(folder, split, len(source.classes), samples=samples, bytes=share)
 
 
 def read_and_kept(item: Item, decoding: Decoding) -> tuple[Picture, bytes]:
     """A picture, decoded, and the bytes that it was decoded from; an array's as PNG. Raises DataError for one that
     cannot be read."""
     try:
-        data = as_bytes(item.data)
+        data = as_encoded_bytes(item.data)
     except (OSError, ValueError) as error:
         raise DataError("a picture cannot be read", where=item.where, got=reason(error)) from error
     try:
@@ -103,7 +103,7 @@ def read_and_kept(item: Item, decoding: Decoding) -> tuple[Picture, bytes]:
         raise
 
 
-def as_bytes(data: Encoded) -> bytes:
+def as_encoded_bytes(data: Encoded) -> bytes:
     """A picture's encoded bytes; an array or opened picture as PNG. Raises OSError for a file that cannot be read."""
     if isinstance(data, bytes):
         return data

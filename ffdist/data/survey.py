@@ -110,7 +110,7 @@ class Survey:
             (self.frames, "hold several frames or pages; the first was taken"),
             (self.spare, "have channels that are neither colour nor transparency; these were left out"),
             (self.assumed, "are arrays of four channels, of which the last was taken for transparency"),
-            (self.beyond, f"hold values beyond {spelled(decoding.value_range)}, which were cut off"),
+            (self.beyond, f"hold values beyond {range_text(decoding.value_range)}, which were cut off"),
             (
                 self.vanished,
                 f"are of one colour only over {decoding.background} ({setting('background')} takes another)",
@@ -154,7 +154,7 @@ def is_flat(x_hwc: np.ndarray) -> bool:
     return bool(x_hwc[0, 0, 0] == x_hwc[-1, -1, 0] and (x_hwc == x_hwc[:1, :1]).all())
 
 
-def spelled(limits: Range | None) -> str:
+def range_text(limits: Range | None) -> str:
     """A range of values as text; 16 bits for None."""
     return "{:g}..{:g}".format(*(limits or SIXTEEN))
 

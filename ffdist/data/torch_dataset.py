@@ -12,7 +12,7 @@ from ffdist.data.classes import own_names
 from ffdist.data.depth import Range
 from ffdist.data.held_out import grouped, is_share, with_shares
 from ffdist.data.images import Images
-from ffdist.data.items import Items, plain
+from ffdist.data.items import Items, plain_labels
 from ffdist.data.items_split import ItemFacts, ItemsSplit
 from ffdist.data.labelled import LabelledSplit
 from ffdist.data.labels import labels_of
@@ -146,7 +146,7 @@ def labelled_items(dataset: Any, where: str, reading: Reading = USUAL, *, anew: 
         drawn = [name for name, state in items.generators.states().items() if state != before[name]]
     items.reader.finish(where)
     labels = labels_of(
-        plain(items.labels),
+        plain_labels(items.labels),
         where,
         len(items.labels),
         own_names(classes_in(dataset, reading.label), where),
@@ -154,7 +154,7 @@ def labelled_items(dataset: Any, where: str, reading: Reading = USUAL, *, anew: 
     )
     files = items.reader.files == len(labels)
     split = ItemsSplit(items, np.arange(len(labels)), labels.numbers, facts, drawn=bool(drawn))
-    if kept(split, held, drawn, anew=anew) and held is not None:
+    if stay_as_read(split, held, drawn, anew=anew) and held is not None:
         return LabelledSplit(held, labels, items.reader.decoding, files)
     for row, x in enumerate(held if held is not None else ()):
         facts.add(row, x)
@@ -177,7 +177,7 @@ def read(items: Items) -> tuple[np.ndarray | None, ItemFacts]:
     return held, facts
 
 
-def kept(split: ItemsSplit, held: np.ndarray | None, drawn: list[str], *, anew: bool) -> bool:
+def stay_as_read(split: ItemsSplit, held: np.ndarray | None, drawn: list[str], *, anew: bool) -> bool:
     """Find out whether samples stay as they were read first, and say so. drawn: whose generators were used.
 
     Raises DataError for items that are others whenever they are read, where there is no memory for all."""

@@ -12,12 +12,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ffdist import digests
-from ffdist.data.manifest import MANIFEST, ShardFile
+from ffdist.data.manifest import AGAIN, MANIFEST, ShardFile
 from ffdist.errors import DataError
 from ffdist.notes import note
 from ffdist.regular import open_regular
 
-AGAIN = "prepare the data set again"
 LARGE = 1 << 30
 """Bytes of shards whose reading at the opening is worth a note."""
 
@@ -119,7 +118,7 @@ class FileWatch:
                 where=where or self.path,
                 expected=f"{self.shard.bytes} bytes, sha256 {self.shard.sha256[:12]}...",
                 got=f"{found.size} bytes, written since" + " with other content" * (found.size == self.shard.bytes),
-                remedy="restore it, or prepare the data set again; then go on from the last snapshot",
+                remedy=f"restore it, or {AGAIN}; then go on from the last snapshot",
             )
         self.stamp = found
 

@@ -16,11 +16,11 @@ from ffdist.data.chunks import (
     Chunk,
     ReferencePicture,
     broken_pictures_error,
-    by_number,
     check_left,
     chunks,
     decode_chunk,
     first_readable,
+    natural_order,
 )
 from ffdist.data.decode import Decoding
 from ffdist.data.duplicate_counter import DuplicateCounter
@@ -28,7 +28,7 @@ from ffdist.data.images import Moments
 from ffdist.data.manifest import DataManifest, LeftOut, SplitFiles
 from ffdist.data.sources.base import DataSource, Item
 from ffdist.data.sources.splits import SPLITS
-from ffdist.data.storing import SEEN, USUAL, StoragePlan, Store, mean_bytes, planned, sizes_note, writer_of
+from ffdist.data.storing import SEEN, USUAL, StoragePlan, Store, mean_bytes, sizes_note, storage_plan, writer_of
 from ffdist.data.survey import Survey, constant_channels
 from ffdist.errors import DataError, spelled
 
@@ -58,7 +58,7 @@ def write(source: DataSource, folder: Path, making: WriteOptions, report: Progre
     total = sum(source.counts.values())
     seen = [first, *islice(items, SEEN - 1)]
     pixels = like.bytes
-    plan = planned(making.store, pixels=total * (pixels + 8), encoded=round(total * mean_bytes(seen)))
+    plan = storage_plan(making.store, pixels=total * (pixels + 8), encoded=round(total * mean_bytes(seen)))
     check_room(folder, plan.bytes)
     writing = DatasetWriter(source, folder, making, like, plan, broken)
     for chunk in decoded(chain(seen, items), making, like, plan):
@@ -121,7 +121,7 @@ class DatasetWriter:
     def finish(self) -> DataManifest:
         """Write the last shards. Raises DataError for broken pictures, unless they are skipped; for classes of which
         nothing is left; and for what the survey refuses."""
-        self.broken.sort(key=by_number)
+        self.broken.sort(key=natural_order)
         if self.broken and not self.making.skip_broken:
             raise broken_pictures_error(self.broken)
         self.survey.check(self.making.decoding)
@@ -143,12 +143,11 @@ class DatasetWriter:
             mean,
             std,
             splits,
-            source.superclass,
-            replace(self.making.decoding, size=own, mode=mode),  # so that others are read alike
-            source.held_out,
-            (*source.left_out, *(LeftOut(one.where, one.why) for one in self.broken)),
-            tuple(map(spelled, self.notes())),
-            self.duplicates.between(),
+            decoding=replace(self.making.decoding, size=own, mode=mode),  # so that others are read alike
+            held_out=source.held_out,
+            left_out=(*source.left_out, *(LeftOut(one.where, one.why) for one in self.broken)),
+            notes=tuple(map(spelled, self.notes())),
+            duplicates=self.duplicates.between(),
         )
 
     def notes(self) -> Iterator[str]:

@@ -26,7 +26,7 @@ CIFAR100_SUPERCLASSES = tuple(map(int, SUPERCLASSES.split()))
 class CwC(Competitive):
     """Channel-wise competitive Forward-Forward (Papachristodoulou et al., AAAI 2024).
 
-    A block's C channels are dealt evenly to the K classes; g_k = mean over the class's channels and space of y^2, and
+    A block's C channels are divided evenly among the K classes; g_k = mean over the class's channels and space of y^2;
     the loss is the cross-entropy over g (their L_CwC). One pass, no negatives, no auxiliary layer; the block's output
     itself, after its batch norm, goes on. Interleaved layer training (ILT), in which a block has epochs of its own to
     learn in, is `--windows`: theirs are 0:11 0:16 0:21 0:25 on CIFAR-10. Our own choice: past its window a block is

@@ -18,7 +18,7 @@ from ffdist.objectives.form import check_groups
 class DeeperForward(Competitive):
     """DeeperForward (Sun et al., ICLR 2025).
 
-    The channels are dealt to the classes as in CwC; the goodness of class k is the mean of its activities,
+    The channels are divided among the classes as in CwC; the goodness of class k is the mean of its activities,
     g_k = mean(y), not of their squares, so that a silent unit still learns; the loss is the cross-entropy over g. What
     goes on is y with each class's group of channels normalised to mean 0 and variance 1, `group_norm(y, K)`: the
     goodness is taken out of it exactly. The picture is normalised in the same way, as one group [code].

@@ -52,7 +52,7 @@ def form(spec: BlockSpec, rule: str) -> OutputForm:
 
 
 def check_groups(spec: BlockSpec, rule: str, num_classes: int) -> OutputForm:
-    """The form of an output whose channels can be dealt evenly to the classes; else NetworkError."""
+    """The form of an output whose channels can be divided evenly among the classes; else NetworkError."""
     at = form(spec, rule)
     if at.channels % num_classes:
         raise NetworkError(

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ffdist.data import Images, Loader, Split
-from ffdist.data.fitting import as_trained, no_test_error, opened_to_measure
+from ffdist.data.fitting import as_trained_images, no_test_error, opened_to_measure
 from ffdist.data.preparation import from_texts
 from ffdist.errors import DataError, FfdistError, NetworkError
 from ffdist.page.pictures import picture, picture_with_map
@@ -130,10 +130,10 @@ def data_of(run: Path, data: str | None, settings: Settings, facts: DataFacts) -
     fit."""
     if data is not None:
         preparation = from_texts(settings.dataset.data_args, "")
-        return as_trained(opened_to_measure(data, facts, settings.dataset.image_size, preparation), facts, data)
+        return as_trained_images(opened_to_measure(data, facts, settings.dataset.image_size, preparation), facts, data)
     if settings.dataset.data == GIVEN:
         raise no_data_to_measure_error(run, facts, "report")
-    return as_trained(open_dataset(settings.changed(download=False).dataset), facts, settings.dataset.data)
+    return as_trained_images(open_dataset(settings.changed(download=False).dataset), facts, settings.dataset.data)
 
 
 def mistakes_of(

@@ -11,7 +11,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor, nn
 
-from ffdist.data.alike import BEYOND, as_trained, refuse_bytes
+from ffdist.data.alike import BEYOND, as_trained_samples, refuse_bytes
 from ffdist.data.decode import Decoding
 from ffdist.data.fitting import no_test_error, to_measure
 from ffdist.data.given import Data
@@ -119,7 +119,7 @@ class Classifier(nn.Module):
     def as_trained(self, samples: Any) -> Tensor:
         """float32 [B, *input_shape] of samples such as `predict` takes, on the CPU."""
         limits = self.decoding.value_range if self.decoding else None
-        return as_trained(samples, self.input_shape, self.pixels, self.spread, limits)
+        return as_trained_samples(samples, self.input_shape, self.pixels, self.spread, limits)
 
     def evaluate(
         self, data: Data, *, batch_size: int | None = None, confusion: bool = False, views: Sequence[str] = ()

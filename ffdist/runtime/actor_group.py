@@ -12,19 +12,19 @@ from pathlib import Path
 from typing import Any
 
 import ray
-import torch.distributed as dist
 from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
 from ray.util.placement_group import PlacementGroup, placement_group_table
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from ffdist.errors import ConfigError, FfdistError, Interrupted, StageError, StageLostError, TransportError, setting
+from ffdist.errors import Interrupted, StageLostError, setting
 from ffdist.events import Observer, StagesPlaced, from_json
 from ffdist.notes import failure, note
-from ffdist.runtime import supervise
-from ffdist.runtime.heartbeat import STACK, silence_of
+from ffdist.runtime.actor_errors import brief_of, check_actor_infos, error_of_attempt, hung_error, with_place
+from ffdist.runtime.actor_heartbeats import POLL_SECONDS, Heartbeats
+from ffdist.runtime.heartbeat import STACK
 from ffdist.runtime.interrupts import say_stopping
 from ffdist.runtime.job import Job
-from ffdist.runtime.outcome import Result, root_cause
+from ffdist.runtime.outcome import Result
 from ffdist.runtime.ray_actor import CONCURRENCY, NOTE, ActorInfo, WorkerActor
 from ffdist.runtime.ray_cluster import RayOptions, needs, no_room_error
 from ffdist.runtime.ray_store import Address, KeyValueActor
@@ -32,9 +32,7 @@ from ffdist.runtime.supervise import AttemptLost
 from ffdist.runtime.worker_stages import StoppedBeforeStartError
 from ffdist.runtime.world import World
 
-POLL_SECONDS = 0.5
-"""Seconds from one look for an actor that hangs to the next, which may come that much later once more."""
-STACKS = 0.3
+STACK_SECONDS = 0.3
 """Seconds that a worker has to write where it is."""
 GRACE = 10.0
 """Seconds the other stages have to end by themselves after one has failed."""
@@ -52,12 +50,12 @@ class ActorGroup:
     actors: list[Any]
     actor_infos: list[ActorInfo] = field(default_factory=list)
     meeting: Address | Any = None
-    stopping: int = 0
-    """The signal that told it to stop; 0 where none did."""
-    ending: bool = False
+    stop_signal: int = 0
+    """The number of the signal by which it is to stop; 0: none came."""
+    ends_early: bool = False
     """Whether an observer wants the run to end."""
     is_placed: bool = False
-    """Whether every stage has had its place, and was told to run."""
+    """Whether every stage has its place, and `run` was called on it."""
 
     def attempt(self, number: int, observer: Observer) -> Result:
         """One attempt of the pipeline. Raises AttemptLost where another may help, else what stopped it."""
@@ -65,30 +63,30 @@ class ActorGroup:
         observer(StagesPlaced(number, [info._asdict() for info in self.actor_infos]))
         self.is_placed = True
         runs = {actor.run.remote(self.make_job, self.meeting): rank for rank, actor in enumerate(self.actors)}
-        if self.stopping:
-            self.stop(self.stopping)
-        if self.ending:
+        if self.stop_signal:
+            self.stop(self.stop_signal)
+        if self.ends_early:
             self.end_early()
         result = Result()
         errors = self._watch(runs, result.collecting(observer))
         if errors:
             self._dismiss_unfit(set(errors))
             if any(isinstance(error, StoppedBeforeStartError) for error in errors.values()):
-                raise Interrupted(self.stopping, begun=number > 0)
+                raise Interrupted(self.stop_signal, begun=number > 0)
             raise error_of_attempt(errors, self.actor_infos)
         return result
 
     def stop(self, number: int) -> None:
         """End the run early, with a snapshot, as a signal tells. Raises Interrupted where no stage runs yet."""
-        self.stopping = number
+        self.stop_signal = number
         if not self.is_placed:
             raise Interrupted(number)
         if self.actors[0] is not None:
             self.actors[0].stop.remote()
 
     def end_early(self) -> None:
-        """End as an observer wishes: with a snapshot, as soon as there is somebody to be told."""
-        self.ending = True
+        """End as an observer wishes: with a snapshot, as soon as the stages run."""
+        self.ends_early = True
         if self.is_placed and self.actors[0] is not None:
             self.actors[0].stop.remote()
 
@@ -113,7 +111,7 @@ class ActorGroup:
         except RayActorError as error:
             self._dismiss_unfit(set(range(size)))
             raise AttemptLost(
-                StageLostError("a worker died while it started", got=brief(error)), [brief(error)]
+                StageLostError("a worker died while it started", got=brief_of(error)), [brief_of(error)]
             ) from error
         check_actor_infos(self.actor_infos, self.run)
 
@@ -141,7 +139,7 @@ class ActorGroup:
             remedy="look for what has stopped the process, or raise "
             f"{setting('ray.placement_timeout')} where its node takes longer to import torch",
         )
-        return AttemptLost(error, [brief(error)])
+        return AttemptLost(error, [brief_of(error)])
 
     def _make(self, rank: int) -> Any:
         need = needs(self.options, len(self.actors))
@@ -172,7 +170,7 @@ class ActorGroup:
                 runs = {run: rank for run, rank in runs.items() if rank not in hung}
                 self._end(hung)
             events = {asked: rank for asked, rank in events.items() if self.actors[rank] is not None}
-            if beats.stop_signal and not self.stopping:
+            if beats.stop_signal and not self.stop_signal:
                 self.stop(beats.stop_signal)
                 say_stopping(beats.stop_signal)
             if not ready or ready[0] not in (*runs, *events):
@@ -225,7 +223,7 @@ class ActorGroup:
         for pid, number in [(pid, number) for pid in here for number in (STACK, signal.SIGCONT)]:
             with suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, number)
-        time.sleep(STACKS if here else 0)
+        time.sleep(STACK_SECONDS if here else 0)
         for rank in hung:
             self._dismiss(rank)
         for pid in here:
@@ -238,144 +236,8 @@ class ActorGroup:
             ray.kill(actor)
 
 
-class Heartbeats:
-    """The actors' signs of life: each is asked how it is, and asked again when it has answered."""
-
-    def __init__(self, timeout: float | None) -> None:
-        self.timeout = timeout
-        self.activity: dict[int, str] = {}
-        """What each said last that it is at."""
-        self.stop_signal = 0
-        """The signal that told one of them to stop."""
-        self._asked: dict[int, Any] = {}
-        self._heard: dict[int, float] = {}
-        self._looked = time.monotonic()
-
-    def missed(self, actors: dict[int, Any]) -> list[int]:
-        """Those who have not answered for too long."""
-        if self.timeout is None or time.monotonic() - self._looked < POLL_SECONDS:
-            return []
-        now = time.monotonic()
-        if now - self._looked > silence_of(self.timeout) / 2:  # this process itself was stopped
-            self._heard.clear()
-        self._looked = now
-        for rank, actor in actors.items():
-            self._heard.setdefault(rank, now)
-            if rank not in self._asked:
-                self._asked[rank] = actor.beat.remote()
-        answered, _ = ray.wait(list(self._asked.values()), num_returns=len(self._asked), timeout=0)
-        for rank, answer in list(self._asked.items()):
-            if answer in answered:
-                del self._asked[rank]
-                self._heard[rank] = now
-                with suppress(RayError):  # it has died, as its run will tell
-                    self.activity[rank], beat = ray.get(answer)
-                    self.stop_signal = self.stop_signal or beat
-        return [rank for rank in actors if now - self._heard[rank] > silence_of(self.timeout)]
-
-    def others(self, rank: int) -> list[str]:
-        """The activity of each other worker, as it was told last."""
-        return [f"worker {other}: {activity}" for other, activity in sorted(self.activity.items()) if other != rank]
-
-
-def with_place(error: BaseException, rank: int, info: ActorInfo, beats: Heartbeats) -> BaseException:
-    """An edge's error with the worker that had it, and what all are at; any other as it is."""
-    if not isinstance(error, TransportError):
-        return error
-    place = f"worker {rank}, process {info.pid} on {info.address}"
-    said = [f"this worker: {beats.activity[rank]}"] if rank in beats.activity else []
-    parts = [error.details["got"], *said, *beats.others(rank)]
-    return error.again(
-        where=f"{error.details['where']}; {place}", got="; ".join(str(part) for part in parts if part is not None)
-    )
-
-
-def hung_error(rank: int, info: ActorInfo, beats: Heartbeats) -> StageLostError:
-    """The error of an actor that gives no sign of life."""
-    return StageLostError(
-        f"worker {rank} does not answer",
-        where=f"process {info.pid} on {info.address}",
-        expected=f"a sign of life within {beats.timeout:g} s",
-        got="; ".join([f"silence; last it was {beats.activity.get(rank, 'starting')}", *beats.others(rank)]),
-        remedy="look for what has stopped the process, or what cuts its host off; or raise "
-        f"{setting('run.timeout')} where the machine has too much to do",
-    )
-
-
 def _yes(answer: Any) -> bool:
     try:
         return ray.get(answer)
     except RayError:
         return False
-
-
-def error_of_attempt(errors: dict[int, BaseException], infos: list[ActorInfo]) -> BaseException:
-    """AttemptLost where stages died or lost one another; else the job's own error, which would come again."""
-    someone_died = any(isinstance(error, RayActorError) for error in errors.values())
-    losses = (RayActorError, TransportError, StageLostError, dist.DistError)
-    own = [
-        error
-        for error in errors.values()
-        if not isinstance(error, losses) and (isinstance(error, FfdistError) or not someone_died)
-    ]
-    if own:
-        cause = root_cause(own)
-        return start_error(cause) if isinstance(cause, RayError) else cause
-    dead = {rank: error for rank, error in errors.items() if isinstance(error, RayActorError)} or errors
-    reasons = [
-        f"worker {rank} on {infos[rank].address} (process {infos[rank].pid}): {brief(error)}"
-        for rank, error in sorted(dead.items())
-    ]
-    cause = root_cause(list(dead.values()))
-    if not isinstance(cause, FfdistError):
-        cause = StageLostError("a worker died", where=reasons[0].split(":")[0], got=brief(cause))
-    return AttemptLost(cause, reasons)
-
-
-def start_error(error: RayError) -> StageError:
-    """The error for what Ray could not hand to an actor: most often a module of the user's that its node does not
-    have."""
-    return StageError(
-        "a worker could not start",
-        got=brief(error),
-        remedy="every node needs ffdist and your modules: ray job submit --working-dir .",
-    )
-
-
-def brief(error: BaseException) -> str:
-    """Describe a failure in a line."""
-    if isinstance(error, FfdistError):
-        return supervise.brief(error)
-    lines = str(error).split(" Some common causes")[0].strip().splitlines()
-    return lines[-1].strip() if isinstance(error, RayError) and lines else (lines or [repr(error)])[0]
-
-
-def check_actor_infos(infos: list[ActorInfo], run: Path | None) -> None:
-    """Raises ConfigError unless all stages run the same versions, and see the same run folder and data."""
-    first = infos[0]
-    for rank, here in enumerate(infos):
-        where = f"worker {rank} on {here.address}"
-        if here.versions != first.versions:
-            raise ConfigError(
-                "the nodes differ in versions",
-                where=where,
-                expected=first.versions,
-                got=here.versions,
-                remedy="install the same on every node",
-            )
-        if here.data != first.data:
-            raise ConfigError(
-                "the nodes have different data",
-                where=where,
-                expected=f"manifest {first.data}",
-                got=f"manifest {here.data}",
-                remedy="copy the data set anew, or share it",
-            )
-        if run and (here.run is None or here.run != first.run):
-            raise ConfigError(
-                "the nodes do not share the run folder",
-                where=f"{where}, {run}",
-                expected="the settings that the driver wrote",
-                got=(here.run and "others") or "none",
-                remedy=f"name an {setting('run.out')} on a disk that every node mounts",
-            )

@@ -15,7 +15,7 @@ import torch.distributed as dist
 from ffdist.errors import StageLostError
 from ffdist.runtime.heartbeat import EVERY, Activity, silence_of
 from ffdist.runtime.polling import GRACE
-from ffdist.runtime.siblings import leave, place_of_rank, sibling_of_rank
+from ffdist.runtime.siblings import end_with_error, place_of_rank, sibling_of_rank
 from ffdist.runtime.watchdog import watched
 from ffdist.runtime.world import World
 
@@ -150,4 +150,4 @@ class PeerMonitor:
     def _leave(self, error: StageLostError, hung: Sequence[int] = ()) -> None:
         """End this process, and those of this host that hang."""
         if not self.over.is_set():
-            leave(self.world.rank, error, hung)
+            end_with_error(self.world.rank, error, hung)

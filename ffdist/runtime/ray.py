@@ -50,20 +50,21 @@ def run_ray(
                 observing,
                 run=run,
                 max_restarts=options.max_restarts,
-                stopping=lambda: bool(actors.stopping) or actors.ending,
+                stopping=lambda: bool(actors.stop_signal) or actors.ends_early,
             )
-            result.signal = request.number or actors.stopping
+            result.signal = request.number or actors.stop_signal
             return result
 
 
 def with_ray_log(run: Path | None, observer: Observer) -> Callable[[RunEvent], None]:
-    """`observer`, and beside it RUN/ray.log: where each attempt's stages are, and what their edges travel by."""
+    """`observer`, which also writes RUN/ray.log: on which hosts each attempt's workers run, and which transports their
+    edges use."""
 
     def observe(event: RunEvent) -> None:
         match event:
             case StagesPlaced():
-                for rank, site in enumerate(event.stages):
-                    place = f"{site['address']}, node {site['node']}, process {site['pid']}"
+                for rank, worker in enumerate(event.stages):
+                    place = f"{worker['address']}, node {worker['node']}, process {worker['pid']}"
                     note_in(run, LOG, f"attempt {event.attempt}: worker {rank} on {place}")
             case EdgesOpened():
                 note_in(run, LOG, f"edges: {', '.join(event.transports) or 'none'}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import os
 import platform
 import queue
@@ -24,6 +23,7 @@ from ffdist.loading import loading
 with loading():  # in the actor's process it is here that torch is imported
     import torch.distributed as dist
 
+    from ffdist import digests
     from ffdist.events import EdgesOpened, RunEvent
     from ffdist.notes import passed_to
     from ffdist.runtime.heartbeat import Activity
@@ -42,7 +42,7 @@ BACKLOG = 1000
 NOTE = "note"
 """What stands among the events for a note of the actor's process."""
 CONCURRENCY = 5
-"""The concurrency of an actor's methods: `run`, `events`, `stop`, `beat`, and one more that asks how it is."""
+"""Methods of an actor that run at the same time: `run`, `events`, `stop`, `beat` and `reusable`."""
 SIOCGIFADDR = 0x8915
 
 
@@ -107,7 +107,7 @@ class WorkerActor:
         )
 
     def _handle_signals(self) -> None:
-        """One that tells this process to stop tells the run: it ends after a snapshot."""
+        """A signal to this process ends the whole run, after a snapshot: the driver hears of it by `beat`."""
         if threading.current_thread() is not threading.main_thread():
             return
         handle_in_thread(self._heard)
@@ -119,7 +119,8 @@ class WorkerActor:
         self._stop_signal = self._stop_signal or number
 
     def beat(self) -> tuple[str, int]:
-        """Return what it is at, and the signal that told it to stop, or 0; that it answers says that it lives."""
+        """Return what it is doing, and the number of the signal by which it is to stop, or 0; any answer says that it
+        lives."""
         return str(self._activity), self._stop_signal
 
     def _opened(self, kinds: Sequence[str]) -> None:
@@ -140,7 +141,7 @@ class WorkerActor:
         self._events.put({"event": NOTE, "text": text, "failed": failed})
 
     def stop(self) -> None:
-        """End the run early, with a snapshot: rank 0 is told."""
+        """End the run early, with a snapshot; called on rank 0, which has the source."""
         self._stop.set()
 
     def reusable(self) -> bool:
@@ -158,7 +159,10 @@ def actor_info(address: str, run: Path | None, data: str) -> ActorInfo:
 
 def digest(path: Path) -> str | None:
     """sha256 of a file; None where there is no such file."""
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
+    if not path.is_file():
+        return None
+    with path.open("rb") as file:
+        return digests.sha256(file)
 
 
 def interface_of(address: str) -> str | None:

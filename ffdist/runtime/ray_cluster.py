@@ -131,7 +131,7 @@ def take_own_token() -> None:
 
 def with_token(address: str) -> dict[str, str]:
     """This process's environment, for Ray's health check: of a cluster that it finds on this host Ray takes the token
-    that lies there, but its health check does so only where told."""
+    that lies there, but its health check does so only by RAY_AUTH_MODE."""
     found = address == "auto" and "RAY_ADDRESS" not in os.environ
     kept = Path(os.path.expanduser("~/.ray/auth_token")).is_file()
     given = {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys()
@@ -187,7 +187,7 @@ def starting() -> Iterator[None]:
             "timed out": f"wait until this machine has less to do, or {setting('plan.launcher', 'processes')}",
             "": f"a /dev/shm that can be written, or {setting('plan.launcher', 'processes')}",
         }
-        remedy = next(told for sign, told in remedies.items() if sign in said)
+        remedy = next(text for sign, text in remedies.items() if sign in said)
         ray.shutdown()
         raise ConfigError(
             "Ray cannot start on this host", where=f"TMPDIR {tempfile.gettempdir()}", got=said, remedy=remedy

@@ -10,12 +10,11 @@ from ffdist.events import EpochEnded, Observer, ProgressMade, RunEvent
 
 SHARES = {"busy": "computing", "no_data": "waiting for data", "no_credit": "waiting for room in the next queue"}
 TAGS = ("stage", "worker")
-"""What tells a stage's gauges apart: several workers may share a stage, and one may serve in several.
-"""
+"""What tells a stage's gauges apart: several workers may share a stage, and one may serve in several."""
 
 
 def metered(observer: Observer) -> Callable[[RunEvent], None]:
-    """`observer`, and beside it gauges: ffdist_step, ffdist_samples_per_second, ffdist_validation_accuracy, and each
+    """`observer`, which also sets gauges: ffdist_step, ffdist_samples_per_second, ffdist_validation_accuracy, and each
     stage's ffdist_<busy|no_data|no_credit>_share and ffdist_queue_depth (of the last epoch) and ffdist_peak_bytes, by
     its workers."""
     step = Gauge("ffdist_step", "Batches learned so far.")

@@ -35,7 +35,7 @@ def place_of_rank(rank: int) -> str:
     return f"process {pid} of host {platform.node()}" if pid else "not heard of yet"
 
 
-def leave(rank: int, error: StageLostError, hung: Iterable[int]) -> NoReturn:
+def end_with_error(rank: int, error: StageLostError, hung: Iterable[int]) -> NoReturn:
     """End this process, of that rank, with the error on stderr and its stacks in its log; before it those siblings."""
     print(f"ffdist: error (rank {rank}): {error}", file=sys.stderr, flush=True)
     write_stacks()

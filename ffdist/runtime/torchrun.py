@@ -25,7 +25,7 @@ from ffdist.runtime.meeting import await_key, set_key
 from ffdist.runtime.outcome import Result
 from ffdist.runtime.polling import polling
 from ffdist.runtime.run_worker import run_worker
-from ffdist.runtime.siblings import leave, sibling_of_rank
+from ffdist.runtime.siblings import end_with_error, sibling_of_rank
 from ffdist.runtime.world import World
 
 STOP_SECONDS = 3.0
@@ -57,7 +57,7 @@ def meet(world: World, timeout: timedelta) -> Rendezvous:
         attempt = share_attempt(lasting, world, timeout)
     except RanksAwayError as error:
         if hung := [pid for rank in error.ranks if (pid := sibling_of_rank(rank))]:
-            leave(world.rank, error, hung)
+            end_with_error(world.rank, error, hung)
         raise
     except dist.DistError as error:
         raise StageError(

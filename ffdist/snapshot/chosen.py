@@ -56,7 +56,7 @@ def use_snapshot(run: Path, snapshot: str | int, use: Callable[[Manifest], T]) -
     if snapshot == FINAL:
         snapshot = BEST if ends_with_best(run) else LAST
     if snapshot == LAST:
-        return newest(run, use, beside=True)
+        return newest(run, use, shared=True)
     if not (kept := committed(run)):
         return None
     if snapshot == BEST:

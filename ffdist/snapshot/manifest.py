@@ -178,10 +178,11 @@ def _is_count(value: Any) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
 
 
-def passed_over(run: Path, than: str = "", *, unfinished: bool = True) -> list[str]:
-    """The entries of `snapshots` after the snapshot of that name that are none, and why. unfinished: also those
-    without a manifest."""
-    places = sorted(path for path in (run / "snapshots").glob("step-*") if path.name > than)
+def passed_over(run: Path, after: str = "", *, unfinished: bool = True) -> list[str]:
+    """The entries of `snapshots` that are no snapshots, and why.
+
+    after: a name; of the entries whose names come later. unfinished: also those without a manifest."""
+    places = sorted(path for path in (run / "snapshots").glob("step-*") if path.name > after)
     found = [(path.name, why) for path in places if (why := _why_none(path))]
     return [f"{name} {why}" for name, why in found if unfinished or why != UNFINISHED]
 

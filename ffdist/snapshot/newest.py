@@ -18,10 +18,10 @@ ATTEMPTS = 100
 """How often the newest snapshot is looked for anew, where training puts another in its place while it is read."""
 
 
-def newest(run: Path, use: Callable[[Manifest], T], *, beside: bool = False) -> T | None:
+def newest(run: Path, use: Callable[[Manifest], T], *, shared: bool = False) -> T | None:
     """Return what `use` makes of the newest committed snapshot; None where there is none.
 
-    beside: whether a run may be at work there, of which the reader is no part: what it is writing is no damage.
+    shared: whether another process may train there meanwhile: what it is writing then is no damage.
 
     use: raises DamagedSnapshotError for a snapshot that is not whole: then it gets the one before, and stderr says so,
     as it does of what stands there and is none.
@@ -37,7 +37,7 @@ def newest(run: Path, use: Callable[[Manifest], T], *, beside: bool = False) -> 
                     break
                 damaged.append(error)
             else:
-                _note(damaged, passed_over(run, folder.name, unfinished=not (beside and written_there(run))), manifest)
+                _note(damaged, passed_over(run, folder.name, unfinished=not (shared and written_there(run))), manifest)
                 return result
         else:
             if not damaged:

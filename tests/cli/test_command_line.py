@@ -198,6 +198,11 @@ def test_a_configuration_is_printed_in_json_too(capsys: pytest.CaptureFixture[st
         (["rules", "--j"], ["--json"]),
         (["settings", "warm"], ["warmup"]),
         (["data", "prepare", "cifar10"], ["cifar10", "cifar100"]),
+        (["data", "c"], ["check", "cache"]),
+        (["data", "cache", "--un"], ["--unused-days"]),
+        (["bench", "faults", "--k"], ["--kills"]),
+        (["bench", "so"], ["soak"]),
+        (["bench", "step", "digi"], ["digits"]),
         (["eval", "r", "--predictor", "l"], ["last"]),
     ],
 )

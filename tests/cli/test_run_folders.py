@@ -370,13 +370,13 @@ def test_eval_takes_the_test_split_of_other_data_alone(
 def test_other_data_are_normalised_as_those_that_were_learned(tmp_path: Path) -> None:
     """The moments are the network's, whatever other data have: the accuracy is that of the classifier."""
     from ffdist.data import from_tensors
-    from ffdist.data.fitting import as_trained
+    from ffdist.data.fitting import as_trained_images
     from ffdist.runtime.data_facts import DataFacts
 
     pixels = np.random.default_rng(0).integers(0, 255, (20, 6, 6), dtype=np.uint8)
     images = from_tensors(pixels, np.arange(20) % 2)
     facts = DataFacts(images.classes, images.shape, (0.25,), (0.75,))
-    assert as_trained(images, facts, "") == replace(images, mean=(0.25,), std=(0.75,))
+    assert as_trained_images(images, facts, "") == replace(images, mean=(0.25,), std=(0.75,))
 
 
 def test_without_a_test_split_no_hint_leads_to_an_error(

@@ -19,7 +19,7 @@ from traces import read
 from ffdist.bench.victims import descendants, is_worker
 from ffdist.cli import main
 from ffdist.cli.train import Train
-from ffdist.cli.training import begin_or_go_on
+from ffdist.cli.training import begin_or_resume
 from ffdist.data import open_data
 from ffdist.errors import ConfigError
 from ffdist.runtime.folder import write_run_files
@@ -191,6 +191,6 @@ def test_a_restarted_attempt_never_goes_on_in_a_run_it_did_not_begin(tmp_path: P
     (snapshot / "manifest.json").write_text("{}")
     store = dist.HashStore()
     with ExitStack() as start, pytest.raises(ConfigError, match="already holds a run"):
-        begin_or_go_on(
+        begin_or_resume(
             Train(settings=Settings().changed(out=tmp_path)), images, Rendezvous(World(attempt=1), store, store), start
         )

@@ -33,7 +33,7 @@ from ffdist.cli import main
 from ffdist.errors import ConfigError, DataError, Interrupted, StageError
 from ffdist.events import EpochEnded, RunEvent, StagesPlaced
 from ffdist.report.log import read_run_log
-from ffdist.runtime.actor_group import check_actor_infos
+from ffdist.runtime.actor_errors import check_actor_infos
 from ffdist.runtime.process_stat import is_alive
 from ffdist.runtime.ray import RayOptions, run_ray
 from ffdist.runtime.ray_actor import ActorInfo, actor_info

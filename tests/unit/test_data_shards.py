@@ -16,10 +16,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ffdist.data import list_data, open_data, verify, watch
+from ffdist.data.arrow_file import write_arrow_file
 from ffdist.data.images import Moments
 from ffdist.data.manifest import MANIFEST, DataManifest, read_manifest
 from ffdist.data.row_digests import digests_of, write_digests
-from ffdist.data.shard_files import ShardWriter
+from ffdist.data.shard_files import ShardWriter, shard_schema
 from ffdist.digests import with_digest, without_digest
 from ffdist.errors import DataError
 
@@ -29,18 +30,18 @@ ROWS = 16
 """Of a shard; the last has fewer."""
 
 
-def prepared(folder: Path, superclass: tuple[int, ...] | None = None) -> Path:
+def prepared(folder: Path) -> Path:
     """A prepared folder of four training shards and one test shard."""
     folder.mkdir()
     splits = {}
     for name, rows in (("train", slice(None)), ("test", slice(0, 10))):
-        writer = ShardWriter(folder, name, (3, 6, 5), 4, superclass, shard_bytes=ROWS * 90)
+        writer = ShardWriter(folder, name, (3, 6, 5), 4, shard_bytes=ROWS * 90)
         for start in range(0, 50, 7):
             part = slice(start, start + 7)
             writer.add(PICTURES[rows][part], LABELS[rows][part])
         splits[name] = writer.finish()
     mean, std = Moments(3).add(PICTURES).result()
-    DataManifest("made", list("abcd"), (3, 6, 5), mean, std, splits, superclass).write(folder)
+    DataManifest("made", list("abcd"), (3, 6, 5), mean, std, splits).write(folder)
     return folder
 
 
@@ -74,12 +75,21 @@ def test_shards_have_their_rows_and_the_manifest_its_counts(tmp_path: Path) -> N
     assert manifest.splits["train"].counts == np.bincount(LABELS).tolist()
 
 
-def test_superclasses_are_a_column_of_their_own(tmp_path: Path) -> None:
-    folder = prepared(tmp_path / "made", superclass=(1, 0, 1, 0))
-    assert open_data(str(folder)).superclass == (1, 0, 1, 0)
-    with pa.memory_map(str(folder / "train-00000.arrow")) as source:
-        table = pa.ipc.open_file(source).read_all()
-        assert table["coarse"].to_pylist() == [(1, 0, 1, 0)[k] for k in table["label"].to_pylist()]
+def test_a_folder_of_an_older_version_has_a_column_of_superclasses_and_is_read(tmp_path: Path) -> None:
+    folder, superclass = prepared(tmp_path / "made"), np.array([1, 0, 1, 0], np.int32)
+    manifest = json.loads((folder / MANIFEST).read_text())
+    for split in manifest["splits"].values():
+        for shard in split["files"]:
+            with pa.ipc.open_file(pa.BufferReader((folder / shard["file"]).read_bytes())) as file:
+                pixels, labels = file.get_batch(0).columns
+            columns = [pixels, labels, pa.array(superclass[labels.to_numpy()])]
+            batch = pa.record_batch(columns, schema=shard_schema((3, 6, 5), coarse=True))
+            shard |= asdict(write_arrow_file(folder / shard["file"], batch))
+    edit(folder, splits=manifest["splits"], superclass=superclass.tolist())
+    verify(folder)
+    images = open_data(str(folder))
+    assert np.array_equal(images.train.take(np.arange(50)), PICTURES)
+    assert np.array_equal(images.train.labels, LABELS)
 
 
 def test_a_taken_batch_is_a_copy(tmp_path: Path) -> None:

@@ -126,7 +126,7 @@ def test_cifar10_becomes_the_same_pictures(monkeypatch: pytest.MonkeyPatch, tmp_
     assert np.array_equal(images.test.take(np.arange(2)), pictures[:2])
 
 
-def test_cifar100_keeps_its_superclasses(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_cifar100_has_its_fine_labels(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def batch(rows: slice, fine: list[int], coarse: list[int]) -> bytes:
         return official({"data": PLANES[rows], "fine_labels": fine, "coarse_labels": coarse})
 
@@ -138,7 +138,6 @@ def test_cifar100_keeps_its_superclasses(monkeypatch: pytest.MonkeyPatch, tmp_pa
     publish(monkeypatch, datasets.CIFAR100, tmp_path / "cifar-100-python", files)
     images = open_data(prepare("cifar100", tmp_path / "out", from_dir=tmp_path))
     assert images.classes == ["apple", "bear", "cup"]
-    assert images.superclass == (1, 0, 1)
     assert images.train.labels.tolist() == [0, 1, 2, 1]
 
 

@@ -73,7 +73,7 @@ TABLES = {
     "curves": lambda name: curve_table([record(name)]),
     "dry run": lambda name: stage_table([BlockCost(name, 1.0, 1, 1)], Plan.pipeline([name], [1]), 1, {name: 1}),
     "maps": maps,
-    "doctor": lambda name: doctor.table([doctor.DoctorCheck(name, False, name, name)]),
+    "doctor": lambda name: doctor.checks_table([doctor.DoctorCheck(name, False, name, name)]),
     "bench": lambda name: table.ResultTable("", name, {name: "side"}, {}, [{"side": name}]).rich(),
 }
 

@@ -17,7 +17,7 @@ import torchvision.transforms.v2.functional as functional
 
 from ffdist.data import ArraySplit, Images, Loader
 from ffdist.data.presenting import as_network_input
-from ffdist.data.sheet import of_each_class, sheet, writable
+from ffdist.data.sheet import drawable_name, of_each_class, sheet
 from ffdist.data.transforms import auto, load_transform, pixels
 from ffdist.data.transforms.erasing import Erasing
 from ffdist.data.transforms.mixing import Cutmix, Mixup, beta
@@ -297,7 +297,7 @@ def test_cutout_does_not_blacken_whole_pictures() -> None:
 
 def test_classes_whose_letters_the_sheet_cannot_write_are_named_by_number() -> None:
     names = ["cat", "Kätzchen", "猫", "кот", "a b"]
-    assert [writable(name, number) for number, name in enumerate(names)] == [
+    assert [drawable_name(name, number) for number, name in enumerate(names)] == [
         "cat",
         "Katzchen",
         "class 2",

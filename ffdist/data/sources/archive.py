@@ -148,7 +148,6 @@ class UnpackedSource(DataSource):
         self.name = path.name.partition(".")[0] or path.name
         self.classes = inner.classes
         self.counts = inner.counts
-        self.superclass = inner.superclass
         self.held_out = inner.held_out
         self.left_out = inner.left_out
         self.notes = [renamed(text, place, path) for text in inner.notes]

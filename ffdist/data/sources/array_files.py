@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from ffdist.data.arrays import FEW, as_bytes, as_samples
-from ffdist.data.classes import as_classes, encoded
+from ffdist.data.classes import as_classes, encode_labels
 from ffdist.data.column_names import Columns
 from ffdist.data.depth import Range
 from ffdist.data.labels import Labels, labels_of
@@ -68,7 +68,7 @@ class ArrayFiles(DataSource):
             )
             for split, names_of_split in parts.items()
         }
-        self.classes, self.labels = encoded(self.found, None, renumber=True)
+        self.classes, self.labels = encode_labels(self.found, None, renumber=True)
         first = TRAIN if TRAIN in self.labels else TEST
         self.groups = groups_of(arrays, columns.group, self.labels[first], path) if columns.group else None
         counts = {split: len(labels) for split, labels in self.labels.items()}

@@ -29,7 +29,6 @@ class DataSource(ABC):
     classes: list[str]
     counts: dict[str, int]
     """Samples of each split."""
-    superclass: tuple[int, ...] | None = None
     held_out: HeldOut | None = None
     """How the test split was drawn, where it is not the source's own."""
     left_out: Sequence[LeftOut] = ()

@@ -82,10 +82,6 @@ class Cifar(DataSource):
         self.counts = {split: sum(len(f["data"]) for _, f in files) for split, files in self.files.items()}
         meta = published.meta
         self.classes = list(read_pickle(folder / meta["filename"], meta["md5"])[meta["key"]])
-        train = [fields for _, fields in self.files["train"]]
-        if "coarse_labels" in train[0]:
-            pairs = {fine: coarse for f in train for fine, coarse in zip(labels(f), f["coarse_labels"], strict=True)}
-            self.superclass = tuple(pairs[fine] for fine in range(len(self.classes)))
 
     def items(self) -> Iterator[Item]:
         for split, files in self.files.items():

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from ffdist.data.columns import plain
+from ffdist.data.columns import plain_column
 from ffdist.data.sources.listing import first_names
 from ffdist.data.sources.splits import SPLITS, TRAIN, VALIDATION, mark
 from ffdist.data.sources.table_files import read, schema
@@ -113,7 +113,7 @@ def few_values(chunks: Iterable[pa.Array]) -> set[str] | None:
     numbers, truths and texts."""
     values: set[str] = set()
     for chunk in chunks:
-        known = [value for value in plain(chunk).to_pylist() if value is not None]
+        known = [value for value in plain_column(chunk).to_pylist() if value is not None]
         if not all(isinstance(value, (bool, int, float, str)) for value in known):
             return None
         whole = {int(v) if isinstance(v, float) and v.is_integer() else v for v in known}

@@ -12,9 +12,9 @@ import numpy as np
 import pyarrow as pa
 
 from ffdist.data.arrays import is_picture
-from ffdist.data.classes import encoded
+from ffdist.data.classes import encode_labels
 from ffdist.data.column_names import Columns, found_columns, taken_columns_note
-from ffdist.data.columns import is_text, joined, plain, samples
+from ffdist.data.columns import column_samples, is_text, joined, plain_column
 from ffdist.data.depth import Range
 from ffdist.data.labels import Labels
 from ffdist.data.sources.base import DataSource, Item
@@ -56,7 +56,7 @@ class TableSource(DataSource):
         first = TRAIN if TRAIN in self.files else TEST
         self.columns = found_columns(schema(self.files[first][0]).names, columns)
         labels = {split: self.labels_of(files, found.listing) for split, files in self.files.items()}
-        self.classes, self.labels = encoded(labels, None, renumber=True)
+        self.classes, self.labels = encode_labels(labels, None, renumber=True)
         by_name = len(self.files) == 1 and choice.splits is None and not choice.whole
         others = [name for name in self.columns if name]
         self.rows = row_splits(self.files[first], others) if by_name and first == TRAIN else None
@@ -111,7 +111,7 @@ class TableSource(DataSource):
             for file in files:
                 first, base = 0, self.base(file)
                 for column in read(file, self.columns.image):
-                    cells = samples(column, file, first, base, lenient=True, value_range=self.value_range)
+                    cells = column_samples(column, file, first, base, lenient=True, value_range=self.value_range)
                     for place, data in enumerate(cells):
                         label, share = next(places)
                         named = f": {data}" if isinstance(data, Path) else ""
@@ -129,7 +129,7 @@ class TableSource(DataSource):
         if of_paths(self.kind(file)):
             first, base = 0, self.base(file)
             for column in read(file, self.columns.image):
-                cells = samples(column, file, first, base, lenient=True)
+                cells = column_samples(column, file, first, base, lenient=True)
                 yield from (cell for cell in cells if isinstance(cell, Path))
                 first += len(column)
 
@@ -174,7 +174,7 @@ def groups_in(files: Sequence[Path], name: str) -> np.ndarray:
     for file in files:
         row = 0
         for column in read(file, name):
-            for value in plain(column).to_pylist():
+            for value in plain_column(column).to_pylist():
                 if value is None or value == "" or value != value:
                     raise DataError(
                         "a group is missing",

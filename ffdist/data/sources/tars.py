@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ffdist.data.classes import encoded
+from ffdist.data.classes import encode_labels
 from ffdist.data.column_names import LABEL, Columns
 from ffdist.data.columns import joined
 from ffdist.data.formats import endings
@@ -76,7 +76,8 @@ class Tars(DataSource):
         self.without = 0
         self.groups: dict[object, int] = {}
         read = {split: self.labels_in(files) for split, files in self.files.items()}
-        self.classes, self.labels = encoded({split: each for split, (each, _) in read.items()}, None, renumber=True)
+        labels = {split: each for split, (each, _) in read.items()}
+        self.classes, self.labels = encode_labels(labels, None, renumber=True)
         first = TRAIN if TRAIN in self.files else TEST
         counts = {split: len(labels) for split, labels in self.labels.items()}
         groups = np.array(read[first][1], np.int64) if columns.group else None

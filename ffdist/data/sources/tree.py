@@ -155,10 +155,10 @@ def check_same_classes(
                 )
         unknown = sorted(set(members) - set(classes))
         if unknown:
-            alike = {plain(name): name for name in classes}
+            alike = {comparable(name): name for name in classes}
             paths = [folder for name in unknown for folder in members[name]]
             left = paths if len(unknown) < len(members) else parents(paths)
-            near = [f"{name} for {alike[plain(name)]}" for name in unknown if plain(name) in alike]
+            near = [f"{name} for {alike[comparable(name)]}" for name in unknown if comparable(name) in alike]
             other = f"rename it, or leave it out: {setting('ignore', quoted(listing, left))}"
             raise DataError(
                 f"a class is only in the {split} split",
@@ -169,7 +169,7 @@ def check_same_classes(
             )
 
 
-def plain(name: str) -> str:
+def comparable(name: str) -> str:
     """A name for comparisons: letters and digits alone, in one case."""
     return "".join(letter for letter in unicodedata.normalize("NFKC", name).casefold() if letter.isalnum())
 
