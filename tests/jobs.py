@@ -58,11 +58,11 @@ class DigitsJob:
         images = open_data("digits")
         if self.run is not None:
             self.run.mkdir(parents=True, exist_ok=True)
-        told = {"batch_size": 64, "threads": 1, "augment": ("crop",), "device": "cpu"} | self.settings
-        own = {name: told.pop(name) for name in ("resume", "report_every") if name in told}
-        if not {"stages", "cut", "plan", "replicas", "devices"} & told.keys():
-            told["stages"] = 1
-        settings = Settings().changed(epochs=self.epochs, **told)
+        options = {"batch_size": 64, "threads": 1, "augment": ("crop",), "device": "cpu"} | self.settings
+        own = {name: options.pop(name) for name in ("resume", "report_every") if name in options}
+        if not {"stages", "cut", "plan", "replicas", "devices"} & options.keys():
+            options["stages"] = 1
+        settings = Settings().changed(epochs=self.epochs, **options)
         chain = noisy_chain() if self.noisy else cnnb(images.shape, images.num_classes, (8, 12, 16))
         job = Job(chain, self.objective, images, settings, run=self.run, **own)
         return replace(job, workers=count_workers(settings, job.names, None))

@@ -77,7 +77,7 @@ SCHEMA = {
 
 def read(run: Path) -> list[dict[str, Any]]:
     """The spans of a run's trace, which is whole, and as its schema says."""
-    told = json.loads((run / "trace.json").read_text())
-    jsonschema.validate(told, SCHEMA)
+    trace = json.loads((run / "trace.json").read_text())
+    jsonschema.validate(trace, SCHEMA)
     assert not (run / tracing.PARTS).exists()
-    return [event for event in told["traceEvents"] if event["ph"] == "X"]
+    return [event for event in trace["traceEvents"] if event["ph"] == "X"]

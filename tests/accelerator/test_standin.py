@@ -116,13 +116,13 @@ def mistakes(place: ContractRank) -> list[str]:
     here, there = devices.all_seen()
     stream = devices.new_stream(here)
     assert stream
-    told = []
+    messages = []
 
     def attempt(work: Any) -> None:
         try:
             work()
         except RuntimeError as error:
-            told.append(str(error).splitlines()[0])
+            messages.append(str(error).splitlines()[0])
 
     made = torch.ones(3, device=here) * 2
     with devices.on_stream(stream):
@@ -137,7 +137,7 @@ def mistakes(place: ContractRank) -> list[str]:
         keep(made)
         made = None
         attempt(lambda: torch.ones(3, device=here))
-    return told
+    return messages
 
 
 def test_the_stand_in_tells_of_what_a_gpu_would_get_wrong_in_silence(crew: Crew) -> None:
@@ -264,9 +264,9 @@ def failing(place: ContractRank) -> str:
 
 
 def test_what_a_users_block_left_on_the_host_is_an_error_with_its_block(crew: Crew) -> None:
-    told = alone(crew, failing)
-    assert "block 0 'conv1'" in told
-    assert "cpu" in told
+    error_text = alone(crew, failing)
+    assert "block 0 'conv1'" in error_text
+    assert "cpu" in error_text
 
 
 # ---- An edge, and whole runs

@@ -22,7 +22,7 @@ from ffdist.settings.toml import write_toml
 TINY = ["--launcher", "threads", "--stages", "1", "--epochs", "1", "--model-args", "widths=4,4,4", "--samples", "200"]
 
 
-def told(capsys: pytest.CaptureFixture[str], *args: str) -> tuple[int, str, str]:
+def outcome_of(capsys: pytest.CaptureFixture[str], *args: str) -> tuple[int, str, str]:
     """The exit status of a command, and what it prints."""
     capsys.readouterr()
     status = 0
@@ -40,7 +40,7 @@ def test_the_help_of_train_is_short_and_fits(
 ) -> None:
     monkeypatch.setenv("COLUMNS", str(columns))
     for args in ("train --help", "train -h", "help train", "train --help sff-resnet18-imagenette"):
-        status, out, _ = told(capsys, *args.split())
+        status, out, _ = outcome_of(capsys, *args.split())
         assert status == 0
         lines = out.splitlines()
         assert len(lines) < 120 or columns < 80
@@ -56,7 +56,7 @@ def test_the_help_of_train_is_short_and_fits(
         "presets",
         "settings",
     ):
-        status, out, _ = told(capsys, *args.split())
+        status, out, _ = outcome_of(capsys, *args.split())
         assert status == 0
         assert max(map(len, out.splitlines())) <= max(columns, 44), args
 
@@ -64,7 +64,7 @@ def test_the_help_of_train_is_short_and_fits(
 def test_a_benchmarks_own_setting_stands_in_place_of_a_runs_of_the_same_name(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    _, out, _ = told(capsys, "bench", "--help")
+    _, out, _ = outcome_of(capsys, "bench", "--help")
     assert [line for line in out.splitlines() if "--devices" in line] == [
         "  --devices N                Devices each side has [2]"
     ]
@@ -83,13 +83,13 @@ def test_a_benchmark_takes_a_presets_settings_wherever_it_stands() -> None:
 
 
 def test_help_has_the_values_of_a_preset_and_no_value_is_taken_for_one(capsys: pytest.CaptureFixture[str]) -> None:
-    _, bare, _ = told(capsys, "train", "--help")
+    _, bare, _ = outcome_of(capsys, "train", "--help")
     assert "[30]" in bare
     assert "[kernel=3]" in bare
-    _, out, _ = told(capsys, "train", "--lr", "1", "--help", "cwc-cifar10")
+    _, out, _ = outcome_of(capsys, "train", "--lr", "1", "--help", "cwc-cifar10")
     assert "cwc-cifar10" in out
     assert "[0:11" in out
-    _, out, _ = told(capsys, "train", "--out", "cwc-cifar10", "--help")
+    _, out, _ = outcome_of(capsys, "train", "--out", "cwc-cifar10", "--help")
     assert out == bare
 
 
@@ -124,7 +124,7 @@ def test_help_has_the_values_of_a_preset_and_no_value_is_taken_for_one(capsys: p
 def test_a_command_line_that_cannot_be_read_is_one_paragraph(
     args: str, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    status, out, err = told(capsys, *args.split())
+    status, out, err = outcome_of(capsys, *args.split())
     assert (status, out) == (2, "")
     assert err.startswith("ffdist: error: ")
     assert err.count("error") == 1
@@ -170,7 +170,7 @@ def test_a_printed_configuration_read_back_is_the_same(preset: str, tmp_path: Pa
 
 
 def test_a_configuration_is_printed_in_json_too(capsys: pytest.CaptureFixture[str]) -> None:
-    status, out, _ = told(capsys, "train", "digits", "--print-config", "--json", "--out", "x")
+    status, out, _ = outcome_of(capsys, "train", "digits", "--print-config", "--json", "--out", "x")
     assert status == 0
     settings = json.loads(out)
     assert (settings["training"]["epochs"], settings["dataset"]["augment"]) == (30, ["crop"])
@@ -287,7 +287,7 @@ def test_every_network_and_rule_explains_each_of_its_options(capsys: pytest.Capt
 
     for command, names in (("models", MODEL_PLACES), ("rules", [*OBJECTIVE_PLACES, "backprop"])):
         for name in names:
-            _, out, _ = told(capsys, command, name, "--json")
+            _, out, _ = outcome_of(capsys, command, name, "--json")
             for option in json.loads(out)["options"]:
                 assert all((option["text"], option["type"])), f"{name}: {option['name']}"
 
@@ -296,11 +296,11 @@ def test_a_data_set_that_is_not_prepared_is_explained(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    status, out, _ = told(capsys, "datasets", "cifar10")
+    status, out, _ = outcome_of(capsys, "datasets", "cifar10")
     assert status == 0
     assert "3 x 32 x 32, 10 classes, train 50,000, test 10,000" in out
     assert "next: ffdist train --data cifar10" in out
-    _, out, _ = told(capsys, "datasets", "imagenette", "--json")
+    _, out, _ = outcome_of(capsys, "datasets", "imagenette", "--json")
     assert json.loads(out)["state"] == "preparable"
 
 
@@ -310,7 +310,7 @@ def test_the_name_of_a_thing_of_another_kind_is_said_to_be_one(capsys: pytest.Ca
         ("models sff", "ffdist rules sff"),
         ("presets cifar10", "ffdist datasets cifar10"),
     ):
-        status, _, err = told(capsys, *args.split())
+        status, _, err = outcome_of(capsys, *args.split())
         assert status == 1
         assert remedy in err
 
@@ -318,7 +318,7 @@ def test_the_name_of_a_thing_of_another_kind_is_said_to_be_one(capsys: pytest.Ca
 def test_quiet_says_results_alone_and_json_is_one_object(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = str(tmp_path / "run")
     try:
-        status, out, err = told(capsys, "-q", "train", "--out", run, "--json", *TINY)
+        status, out, err = outcome_of(capsys, "-q", "train", "--out", run, "--json", *TINY)
     finally:
         os.environ.pop("FFDIST_QUIET", None)
     assert (status, err) == (0, "")
@@ -330,17 +330,17 @@ def test_quiet_says_results_alone_and_json_is_one_object(tmp_path: Path, capsys:
         ["eval", run, "--json"],
         ["export", run, "--to", str(tmp_path / "x.safetensors"), "--json"],
     ):
-        status, out, _ = told(capsys, *args)
+        status, out, _ = outcome_of(capsys, *args)
         assert status == 0
         assert isinstance(json.loads(out), dict), args
 
 
 def test_every_command_is_listed_and_helped(capsys: pytest.CaptureFixture[str]) -> None:
-    status, out, _ = told(capsys)
+    status, out, _ = outcome_of(capsys)
     assert status == 0
     for name in COMMANDS:
         assert f"\n  {name} " in out
-        assert told(capsys, "help", name)[1] == told(capsys, name, "--help")[1] != ""
+        assert outcome_of(capsys, "help", name)[1] == outcome_of(capsys, name, "--help")[1] != ""
 
 
 @pytest.mark.parametrize("columns", [60, 80, 120])
@@ -348,7 +348,7 @@ def test_a_listed_presets_name_and_what_it_is_stand_apart(
     columns: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", str(columns))
-    _, out, _ = told(capsys, "presets")
+    _, out, _ = outcome_of(capsys, "presets")
     for name in PRESETS:
         assert f"\n  {name}  " in out, name
 
@@ -358,8 +358,8 @@ def test_a_contact_sheet_is_written_and_nothing_is_overwritten(
 ) -> None:
     out = str(tmp_path / "sheet.png")
     words = ["data", "show", "digits", "--augment", "crop", "padding=2", "flip", "--pictures", "2", "--out", out]
-    assert told(capsys, *words)[0] == 0
-    status, _, err = told(capsys, *words)
+    assert outcome_of(capsys, *words)[0] == 0
+    status, _, err = outcome_of(capsys, *words)
     assert status == 1
     assert "the file exists" in err
 

@@ -89,7 +89,7 @@ def pool() -> Iterator[WorkerPool]:
         yield made
 
 
-def told(pool: WorkerPool, order: str) -> list[Any]:
+def answers_to(pool: WorkerPool, order: str) -> list[Any]:
     """Both ranks' answers, in the order of ranks."""
     pool.send(order)
     answers = dict(pool.recv() for _ in range(2))
@@ -153,7 +153,7 @@ def test_every_baseline_of_two_ranks_learns_what_one_device_learns(
     elsewhere = ("bp", "fsdp") if WAITS_FOR_ALL else ("bp", "fsdp", *ON_GPUS)
     names = [name for name in BASELINES if not name.startswith(elsewhere) and name != "ddp-powersgd"]
     for name in names:
-        answers = told(pool, name)
+        answers = answers_to(pool, name)
         assert not any(a.refused for a in answers), (name, answers)
         for answer in answers:
             assert_among(answer.weights, expected, 5e-3 if "bf16" in name else 1e-5)
@@ -164,7 +164,7 @@ def test_every_baseline_of_two_ranks_learns_what_one_device_learns(
 def test_powersgd_learns_alike_on_all_ranks_and_not_what_one_device_learns(
     pool: WorkerPool, expected: list[torch.Tensor]
 ) -> None:
-    one, other = told(pool, "ddp-powersgd")
+    one, other = answers_to(pool, "ddp-powersgd")
     assert one.weights == other.weights
     assert_among(one.weights, expected, 2e-2)  # of three batches, only the last one's gradients are compressed
     with pytest.raises(AssertionError):
@@ -177,7 +177,7 @@ def test_fully_sharded_learns_what_one_device_learns(pool: WorkerPool) -> None:
     whole = WholeNetwork(CHAIN, ADAMW)
     expected = bare_loop(whole, torch.optim.AdamW(whole.parameters(), lr=1e-2, weight_decay=1e-5))
     for name in family("fsdp"):
-        for answer in told(pool, name):
+        for answer in answers_to(pool, name):
             # Adam's first steps are of one length: a gradient near 0 that is rounded to the other sign goes astray
             assert_among(answer.weights, expected, *((4e-3, 0.75) if "bf16" in name else (1e-4, 1.0)))
 
@@ -200,7 +200,7 @@ def moved(place: RankPlace) -> list[bool]:
 @pytest.mark.distributed
 @pytest.mark.skipif(not SHARDS_ON_CPUS, reason="this torch shards on GPUs alone")
 def test_fully_sharded_takes_batch_norm_in_bfloat16(pool: WorkerPool) -> None:
-    assert told(pool, MOVED) == [[True] * len(family("fsdp"))] * 2
+    assert answers_to(pool, MOVED) == [[True] * len(family("fsdp"))] * 2
 
 
 @pytest.mark.skipif(SHARDS_ON_CPUS, reason="this torch shards on CPUs, too")

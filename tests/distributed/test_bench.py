@@ -127,8 +127,8 @@ def test_time_to_accuracy_goes_by_the_recipe_that_was_fastest_for_each_side(
     options = ["--against", "ddp-bucket-25", "--target", "0.5", "--lengths", "3", "--record", str(tmp_path)]
     kept = ["--recipes", str(tmp_path / "recipes.toml"), "--finished", str(tmp_path / "kept")]
     main(["bench", "accuracy", *SMALL, *options, *kept])
-    told = capsys.readouterr().out
-    found = json.loads(told)
+    text = capsys.readouterr().out
+    found = json.loads(text)
     smoothed = {"optimizer": "sgd", "lr": 5e-2, "head_lr": 2e-2, "ema": 0.5, "label_smoothing": 0.1, "epochs": 3}
     assert found["recipes"] == {"ours": {"lr": 1e-2, "epochs": 3}, "ddp-bucket-25": smoothed}
     assert found["reached"] == {"ours": True, "ddp-bucket-25": True}
@@ -139,7 +139,7 @@ def test_time_to_accuracy_goes_by_the_recipe_that_was_fastest_for_each_side(
     assert {row["epochs_at_most"] for row in rows} == {3}
     lines = (tmp_path / "kept" / TRAININGS).read_bytes()
     main(["bench", "accuracy", *SMALL, *options, *kept])
-    assert capsys.readouterr().out == told, "seconds, too: nothing was run again"
+    assert capsys.readouterr().out == text, "seconds, too: nothing was run again"
     assert (tmp_path / "kept" / TRAININGS).read_bytes() == lines
 
 
@@ -305,9 +305,9 @@ def test_loaders_are_compared_with_what_else_makes_the_same_batches(
         folder.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (40, 30), (5 * place, 0, 0)).save(folder / f"{place}.jpg")
     prepare(tmp_path / "tree", tmp_path / "data", size=28, store="encoded")
-    told = (*SMALL, "--batch-size", "8", "--devices", "1", "--augment", "flip")
+    arguments = (*SMALL, "--batch-size", "8", "--devices", "1", "--augment", "flip")
     before = semaphores()
-    main(["bench", "loader", *told, "--data", str(tmp_path / "data"), "--workers", "1"])
+    main(["bench", "loader", *arguments, "--data", str(tmp_path / "data"), "--workers", "1"])
     deadline = time.monotonic() + 10  # another test's may come and go
     while semaphores() - before and time.monotonic() < deadline:
         time.sleep(0.1)

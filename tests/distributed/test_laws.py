@@ -50,12 +50,12 @@ def crew() -> Iterator[Crew]:
 
 def work(place: ContractRank, make: DigitsJob, workers: int) -> list[dict[str, Any]]:
     """A rank's part of a run of so many workers; what was reported in it."""
-    told: list[dict[str, Any]] = []
+    messages: list[dict[str, Any]] = []
     if place.rank < workers:
         world = World(place.rank, workers, place.rank)
-        report = lambda event: told.append(event.to_json())  # noqa: E731
+        report = lambda event: messages.append(event.to_json())  # noqa: E731
         run_worker(make, world, place.store, report, stop=Event(), activity=Activity())
-    return told
+    return messages
 
 
 def run_in(crew: Crew, make: DigitsJob, workers: int) -> Result:
@@ -175,8 +175,8 @@ def test_workers_that_share_blocks_equal_one_bit_for_bit(
     tmp_path: Path,
 ) -> None:
     """Four of them by halves, others by slices."""
-    told = {"plan": plan, "lanes": 4, "transport": transport, "exchange": "halves"}
-    result = run_in(crew, DigitsJob(tmp_path, epochs=1, noisy=True, settings=told), workers)
+    options = {"plan": plan, "lanes": 4, "transport": transport, "exchange": "halves"}
+    result = run_in(crew, DigitsJob(tmp_path, epochs=1, noisy=True, settings=options), workers)
     assert (fingerprint(tmp_path), learned(result.records), result.test) == alone_in_lanes
 
 
@@ -184,18 +184,18 @@ def test_workers_that_share_blocks_equal_one_bit_for_bit(
 def test_replicas_asked_to_stop_end_after_one_snapshot_and_go_on(
     plan: str, alone_in_lanes: tuple[list[str], list[dict[str, Any]], Any], tmp_path: Path
 ) -> None:
-    told = {"plan": plan, "lanes": 4, "report_every": 0.0}
+    options = {"plan": plan, "lanes": 4, "report_every": 0.0}
 
     def interrupt(event: RunEvent) -> None:
         if isinstance(event, ProgressMade) and event.step == 4:
             os.kill(os.getpid(), signal.SIGINT)
 
-    make = DigitsJob(tmp_path, epochs=1, noisy=True, settings=told)
+    make = DigitsJob(tmp_path, epochs=1, noisy=True, settings=options)
     assert run_processes(TrainingMain(make), 2, interrupt).reason == "interrupted"
     manifest = latest(tmp_path)
     assert manifest
     assert manifest.batch
-    result = run_processes(TrainingMain(replace(make, settings=told | {"resume": True})), 2, QUIET)
+    result = run_processes(TrainingMain(replace(make, settings=options | {"resume": True})), 2, QUIET)
     assert (fingerprint(tmp_path), learned(result.records), result.test) == alone_in_lanes
 
 

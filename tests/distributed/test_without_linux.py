@@ -24,11 +24,11 @@ for name in ("memfd_create", "sched_getaffinity", "sched_setaffinity", "pidfd_op
         delattr(os, name)
 
 def hiding(call):
-    def told(path, *args, **options):
+    def hiding(path, *args, **options):
         if isinstance(path, (str, os.PathLike)) and os.fspath(path).startswith(("/proc/", "/sys/", "/dev/shm/")):
             raise FileNotFoundError(2, "hidden", os.fspath(path))
         return call(path, *args, **options)
-    return told
+    return hiding
 
 class Library(ctypes.CDLL):
     def __init__(self, name, *args, **options):

@@ -78,9 +78,9 @@ def test_triton_leaves_in_the_layer_that_pip_brings_it_in() -> None:
 
 def test_a_commit_changes_the_last_layers_alone() -> None:
     stages = re.split(r"^FROM ", DOCKERFILE, flags=re.MULTILINE)
-    told = [stage for stage in stages if "ENV FFDIST_COMMIT" in stage]
-    assert len(told) == 3
-    assert all("RUN" not in stage.partition("FFDIST_COMMIT")[2] for stage in told)
+    with_commit = [stage for stage in stages if "ENV FFDIST_COMMIT" in stage]
+    assert len(with_commit) == 3
+    assert all("RUN" not in stage.partition("FFDIST_COMMIT")[2] for stage in with_commit)
 
 
 def test_what_the_images_copy_is_in_the_build_context() -> None:

@@ -162,15 +162,15 @@ def test_an_actor_that_is_stopped_or_killed_is_an_error_in_time_at_both_ends_and
     edge = replace(EDGE, silence=timedelta(seconds=1))
     found = pair.values(use_until_error, use_until_error, owner, number, edge=edge)
     pid, _, _ = found[owner]
-    _, told, _ = found[1 - owner]
+    _, error_text, _ = found[1 - owner]
     whose = ("sender", "receiver")[owner]
     if number == signal.SIGSTOP:
-        assert f"the actor of the {whose} does not answer" in told
-        assert "edge 0-1, attempt 0, frame " in told
-        assert f", process {pid} of host " in told
-        assert f"while the {('frame', 'credit')[owner]} was awaited" in told
+        assert f"the actor of the {whose} does not answer" in error_text
+        assert "edge 0-1, attempt 0, frame " in error_text
+        assert f", process {pid} of host " in error_text
+        assert f"while the {('frame', 'credit')[owner]} was awaited" in error_text
     else:
-        assert f"the {whose} died, or the actor of its end" in told
+        assert f"the {whose} died, or the actor of its end" in error_text
     assert max(seconds for _, _, seconds in found) < 1 + 5
     assert not is_alive(pid)
 

@@ -88,8 +88,8 @@ def test_actors_on_several_nodes_learn_the_same_bits_as_one_process(
     driver: str, tmp_path: Path, undisturbed: list[Any], transport: Any
 ) -> None:
     run, events = begun(tmp_path / "run"), Events()
-    told = gated.SETTINGS.changed(transport=transport, launcher="ray", trace=True, trace_steps=2)
-    job = GatedJob(run, settings=told)
+    values = gated.SETTINGS.changed(transport=transport, launcher="ray", trace=True, trace_steps=2)
+    job = GatedJob(run, settings=values)
     options = replace(SPREAD, direct=transport != "object-store")
     result = run_ray(job, 2, events, run=run, options=options)
     assert fingerprint(run) == undisturbed
@@ -112,8 +112,8 @@ def test_actors_that_share_blocks_learn_the_same_bits_as_one_process_and_note_wh
     one, run = begun(tmp_path / "one"), begun(tmp_path / "run")
     run_threads(GatedJob(one, settings=lanes.changed(plan="* @ 0"), workers=1)(), lambda event: None)
     plan = "conv1 @ 0 | conv2 @ 0-2 | conv3 @ 3:0, 0:1, 2:2, 1:3"
-    told = {"launcher": "ray", "transport": "object-store", "exchange": "halves", "tf32": True, "device": "cpu"}
-    shared = lanes.changed(plan=plan, **told)
+    values = {"launcher": "ray", "transport": "object-store", "exchange": "halves", "tf32": True, "device": "cpu"}
+    shared = lanes.changed(plan=plan, **values)
     options = replace(SPREAD, cpus_per_stage=0.5, direct=False)
     run_ray(GatedJob(run, settings=shared, workers=4), 4, Events(), run=run, options=options)
     assert fingerprint(run) == fingerprint(one)
@@ -238,9 +238,9 @@ def test_asked_to_stop_before_the_stages_are_ready_it_was_interrupted_and_nothin
         threading.Timer(wait, lambda: os.kill(os.getpid(), signal.SIGHUP)).start()
         threading.Timer(2 * wait, file.touch).start()
 
-    with pytest.raises(Interrupted) as told:
+    with pytest.raises(Interrupted) as caught:
         run_ray(WaitingJob(run, file), 2, hear, run=run, options=SPREAD)
-    assert (told.value.status, told.value.begun) == (129, False)
+    assert (caught.value.status, caught.value.begun) == (129, False)
 
 
 def test_a_signals_handler_that_c_puts_in_the_place_of_pythons_goes_again() -> None:
@@ -375,9 +375,9 @@ def test_a_ray_of_this_host_alone_makes_a_snapshot_when_its_terminal_ends_and_le
             time.sleep(0.1)
         seen = set(descendants(process.pid))
         os.killpg(process.pid, signal.SIGHUP)  # Ray's own processes are not in the group: they end last
-        _, told = process.communicate(timeout=60)
-        assert process.returncode == 129, told
-        assert "Traceback" not in told
+        _, text = process.communicate(timeout=60)
+        assert process.returncode == 129, text
+        assert "Traceback" not in text
         assert not left_of(seen, 20)
         assert not list(Path(short).glob("ray/session_2*"))
     _, end = read_run_log(run)

@@ -221,7 +221,7 @@ def test_actors_learn_from_pictures_and_tables_that_are_prepared_on_the_way_as_o
         file = tmp_path / "tree" / f"class-{place % 2}" / f"{place}.png"
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(png(draws.integers(0, 256, (8, 8), np.uint8)))
-    told = [
+    flags = [
         "--data",
         str(tmp_path / "tree"),
         "--model",
@@ -235,8 +235,8 @@ def test_actors_learn_from_pictures_and_tables_that_are_prepared_on_the_way_as_o
         "--device",
         "cpu",
     ]
-    main(["train", "--launcher", "ray", "--address", driver, "--stages", "2", "--out", str(tmp_path / "ray"), *told])
-    main(["train", "--launcher", "threads", "--stages", "1", "--out", str(tmp_path / "here"), *told])
+    main(["train", "--launcher", "ray", "--address", driver, "--stages", "2", "--out", str(tmp_path / "ray"), *flags])
+    main(["train", "--launcher", "threads", "--stages", "1", "--out", str(tmp_path / "here"), *flags])
     made, wanted = latest(tmp_path / "ray"), latest(tmp_path / "here")
     assert made
     assert wanted

@@ -21,9 +21,9 @@ def test_a_share_of_nothing_is_refused(text: str) -> None:
 
 
 def test_a_size_is_read_without_weighing_anything() -> None:
-    told: list[str] = []
-    assert limit_bytes(BenchSettings().changed(memory_limit="2MiB"), told.append) == 2 * 2**20
-    assert told == []
+    messages: list[str] = []
+    assert limit_bytes(BenchSettings().changed(memory_limit="2MiB"), messages.append) == 2 * 2**20
+    assert messages == []
 
 
 def test_a_limit_wants_a_plan_that_is_searched() -> None:
@@ -32,9 +32,9 @@ def test_a_limit_wants_a_plan_that_is_searched() -> None:
 
 
 def test_a_share_is_one_of_what_a_device_of_ddps_holds() -> None:
-    told: list[str] = []
+    messages: list[str] = []
     settings = BenchSettings().changed(model="mlp", memory_limit="0.5", batch_size=32)
-    half = limit_bytes(settings, told.append)
-    held = float(told[-1].split(" of ")[1].split()[0]) * 2**20
+    half = limit_bytes(settings, messages.append)
+    held = float(messages[-1].split(" of ")[1].split()[0]) * 2**20
     assert half == pytest.approx(held / 2, rel=0.01)
     assert half > 2**20  # an MLP's weights and moments

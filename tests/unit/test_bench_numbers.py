@@ -159,7 +159,7 @@ def test_the_heavy_operations_of_a_step_are_its_products_its_casts_and_its_optim
 
 
 @pytest.mark.parametrize(
-    ("told", "names"),
+    ("options", "names"),
     [
         ({"lrs": (1e-3, 0.0)}, "compare.lrs"),
         ({"lengths": (0, 4)}, "compare.lengths"),
@@ -169,9 +169,9 @@ def test_the_heavy_operations_of_a_step_are_its_products_its_casts_and_its_optim
         ({"precision": "fp16"}, "compute.precision=.fp16. is not compared"),
     ],
 )
-def test_settings_without_sense_are_refused_by_name(told: dict, names: str) -> None:
+def test_settings_without_sense_are_refused_by_name(options: dict, names: str) -> None:
     with pytest.raises(ConfigError, match=names):
-        BenchSettings().changed(**told)
+        BenchSettings().changed(**options)
 
 
 def test_modules_are_measured_once_for_all_of_a_comparisons_processes(capsys: pytest.CaptureFixture[str]) -> None:

@@ -122,11 +122,11 @@ def test_files_of_versions_without_a_digest_are_read(run: Path) -> None:
     assert (saved_plan(run), read_mark(run)) == (plan, mark)
 
 
-@pytest.mark.parametrize("told", [None, "", 0, "0" * 64])
-def test_another_digest_is_none(told: object) -> None:
+@pytest.mark.parametrize("value", [None, "", 0, "0" * 64])
+def test_another_digest_is_none(value: object) -> None:
     assert without_digest(with_digest({"a": 1})) == {"a": 1}
     with pytest.raises(ValueError, match="digest"):
-        without_digest({"a": 1, "digest": told})
+        without_digest({"a": 1, "digest": value})
 
 
 def test_a_plan_that_cannot_be_written_is_an_error_for_users(tmp_path: Path) -> None:

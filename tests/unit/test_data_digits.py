@@ -22,8 +22,8 @@ def test_every_digit_is_in_one_split_with_its_grey_levels_spread_over_a_byte() -
     assert images.test is not None
     splits = (images.train, images.test)
     pixels = np.concatenate([split.take(np.arange(len(split))).reshape(-1, 64) for split in splits])
-    told = np.concatenate([split.labels for split in splits])
-    assert told.dtype == np.int64
+    all_labels = np.concatenate([split.labels for split in splits])
+    assert all_labels.dtype == np.int64
     given = sorted(map(bytes, np.c_[np.rint(grey * (255 / 16)), labels].astype(np.uint8)))
-    assert sorted(map(bytes, np.c_[pixels, told].astype(np.uint8))) == given
+    assert sorted(map(bytes, np.c_[pixels, all_labels].astype(np.uint8))) == given
     assert [len(split) for split in splits] == [1437, 360]

@@ -75,12 +75,12 @@ def noise(x: Any, rows: np.ndarray) -> np.ndarray:
     return (np.asarray(x) - FLOATS[rows])[:, 0, 0, 0].round(5)
 
 
-def epoch(images: Images, at: int, *, seed: int = 0, start: int = 0, **told: Any) -> dict[int, bytes]:
+def epoch(images: Images, at: int, *, seed: int = 0, start: int = 0, **options: Any) -> dict[int, bytes]:
     """Each sample's bits in an epoch, by the item that it is of."""
-    told = {"batch_size": 5, "workers": 1} | told
-    loader = Loader(images, images.train, np.arange(len(images.train)), seed=seed, train=True, **told)
+    options = {"batch_size": 5, "workers": 1} | options
+    loader = Loader(images, images.train, np.arange(len(images.train)), seed=seed, train=True, **options)
     order = loader.order(at)
-    rows = iter(order[start * told["batch_size"] :].tolist())
+    rows = iter(order[start * options["batch_size"] :].tolist())
     return {next(rows): one.numpy().tobytes() for x, _ in loader.epoch(at, start) for one in x}
 
 
@@ -251,7 +251,7 @@ def test_an_item_whose_label_changes_is_refused_by_its_row() -> None:
 def test_any_cut_and_a_stop_in_mid_epoch_come_to_the_same_bits(tmp_path: Path) -> None:
     rule: Objective = SFF()
 
-    def pipeline(**told: Any) -> Pipeline:
+    def pipeline(**options: Any) -> Pipeline:
         return Pipeline(
             models.cnnb((3, 8, 8), 3, (4, 4, 4)),
             rule,
@@ -260,7 +260,7 @@ def test_any_cut_and_a_stop_in_mid_epoch_come_to_the_same_bits(tmp_path: Path) -
             threads=1,
             snapshot_every=2,
             validation=0,
-            **told,
+            **options,
         )
 
     quiet = {"epochs": 3, "progress": False}
@@ -318,9 +318,9 @@ def test_processes_read_what_draws_side_by_side_with_the_bits_of_one_and_are_gon
 
 
 def counted(begin: Callable[..., None], began: list[ReaderProcess]) -> Callable[..., None]:
-    def begin_counted(self: ReaderProcess, *told: Any) -> None:
+    def begin_counted(self: ReaderProcess, *arguments: Any) -> None:
         began.append(self)
-        begin(self, *told)
+        begin(self, *arguments)
 
     return begin_counted
 
@@ -342,7 +342,7 @@ def test_what_no_other_process_can_have_is_read_one_after_another_which_is_noted
     local = from_dataset(Noisy(lambda: torch.rand(1).item()))
     capsys.readouterr()
     assert epoch(local, 0, workers=2) == epoch(local, 0)
-    told = capsys.readouterr().err
-    assert "items are read one after another" in told
-    assert "lambda" in told
-    assert told.count("\n") == 1
+    text = capsys.readouterr().err
+    assert "items are read one after another" in text
+    assert "lambda" in text
+    assert text.count("\n") == 1

@@ -53,9 +53,9 @@ def encoded(tree: Path, tmp_path: Path, small_shards: None) -> Path:
     return prepare(tree, tmp_path / "encoded", size=24, mode="rgb", store="encoded")
 
 
-def loader(images: Images, **told) -> Loader:
+def loader(images: Images, **options) -> Loader:
     rows = np.arange(len(images.train))
-    return Loader(images, images.train, rows, **{"batch_size": 8, "seed": 5, "train": True, **told})
+    return Loader(images, images.train, rows, **{"batch_size": 8, "seed": 5, "train": True, **options})
 
 
 def test_encoded_pictures_are_the_very_samples_that_pixels_are(tree: Path, tmp_path: Path, encoded: Path) -> None:
@@ -82,12 +82,12 @@ def test_shards_keep_the_files_byte_for_byte(tree: Path, encoded: Path) -> None:
 @pytest.mark.parametrize("window", [0, 2])
 def test_no_number_of_workers_changes_a_bit(encoded: Path, window: int) -> None:
     images = open_data(encoded)
-    told = [
+    runs = [
         [*loader(images, workers=workers, shuffle_shards=window, augment=("flip",)).epoch(3)]
         for workers in (0, 1, 2, 7)
     ]
-    for batches in told[1:]:
-        assert all(torch.equal(x, u) and torch.equal(y, v) for (x, y), (u, v) in zip(told[0], batches, strict=True))
+    for batches in runs[1:]:
+        assert all(torch.equal(x, u) and torch.equal(y, v) for (x, y), (u, v) in zip(runs[0], batches, strict=True))
 
 
 def test_an_epoch_by_shards_takes_each_sample_once_and_few_shards_at_a_time() -> None:
@@ -158,9 +158,9 @@ def test_pictures_of_several_sizes_are_decoded_straight_to_the_size_that_is_aske
     assert open_data(folder).shape == (3, 224, 224)
     images = open_data(folder, 16)
     assert (images.shape, images.decoding and images.decoding.size) == ((3, 16, 16), (16, 16))
-    told = open_data(prepare(tree, tmp_path / "16", size=16, mode="rgb"))
-    rows = np.arange(len(told.train))
-    assert np.array_equal(images.train.take(rows), told.train.take(rows))
+    resized = open_data(prepare(tree, tmp_path / "16", size=16, mode="rgb"))
+    rows = np.arange(len(resized.train))
+    assert np.array_equal(images.train.take(rows), resized.train.take(rows))
     x, _ = next(loader(images, train=False).epoch(0))
     assert x.shape[1:] == (3, 16, 16)
     verify(folder)

@@ -129,7 +129,7 @@ def one_hot(y: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    ("labels", "told", "follow"),
+    ("labels", "expected", "follow"),
     [
         (LABELS + 1, r"not numbered from 0(.|\n)*classes=\[1, 2, 3\]", None),
         (one_hot(LABELS), r"one-hot labels(.|\n)*numpy\.argmax\(y, 1\)", lambda y: np.argmax(y, 1)),
@@ -148,8 +148,8 @@ def one_hot(y: np.ndarray) -> np.ndarray:
         (np.zeros(12, int), r"one class only", None),
     ],
 )
-def test_other_labels_are_refused_with_what_to_do(labels: Any, told: str, follow: Any) -> None:
-    with pytest.raises(DataError, match=told):
+def test_other_labels_are_refused_with_what_to_do(labels: Any, expected: str, follow: Any) -> None:
+    with pytest.raises(DataError, match=expected):
         from_tensors(GREY, labels)
     if follow:
         assert from_tensors(GREY, follow(labels)).num_classes > 1
@@ -545,13 +545,13 @@ def test_splits_may_come_in_different_forms() -> None:
             assert images.test.labels.tolist() == images.validation.labels.tolist() == LABELS.tolist()
     images = as_images({"train": pair, "Val": items, "test": table})
     assert images.validation is not None
-    for data, told in (
+    for data, remedy in (
         ({"train": pair, "unsupervised": items}, "splits are not understood"),
         (FLOATS, r"without labels(.|\n)*\(samples, labels\)"),
         ((x for x in [pair]), r"list\(data\)"),
         (7, "unknown kind of data"),
     ):
-        with pytest.raises(DataError, match=told):
+        with pytest.raises(DataError, match=remedy):
             as_images(data)
 
 
@@ -671,8 +671,8 @@ def test_volumes_and_frames_are_asked_for(shape: tuple[int, ...], remedy: Any) -
 def test_what_is_taken_for_many_channels_is_noted(shape: tuple[int, ...], capsys: pytest.CaptureFixture[str]) -> None:
     x = DRAWS.normal(size=(12, *shape)).astype(np.float32)
     as_images((x, LABELS))
-    told = f"are taken for {shape[0]} channels of {' x '.join(map(str, shape[1:]))}; say so by from_tensors"
-    assert (told in capsys.readouterr().err) == (shape[0] > 4 and len(shape) > 2)
+    message = f"are taken for {shape[0]} channels of {' x '.join(map(str, shape[1:]))}; say so by from_tensors"
+    assert (message in capsys.readouterr().err) == (shape[0] > 4 and len(shape) > 2)
     from_tensors(x, LABELS, channels_last=False)
     assert not capsys.readouterr().err
 

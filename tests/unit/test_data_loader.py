@@ -179,14 +179,14 @@ SMALL_KINDS = [("crop",), ("flip",), ("shift", "alternate"), ("flip(p=0.3)", "cu
 
 @pytest.mark.parametrize("augment", SMALL_KINDS)
 @pytest.mark.parametrize(
-    "told", [{}, {"shard": (1, 3)}, {"shard": (0, 2, 4)}, {"train": False}, {"image_size": 12}, {"image_size": 24}]
+    "options", [{}, {"shard": (1, 3)}, {"shard": (0, 2, 4)}, {"train": False}, {"image_size": 12}, {"image_size": 24}]
 )
 def test_batches_that_are_made_several_at_a_time_are_those_made_alone(
-    augment: tuple[str, ...], told: dict[str, Any]
+    augment: tuple[str, ...], options: dict[str, Any]
 ) -> None:
     split = colours().train
     one = Loader(
-        colours(), split, np.arange(len(split)), batch_size=4, seed=3, **{"train": True, **told}, augment=augment
+        colours(), split, np.arange(len(split)), batch_size=4, seed=3, **{"train": True, **options}, augment=augment
     )
     assert one.at_once > 1
     order = one.order(2)

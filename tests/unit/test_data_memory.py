@@ -168,9 +168,9 @@ class Broken(Items):
 
 
 def test_an_item_that_raises_is_named_by_its_row_and_keeps_its_own_traceback() -> None:
-    with pytest.raises(DataError, match=r"Broken, train, row 2\n(.|\n)*got: IndexError: list index") as told:
+    with pytest.raises(DataError, match=r"Broken, train, row 2\n(.|\n)*got: IndexError: list index") as caught:
         from_dataset(Broken(list(GREY), LABELS.tolist()))
-    assert isinstance(told.value.__cause__, IndexError)
+    assert isinstance(caught.value.__cause__, IndexError)
 
 
 def nested(values: np.ndarray, kind: pa.DataType) -> pa.Array:

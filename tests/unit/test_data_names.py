@@ -41,8 +41,8 @@ def tree(name: str) -> None:
                 picture(f"source/{known}/{name.format(patient=patient, i=i)}.png", patient, 10 * label + i)
 
 
-def patients(folder: str, **told: object) -> dict[str, set[int]]:
-    images = open_data(prepare("source", folder, **told))  # pyright: ignore[reportArgumentType]
+def patients(folder: str, **options: object) -> dict[str, set[int]]:
+    images = open_data(prepare("source", folder, **options))  # pyright: ignore[reportArgumentType]
     return {split: {*of.take(np.arange(len(of)))[:, 0, 0, 0].tolist()} for split, of in images.splits.items()}
 
 

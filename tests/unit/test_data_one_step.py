@@ -139,9 +139,9 @@ def test_processes_that_ask_at_once_prepare_once(
 def test_how_a_source_is_prepared_is_noted_and_remedies_say_how(tmp_path: Path) -> None:
     tree(tmp_path / "pets")
     Image.fromarray(GREY[:3].transpose(1, 2, 0)).save(tmp_path / "pets" / "cat" / "colour.png")
-    told = DatasetSettings(data="pets")
+    options = DatasetSettings(data="pets")
     with pytest.raises(DataError) as refused:
-        open_dataset(told)
+        open_dataset(options)
     assert "dataset.image_size=64" in str(refused.value)
     assert 'dataset.data_args=dict(mode="rgb")' in str(refused.value)
     images = open_dataset(DatasetSettings(data="pets", image_size=6, data_args=("mode=rgb", "test_fraction=0.5")))
@@ -336,11 +336,11 @@ def test_what_is_prepared_says_its_counts_shares_and_duplicates(tmp_path: Path, 
     images = open_data("pets", test_fraction=0.5, validation_fraction=0.2)
     assert {name: len(split) for name, split in images.splits.items()} == {"train": 7, "validation": 4, "test": 10}
     (folder,) = prepared(cache)
-    told = describe(cache / "prepared" / folder)
-    assert told["held_out"] == {"test_fraction": 0.5, "seed": 0, "validation_fraction": 0.2, "groups": None}
-    assert sum(told["splits"]["train"]["by_class"]) == 7
-    assert sum(told["duplicates"].values()) == 1
-    assert json.dumps(told)
+    described = describe(cache / "prepared" / folder)
+    assert described["held_out"] == {"test_fraction": 0.5, "seed": 0, "validation_fraction": 0.2, "groups": None}
+    assert sum(described["splits"]["train"]["by_class"]) == 7
+    assert sum(described["duplicates"].values()) == 1
+    assert json.dumps(described)
 
 
 def test_the_names_that_the_command_line_knows_are_those_that_there_are() -> None:

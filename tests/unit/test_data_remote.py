@@ -167,7 +167,7 @@ def test_what_is_not_there_is_named_by_its_address(remote: RemoteFolder) -> None
 def small_shards(monkeypatch: pytest.MonkeyPatch, bytes: int = 3000) -> None:
     writer = shard_files.ShardWriter.__init__
     monkeypatch.setattr(
-        shard_files.ShardWriter, "__init__", lambda self, *told, **more: writer(self, *told, **more, shard_bytes=bytes)
+        shard_files.ShardWriter, "__init__", lambda self, *args, **more: writer(self, *args, **more, shard_bytes=bytes)
     )
 
 
@@ -205,8 +205,8 @@ def test_of_remote_pixels_only_the_samples_of_a_loader_are_fetched_each_once(
     there = open_data(remote.url)
     rows = np.array([1, 2, 9, 14])  # of three shards of twelve
 
-    def batches(of: Images, rows: np.ndarray, **told: Any) -> list[torch.Tensor]:
-        loader = Loader(of, of.train, rows, batch_size=2, seed=1, train=True, **told)
+    def batches(images: Images, rows: np.ndarray, **options: Any) -> list[torch.Tensor]:
+        loader = Loader(images, images.train, rows, batch_size=2, seed=1, train=True, **options)
         return [x for epoch in range(2) for x, _ in loader.epoch(epoch)]
 
     assert all(map(torch.equal, batches(here, rows), batches(there, rows)))

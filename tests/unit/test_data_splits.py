@@ -316,8 +316,8 @@ def test_splits_in_some_classes_alone_are_refused_with_a_remedy_that_works(tmp_p
     tree(tmp_path / "below" / "ant", 3, 0, ("train", "test"))
     tree(tmp_path / "below" / "bee", 3, 500, ("train", "test"))
     (tmp_path / "below" / "ant" / "loose.png").write_bytes(png(999))
-    told = r"a class folder holds splits\n(.|\n)*if each class has its own, splits=\[\"test=test\", \"train=train\"\]"
-    with pytest.raises(DataError, match=told):
+    text = r"a class folder holds splits\n(.|\n)*if each class has its own, splits=\[\"test=test\", \"train=train\"\]"
+    with pytest.raises(DataError, match=text):
         prepared(tmp_path / "below")
     manifest = prepared(tmp_path / "below", splits=read_splits(["test=test", "train=train"]))
     assert counts(manifest) == {"train": 6, "test": 6}
@@ -600,9 +600,9 @@ def test_pictures_in_two_splits_and_under_two_names_are_noted(tmp_path: Path) ->
     tree(tmp_path / "pets" / "test", 2, 1000)
     (tmp_path / "pets" / "test" / "ant" / "again.png").write_bytes(png(0))
     os.link(tmp_path / "pets" / "train" / "bee" / "0.png", tmp_path / "pets" / "train" / "cat" / "too.png")
-    told = prepared(tmp_path / "pets").notes
-    assert told[0].startswith("1 of 7 pictures of test are also in train")
-    assert told[1].startswith("1 pictures are in several classes")
+    text = prepared(tmp_path / "pets").notes
+    assert text[0].startswith("1 of 7 pictures of test are also in train")
+    assert text[1].startswith("1 pictures are in several classes")
 
 
 def test_a_manifest_of_before_is_read_and_the_new_one_says_who_made_the_split(tmp_path: Path) -> None:
@@ -766,8 +766,8 @@ def test_files_of_text_say_splits_and_classes_of_the_pictures_beside_them(tmp_pa
     assert manifest.classes == ["ant", "cat"]
     assert "pictures and classes are those of train.csv, test.csv" in manifest.notes
     assert manifest.left_out == (LeftOut("notes.csv", "no column image, label", 1),)
-    told = prepared(tmp_path / "a", splits={"train": "test.csv", "test": "train.csv"})
-    assert counts(told) == {"train": 4, "test": 8}
+    chosen = prepared(tmp_path / "a", splits={"train": "test.csv", "test": "train.csv"})
+    assert counts(chosen) == {"train": 4, "test": 8}
     texts(tmp_path / "one", labels=train)
     assert sum(counts(prepared(tmp_path / "one")).values()) == 8
     tree(tmp_path / "classes", 3, 0)
@@ -793,9 +793,9 @@ def test_files_of_numbers_are_refused_with_a_command_that_reads_them(tmp_path: P
     for source in (tmp_path / "b", tmp_path / "b" / "train.csv"):
         with pytest.raises(DataError, match="plain numbers are read as they are") as refused:
             prepared(source)
-        told = re.search(r"ffdist train --data (\S+) --model mlp", str(refused.value))
-        assert told
-        assert open_data(told[1]).shape == (16,)
+        remedy = re.search(r"ffdist train --data (\S+) --model mlp", str(refused.value))
+        assert remedy
+        assert open_data(remedy[1]).shape == (16,)
 
 
 @pytest.mark.parametrize(("first", "last", "label"), [("1.5", "red", "b"), ("1.5", "0", "b"), ("3", "0", "a")])
@@ -852,9 +852,9 @@ def test_a_repository_s_card_says_its_splits(tmp_path: Path, capsys: pytest.Capt
         prepared(hub)
     (hub / "README.md").write_text(CARD)
     assert counts(prepared(hub)) == {"train": 13, "test": 5}
-    told = capsys.readouterr().err
-    assert "train=files/first 'train=files/*second.parquet'" in told or "train='files/*second.parquet'" in told
-    assert "left out: unsupervised" in told
+    text = capsys.readouterr().err
+    assert "train=files/first 'train=files/*second.parquet'" in text or "train='files/*second.parquet'" in text
+    assert "left out: unsupervised" in text
     assert counts(prepared(hub, splits={"train": "files/first", "test": "files/others"})) == {"train": 10, "test": 7}
     (hub / "README.md").write_text(CARD.replace("files/last", "files/lost"))
     with pytest.raises(DataError, match=r"test split are not there(.|\n)*fetch all of the repository"):

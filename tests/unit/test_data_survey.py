@@ -75,9 +75,9 @@ def test_what_may_be_unexpected_is_noted(tmp_path: Path, capsys: pytest.CaptureF
         return Image.fromarray(np.stack([grey * 0, grey * 0, grey, grey * 0 + 255 * (grey > 200)], 2).astype(np.uint8))
 
     prepare(tree(tmp_path / "icons", icon, "png"), tmp_path / "a", background="blue")
-    told = capsys.readouterr().err
-    assert "note: red holds 0 in every pixel of the training pictures" in told
-    assert "blue holds" not in told
+    text = capsys.readouterr().err
+    assert "note: red holds 0 in every pixel of the training pictures" in text
+    assert "blue holds" not in text
     prepare(
         tree(tmp_path / "tree", lambda grey: Image.fromarray((grey * 0 + grey[5, 5]).astype(np.uint8)), "png"),
         tmp_path / "b",

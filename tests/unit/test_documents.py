@@ -140,8 +140,8 @@ def test_the_files_of_howtos_are_a_network_a_rule_a_metric_and_a_callback(tmp_pa
     run = tmp_path / "run"
     network, rule = f"{tmp_path}/net.py:small", f"{tmp_path}/my_rule.py:Plain"
     pipeline = Pipeline(network, rule, model_args=["width=8"], objective_args=["temperature=0.5"])
-    told = {"metric": [f"{tmp_path}/own.py:top3"], "callback": [f"{tmp_path}/own.py:report_epoch"]}
-    pipeline.fit("digits", epochs=1, batch_size=32, samples=200, out=run, progress=False, **told)
+    options = {"metric": [f"{tmp_path}/own.py:top3"], "callback": [f"{tmp_path}/own.py:report_epoch"]}
+    pipeline.fit("digits", epochs=1, batch_size=32, samples=200, out=run, progress=False, **options)
     assert pipeline.result is not None
     assert any("top3" in name for name in pipeline.result.history().column_names)
 

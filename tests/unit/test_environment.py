@@ -66,9 +66,9 @@ def test_each_start_of_a_run_is_kept_and_decides_nothing(
     assert fingerprint(tmp_path / "it's mine") == fingerprint(tmp_path / "whole")
     capsys.readouterr()
     main(["report", "it's mine", "--text"])
-    told = capsys.readouterr().out
+    text = capsys.readouterr().out
     for word in (first["command"], second["command"], first["began"], f"torch {torch.__version__}", platform.node()):
-        assert word in told
+        assert word in text
 
 
 def test_a_start_that_is_refused_adds_nothing(tmp_path: Path) -> None:
@@ -89,11 +89,11 @@ from ffdist import Pipeline
 from ffdist.runtime.record import read_starts
 
 if __name__ == "__main__":
-    told = {"samples": 64, "progress": False, "schedule": "constant", "threads": 1, "model_args": ("widths=8,8",)}
-    Pipeline("mlp", "sff", launcher="processes").fit("digits", out="run", epochs=1, **told)
+    options = {"samples": 64, "progress": False, "schedule": "constant", "threads": 1, "model_args": ("widths=8,8",)}
+    Pipeline("mlp", "sff", launcher="processes").fit("digits", out="run", epochs=1, **options)
     Pipeline.resume("run", epochs=2, progress=False)
     print(*(start["launcher"] for start in read_starts(Path("run"))))
-    Pipeline("mlp", "sff").fit("digits", epochs=1, **told)
+    Pipeline("mlp", "sff").fit("digits", epochs=1, **options)
 """
 
 
@@ -121,15 +121,15 @@ def test_a_change_anywhere_in_ffdist_marks_its_commit(tmp_path: Path) -> None:
     git(tmp_path, "add", ".")
     git(tmp_path, "commit", "--quiet", "--message", "first")
 
-    def told() -> str:
+    def printed_commit() -> str:
         code = "from ffdist.environment import commit; print(commit())"
         here = os.environ | {"PYTHONPATH": str(tmp_path), "GIT_DIR": str(tmp_path / "nowhere")}
         command = [sys.executable, "-c", code]
         return subprocess.run(command, env=here, cwd=tmp_path, capture_output=True, text=True, check=True).stdout[:-1]
 
-    assert told() == git(tmp_path, "rev-parse", "--short=12", "HEAD")
+    assert printed_commit() == git(tmp_path, "rev-parse", "--short=12", "HEAD")
     (package / "data/loader.py").write_text("")
-    assert told().endswith("+")
+    assert printed_commit().endswith("+")
 
 
 def test_without_git_and_in_a_folder_of_no_checkout_nothing_is_made_up(

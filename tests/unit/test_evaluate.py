@@ -45,9 +45,9 @@ def test_a_loaded_network_has_the_numbers_of_eval_and_of_training(
 ) -> None:
     capsys.readouterr()
     main(["eval", str(runs / name), "--json", "--confusion"])
-    told = json.loads(capsys.readouterr().out)
+    as_json = json.loads(capsys.readouterr().out)
     found = ffdist.load(runs / name).evaluate("digits", confusion=True)
-    assert found == told
+    assert found == as_json
     assert sum(map(sum, found.pop("confusion")["counts"])) == found["samples"] == 360
     _, end = read_run_log(runs / name)
     assert end

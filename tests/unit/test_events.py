@@ -47,15 +47,15 @@ any_event = st.one_of(
 
 @given(any_event)
 def test_each_event_comes_back_from_its_json_form(event: RunEvent) -> None:
-    told = json.loads(json.dumps(event.to_json()))
-    assert told["event"] == event.name
-    assert told["schema"] == events.SCHEMA
-    assert from_json(told) == event
-    assert from_json(told | {"of a later version": 1}) == event
+    as_json = json.loads(json.dumps(event.to_json()))
+    assert as_json["event"] == event.name
+    assert as_json["schema"] == events.SCHEMA
+    assert from_json(as_json) == event
+    assert from_json(as_json | {"of a later version": 1}) == event
 
 
 @pytest.mark.parametrize(
-    "told",
+    "options",
     [
         {},
         {"event": "progress", "schema": 1},
@@ -66,9 +66,9 @@ def test_each_event_comes_back_from_its_json_form(event: RunEvent) -> None:
         {"event": "progress", "step": 1, "schema": events.SCHEMA + 1},
     ],
 )
-def test_what_is_no_event_is_refused(told: dict[str, Any]) -> None:
+def test_what_is_no_event_is_refused(options: dict[str, Any]) -> None:
     with pytest.raises(DataError, match="event"):
-        from_json(told)
+        from_json(options)
 
 
 def test_a_run_tells_its_events_in_order_and_its_log_has_each_epoch(tmp_path: Path) -> None:
@@ -115,7 +115,7 @@ def test_reports_within_an_epoch_change_no_bit_and_tell_of_every_worker(tmp_path
 def test_an_observer_that_fails_is_reported_and_left_out_and_the_run_goes_on(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told, closed = list[str](), list[str]()
+    called, closed = list[str](), list[str]()
 
     class Listener:
         def __init__(self, name: str, fails: bool = False) -> None:
@@ -123,7 +123,7 @@ def test_an_observer_that_fails_is_reported_and_left_out_and_the_run_goes_on(
             self.fails = fails
 
         def __call__(self, event: RunEvent) -> None:
-            told.append(self.name)
+            called.append(self.name)
             if self.fails:
                 raise ValueError("too much")
 
@@ -135,8 +135,8 @@ def test_an_observer_that_fails_is_reported_and_left_out_and_the_run_goes_on(
     result = run_threads(DigitsJob(tmp_path, epochs=1)(), observers)
     observers.close()
     assert result.reason == "finished"
-    assert told[:5] == ["first", "broken", "last", "first", "last"]
-    assert told.count("broken") == 1
+    assert called[:5] == ["first", "broken", "last", "first", "last"]
+    assert called.count("broken") == 1
     assert closed == ["broken", "last", "first"]
     assert capsys.readouterr().err.count("an observer has failed, and gets no further events: ") == 1
 
@@ -157,10 +157,10 @@ def test_an_observer_can_end_the_run_after_a_snapshot(tmp_path: Path) -> None:
 
 
 def test_a_run_that_goes_on_within_an_epoch_has_each_of_its_pulses_once(tmp_path: Path) -> None:
-    told = {"samples": 640, "log_every": 1, "snapshot_every": 3}
-    make = DigitsJob(tmp_path, epochs=1, settings=told)
+    options = {"samples": 640, "log_every": 1, "snapshot_every": 3}
+    make = DigitsJob(tmp_path, epochs=1, settings=options)
     cut_power_at(5, make)
-    run_threads(replace(make, settings=told | {"resume": True})(), lambda event: None)
+    run_threads(replace(make, settings=options | {"resume": True})(), lambda event: None)
     assert [pulse["step"] for pulse in read_pulses(tmp_path)] == list(range(1, 8))
 
 
@@ -169,8 +169,8 @@ def test_reports_come_by_time_too_and_all_who_share_a_batch_send_them_after_the_
     tmp_path: Path, plan: str
 ) -> None:
     heard = list[RunEvent]()
-    told = {"lanes": 2, "samples": 640, "plan": plan, "log_every": "0.000001s"}
-    run_threads(DigitsJob(tmp_path, epochs=2, settings=told)(), heard.append)
+    options = {"lanes": 2, "samples": 640, "plan": plan, "log_every": "0.000001s"}
+    run_threads(DigitsJob(tmp_path, epochs=2, settings=options)(), heard.append)
     steps = [event.step for event in heard if isinstance(event, PulseReported)]
     ends = [event.record["step"] for event in heard if isinstance(event, EpochEnded)]
     assert len(ends) == 2
@@ -178,5 +178,5 @@ def test_reports_come_by_time_too_and_all_who_share_a_batch_send_them_after_the_
     assert 3 <= len(steps) < ends[-1], "as often as batches are exchanged, at most"
     assert not set(ends) & set(steps), "the last one is the epoch's own"
     rare = list[RunEvent]()
-    run_threads(DigitsJob(epochs=1, settings=told | {"log_every": "1h"})(), rare.append)
+    run_threads(DigitsJob(epochs=1, settings=options | {"log_every": "1h"})(), rare.append)
     assert not [event for event in rare if isinstance(event, PulseReported)]

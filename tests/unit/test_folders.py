@@ -63,9 +63,9 @@ def test_a_folder_stays_where_a_mount_of_its_own_keeps_it(folder: str, kept: boo
 
 @pytest.mark.usefixtures("container")
 def test_a_loss_is_noted_only_in_a_container(monkeypatch: pytest.MonkeyPatch) -> None:
-    told = container_note(Path("/"))
-    assert told
-    assert "-v ffdist-work:/work" in told
+    text = container_note(Path("/"))
+    assert text
+    assert "-v ffdist-work:/work" in text
     monkeypatch.delenv("FFDIST_IMAGE")
     assert container_note(Path("/")) is None
 
@@ -75,8 +75,8 @@ def test_a_command_can_be_pasted_whatever_the_folder_is_called() -> None:
 
 
 def test_whose_a_folder_is_stands_beside_what_the_system_said(ours: Path) -> None:
-    told = why_unwritable(ours / "runs" / "mine", DENIED)
-    assert told == f"Permission denied: {ours} is of user {os.geteuid()}, mode 755; this is user {os.geteuid()}"
+    text = why_unwritable(ours / "runs" / "mine", DENIED)
+    assert text == f"Permission denied: {ours} is of user {os.geteuid()}, mode 755; this is user {os.geteuid()}"
     assert why_unwritable(ours, FULL) == "No space left on device"
 
 
@@ -122,19 +122,19 @@ def without_rights(folder: Path, *words: object, **env: str) -> str:
 
 
 def test_a_folder_of_another_user_is_one_paragraph(foreign: Path) -> None:
-    told = without_rights(foreign, "train", "--samples", "64", "--epochs", "1")
-    assert "\nffdist: error: the run folder cannot be written\n" in told
+    text = without_rights(foreign, "train", "--samples", "64", "--epochs", "1")
+    assert "\nffdist: error: the run folder cannot be written\n" in text
     owner, mode = foreign.stat().st_uid, foreign.stat().st_mode & 0o777
-    assert f"{foreign} is of user {owner}, mode {mode:o}; this is user {os.geteuid()}" in told
-    told = without_rights(foreign, "data", "prepare", "mnist", HOME=str(foreign))
-    assert told.startswith("ffdist: error: there is no place to download mnist to\n")
-    assert "--cache" in told
+    assert f"{foreign} is of user {owner}, mode {mode:o}; this is user {os.geteuid()}" in text
+    text = without_rights(foreign, "data", "prepare", "mnist", HOME=str(foreign))
+    assert text.startswith("ffdist: error: there is no place to download mnist to\n")
+    assert "--cache" in text
 
 
 def test_no_home_is_one_paragraph(foreign: Path) -> None:
-    told = without_rights(foreign, "data", "prepare", "mnist", XDG_CACHE_HOME="~nobody-of-this-name")
-    assert told.startswith("ffdist: error: there is no home to keep downloads in\n")
-    assert "--cache" in told
+    text = without_rights(foreign, "data", "prepare", "mnist", XDG_CACHE_HOME="~nobody-of-this-name")
+    assert text.startswith("ffdist: error: there is no home to keep downloads in\n")
+    assert "--cache" in text
 
 
 def test_no_place_for_temporary_files_is_one_paragraph(
@@ -144,6 +144,6 @@ def test_no_place_for_temporary_files_is_one_paragraph(
     monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: ["/proc/nowhere"])
     with pytest.raises(SystemExit, match="1"):
         main(["doctor"])
-    told = capsys.readouterr().err
-    assert told.startswith("ffdist: error: no temporary file can be written\n")
-    assert "TMPDIR" in told
+    text = capsys.readouterr().err
+    assert text.startswith("ffdist: error: no temporary file can be written\n")
+    assert "TMPDIR" in text

@@ -47,9 +47,9 @@ SAME: dict[str, dict[str, Any]] = {
 TWO: dict[str, Any] = {"cut": [1, 2]}
 
 
-def flags(told: dict[str, Any]) -> list[str]:
+def flags(options: dict[str, Any]) -> list[str]:
     words = []
-    for name, value in told.items():
+    for name, value in options.items():
         values = [] if value is True else value if isinstance(value, list) else [value]
         words += [f"--{name.replace('_', '-')}", *map(str, values)]
     return words
@@ -72,11 +72,11 @@ def test_functions_have_their_commands_defaults() -> None:
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=NEEDS_MUON if name == "muon" else ()) for name in SAME])
 def test_a_run_set_up_in_python_is_the_command_lines(name: str, tmp_path: Path) -> None:
-    told = SMALL | SAME[name]
-    main([*line(tmp_path), *flags(told), "--out", str(tmp_path / "line")])
-    rule = told.pop("objective", "sff")
-    cut = {} if rule == "backprop" or told.get("fusion") else TWO
-    pipeline = Pipeline("cnnb", rule, **told, **cut)
+    options = SMALL | SAME[name]
+    main([*line(tmp_path), *flags(options), "--out", str(tmp_path / "line")])
+    rule = options.pop("objective", "sff")
+    cut = {} if rule == "backprop" or options.get("fusion") else TWO
+    pipeline = Pipeline("cnnb", rule, **options, **cut)
     result = pipeline.fit("digits", out=tmp_path / "python", progress=False)
     assert fingerprint(tmp_path / "python") == fingerprint(tmp_path / "line")
     records, end = read_run_log(tmp_path / "line")
@@ -110,8 +110,8 @@ def test_settings_come_whole_by_a_preset_or_a_file_or_by_their_names(tmp_path: P
 
 @pytest.mark.parametrize("began", ["line", "python"])
 def test_a_run_goes_on_to_the_same_bits_by_either_door(began: str, tmp_path: Path) -> None:
-    told = SMALL | {"augment": ["crop"], "schedule": "constant", "ema": 0.9}
-    words = [*line(tmp_path), *flags(told)]
+    options = SMALL | {"augment": ["crop"], "schedule": "constant", "ema": 0.9}
+    words = [*line(tmp_path), *flags(options)]
     main([*words, "--epochs", "2", "--out", str(tmp_path / "whole")])
     if began == "line":
         main([*words, "--out", str(tmp_path / "run")])
@@ -119,7 +119,7 @@ def test_a_run_goes_on_to_the_same_bits_by_either_door(began: str, tmp_path: Pat
         assert pipeline.result
         assert len(pipeline.result.records) == 2
     else:
-        Pipeline("cnnb", "sff", **told).fit("digits", out=tmp_path / "run", progress=False)
+        Pipeline("cnnb", "sff", **options).fit("digits", out=tmp_path / "run", progress=False)
         main(["train", "--resume", str(tmp_path / "run"), "--epochs", "2"])
     assert fingerprint(tmp_path / "run") == fingerprint(tmp_path / "whole")
     again = Pipeline.resume(tmp_path / "run", progress=False)
@@ -138,7 +138,7 @@ def test_an_own_validation_set_is_given_to_fit(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("told", "said"),
+    ("options", "said"),
     [
         ({"settings": {"epochs": 3}}, r"settings is not a Settings object(.|\n)*got: a dict"),
         ({"preset": "digits"}, r"remedy: settings=ffdist\.presets\.with_preset"),
@@ -157,9 +157,9 @@ def test_an_own_validation_set_is_given_to_fit(tmp_path: Path) -> None:
         ({"objective": "backprop", "fusion": True}, "expected: a local rule"),
     ],
 )
-def test_an_error_for_what_is_set_in_a_wrong_place_says_the_right_one(told: dict[str, Any], said: str) -> None:
+def test_an_error_for_what_is_set_in_a_wrong_place_says_the_right_one(options: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
-        Pipeline(**{"network": "mlp", "objective": "sff"} | told)
+        Pipeline(**{"network": "mlp", "objective": "sff"} | options)
 
 
 def test_devices_and_options_are_given_as_torch_and_python_have_them() -> None:
@@ -188,12 +188,12 @@ NOTE = "from ffdist.notes import note; from ffdist.spelling import setting; note
 def test_notes_spell_settings_as_the_front_door_does_in_processes_of_a_run_too(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    told: dict[str, Any] = SMALL | {"plan": "* @ 0, 1 by batch", "exchange": "slices", "samples": 64}
+    options: dict[str, Any] = SMALL | {"plan": "* @ 0, 1 by batch", "exchange": "slices", "samples": 64}
     (tmp_path / "none.toml").touch()
-    words = ["train", "--config", str(tmp_path / "none.toml"), "--launcher", "threads", *flags(told)]
+    words = ["train", "--config", str(tmp_path / "none.toml"), "--launcher", "threads", *flags(options)]
     main([*words, "--out", str(tmp_path / "line")])
     assert "ffdist: nothing reads --exchange, which is for lanes" in capfd.readouterr().err
-    Pipeline("cnnb", "sff", **told).fit("digits", progress=False)
+    Pipeline("cnnb", "sff", **options).fit("digits", progress=False)
     assert "ffdist: nothing reads plan.exchange, which is for lanes" in capfd.readouterr().err
     with spelled_as_flags():
         subprocess.run([sys.executable, "-c", NOTE], check=True)
@@ -210,14 +210,14 @@ def test_a_plan_of_a_file_has_names_that_a_text_can_have(tmp_path: Path) -> None
 
 
 def test_a_plan_of_a_file_goes_with_the_run_by_either_door(tmp_path: Path) -> None:
-    file, told = tmp_path / "plan.json", SMALL | {"samples": 64}
+    file, options = tmp_path / "plan.json", SMALL | {"samples": 64}
     plan = Plan.parse("* @ 0-1", ("conv1", "conv2", "conv3"), 2)
     file.write_text(json.dumps(plan.as_json()))
     (tmp_path / "none.toml").touch()
-    words = ["train", "--config", str(tmp_path / "none.toml"), "--launcher", "threads", *flags(told)]
+    words = ["train", "--config", str(tmp_path / "none.toml"), "--launcher", "threads", *flags(options)]
     words += ["--plan", str(file), "--out"]
     main([*words, str(tmp_path / "line")])
-    pipeline = Pipeline("cnnb", "sff", **told, plan=str(file))
+    pipeline = Pipeline("cnnb", "sff", **options, plan=str(file))
     with pytest.raises(ConfigError, match=rf"lanes and the plan disagree(.|\n)*{file}(.|\n)*expected: 2 lanes"):
         pipeline.fit("digits", lanes=3, out=tmp_path / "python", progress=False)
     pipeline.fit("digits", out=tmp_path / "python", progress=False)

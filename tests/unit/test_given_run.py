@@ -69,14 +69,14 @@ def test_a_run_of_given_parts_is_loaded_with_them(tmp_path: Path) -> None:
 
 
 def test_going_on_in_python_equals_an_uninterrupted_run(tmp_path: Path) -> None:
-    told = {"batch_size": 16, "schedule": "constant", "progress": False}
+    options = {"batch_size": 16, "schedule": "constant", "progress": False}
     first, second = sequential(), sequential()
     second.load_state_dict(first.state_dict())
     whole = Pipeline(first, SFF(), blocks=[3, 2])
-    whole.fit((X, Y), epochs=3, **told)
+    whole.fit((X, Y), epochs=3, **options)
     parts = Pipeline(second, SFF(), blocks=[3, 2], stages=2)
-    parts.fit((X, Y), epochs=1, out=tmp_path / "run", **told)
-    result = parts.fit((X, Y), epochs=3, out=tmp_path / "run", resume=True, **told)
+    parts.fit((X, Y), epochs=1, out=tmp_path / "run", **options)
+    result = parts.fit((X, Y), epochs=3, out=tmp_path / "run", resume=True, **options)
     assert len(result.records) == 3
     assert read_settings(tmp_path / "run").training.epochs == 3
     for value, expected in zip(parts.classifier.parameters(), whole.classifier.parameters(), strict=True):

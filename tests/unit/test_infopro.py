@@ -82,8 +82,8 @@ def test_no_cut_lane_or_interruption_changes_a_bit(tmp_path: Path) -> None:
     }
     for name, fits in ways.items():
         pipeline = Pipeline("cnnb", "infopro", model_args=["widths=6,8,8"], schedule="constant", lanes=2, threads=1)
-        for told in fits:
-            pipeline.fit(images, out=tmp_path / name, progress=False, samples=160, batch_size=40, **told)
+        for value in fits:
+            pipeline.fit(images, out=tmp_path / name, progress=False, samples=160, batch_size=40, **value)
         manifest = latest(tmp_path / name)
         assert manifest
         ends.append([load_file(manifest.folder / entry["file"]) for entry in manifest.files])

@@ -48,9 +48,9 @@ def test_a_mark_that_cannot_be_read_is_made_anew(tmp_path: Path, text: str) -> N
 
 
 def test_a_run_that_goes_on_keeps_its_best_and_it_is_read(tmp_path: Path) -> None:
-    told = {"validation": 0.2, "samples": 400, "keep": 1, "keep_best": "mean", "lr": 0.02, "stages": 2}
-    run_threads(DigitsJob(tmp_path, epochs=2, settings=told)(), lambda event: None)
-    run_threads(DigitsJob(tmp_path, epochs=4, settings=told | {"resume": True})(), lambda event: None)
+    options = {"validation": 0.2, "samples": 400, "keep": 1, "keep_best": "mean", "lr": 0.02, "stages": 2}
+    run_threads(DigitsJob(tmp_path, epochs=2, settings=options)(), lambda event: None)
+    run_threads(DigitsJob(tmp_path, epochs=4, settings=options | {"resume": True})(), lambda event: None)
     records, _ = read_run_log(tmp_path)
     accuracies = [record["validation"]["accuracy"]["mean"] for record in records]
     best = accuracies.index(max(accuracies)) + 1
@@ -60,8 +60,8 @@ def test_a_run_that_goes_on_keeps_its_best_and_it_is_read(tmp_path: Path) -> Non
 
 def test_in_python_the_best_is_what_it_was_at_its_epochs_end(tmp_path: Path) -> None:
     pipeline = ffdist.Pipeline("cnnb", "sff", model_args=["widths=8,8,8"], threads=1, batch_size=50, lr=0.02)
-    told = {"samples": 400, "validation": 0.2, "keep_best": "mean", "track": (), "progress": False}
-    pipeline.fit("digits", epochs=4, out=tmp_path / "run", **told)
+    options = {"samples": 400, "validation": 0.2, "keep_best": "mean", "track": (), "progress": False}
+    pipeline.fit("digits", epochs=4, out=tmp_path / "run", **options)
     mark = json.loads((tmp_path / "run" / MARK).read_text())
     best = ffdist.load(tmp_path / "run", snapshot="best")
     assert best.history().num_rows == mark["epoch"]
@@ -71,7 +71,7 @@ def test_in_python_the_best_is_what_it_was_at_its_epochs_end(tmp_path: Path) -> 
 def test_a_run_that_may_stop_early_ends_with_its_best_whatever_the_plan(tmp_path: Path) -> None:
     plan = "{0} @ 0:0, 1:1 | {1}, {2} @ 1"
     names = DigitsJob()().names
-    told = {
+    values = {
         "validation": 0.2,
         "samples": 200,
         "keep": 1,
@@ -81,7 +81,7 @@ def test_a_run_that_may_stop_early_ends_with_its_best_whatever_the_plan(tmp_path
         "early_stop": 2,
         "plan": plan.format(*names),
     }
-    run_threads(DigitsJob(tmp_path / "run", epochs=12, settings=told)(), lambda event: None)
+    run_threads(DigitsJob(tmp_path / "run", epochs=12, settings=values)(), lambda event: None)
     records, end = read_run_log(tmp_path / "run")
     assert end
     accuracies = [record["validation"]["accuracy"]["mean"] for record in records]
@@ -90,13 +90,13 @@ def test_a_run_that_may_stop_early_ends_with_its_best_whatever_the_plan(tmp_path
     assert kept(tmp_path / "run") == [best, len(records)]
     assert ends_with_best(tmp_path / "run")
     # what one gets that has learned no further
-    less = told | {"plan": "* @ 0"}
+    less = values | {"plan": "* @ 0"}
     run_threads(DigitsJob(tmp_path / "less", epochs=best, settings=less | {"early_stop": None})(), lambda event: None)
     _, shorter = read_run_log(tmp_path / "less")
     assert shorter
     assert end["test"]["accuracy"] == shorter["test"]["accuracy"]
     # and one that goes on does so from what it learned last
-    run_threads(DigitsJob(tmp_path / "run", epochs=14, settings=told | {"early_stop": None, "resume": True})(), QUIET)
+    run_threads(DigitsJob(tmp_path / "run", epochs=14, settings=values | {"early_stop": None, "resume": True})(), QUIET)
     assert not ends_with_best(tmp_path / "run")
     run_threads(DigitsJob(tmp_path / "whole", epochs=14, settings=less | {"early_stop": None})(), QUIET)
     assert fingerprint(tmp_path / "run") == fingerprint(tmp_path / "whole")
@@ -104,8 +104,8 @@ def test_a_run_that_may_stop_early_ends_with_its_best_whatever_the_plan(tmp_path
 
 def test_what_is_used_after_an_early_stop_is_the_best(tmp_path: Path) -> None:
     pipeline = ffdist.Pipeline("cnnb", "sff", threads=1, batch_size=50, lr=0.5, schedule="constant", early_stop=2)
-    told = {"samples": 200, "validation": 0.2, "track": (), "progress": False}
-    result = pipeline.fit("digits", epochs=12, out=tmp_path / "run", **told)
+    options = {"samples": 200, "validation": 0.2, "track": (), "progress": False}
+    result = pipeline.fit("digits", epochs=12, out=tmp_path / "run", **options)
     best = ffdist.load(tmp_path / "run", snapshot="best")
     assert best.history().num_rows < len(result.records)
     for network in (pipeline.classifier, ffdist.load(tmp_path / "run")):

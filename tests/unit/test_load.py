@@ -20,7 +20,7 @@ def test_queues_of_1_to_64_and_batches_of_1_to_4096_change_nothing(tmp_path: Pat
     samples = split.take(np.arange(count))
     images = from_tensors(samples, split.labels[:count], channels_last=True, classes=[*"0123456789"])
     for stages in (1, 3):
-        told = {"stages": stages, "queue": queue, "batch_size": batch_size}
-        job = DigitsJob(tmp_path / str(stages), epochs=1, settings=told)()
+        options = {"stages": stages, "queue": queue, "batch_size": batch_size}
+        job = DigitsJob(tmp_path / str(stages), epochs=1, settings=options)()
         run_threads(replace(job, images=images), QUIET)
     assert fingerprint(tmp_path / "1") == fingerprint(tmp_path / "3")

@@ -62,21 +62,21 @@ def test_a_block_is_measured_with_its_head_and_without() -> None:
     assert min(found.blocks) > 0
 
 
-def told(modules: tuple[int, ...], **others: object) -> Settings:
+def settings_in_modules(modules: tuple[int, ...], **others: object) -> Settings:
     settings = Settings().changed(modules=modules, batch_size=16, **others)
     chain = cnnb((1, 8, 8), 10, (8, 12, 16))
     return joined_in_modules(settings, chain, LocalCE(), settings.network.blocks or (1, 1, 1))
 
 
 def test_modules_become_blocks() -> None:
-    assert told((1, 2)).network.blocks == (1, 2)
-    assert told((1,)).network.blocks == (3,)
-    assert told((3,)).network.blocks == (1, 1, 1)
-    found = told((2,)).network
+    assert settings_in_modules((1, 2)).network.blocks == (1, 2)
+    assert settings_in_modules((1,)).network.blocks == (3,)
+    assert settings_in_modules((3,)).network.blocks == (1, 1, 1)
+    found = settings_in_modules((2,)).network
     assert found.modules == ()
     assert sum(found.blocks) == 3
     assert len(found.blocks) == 2
-    assert told((1,), objective="backprop").network.blocks == ()
+    assert settings_in_modules((1,), objective="backprop").network.blocks == ()
 
 
 def test_layers_that_were_joined_before_are_counted_in_layers() -> None:
@@ -102,7 +102,7 @@ def test_one_number_needs_no_list(tmp_path: Path) -> None:
 )
 def test_modules_that_do_not_fit_are_refused(modules: tuple[int, ...], others: dict[str, str], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        told(modules, **others)
+        settings_in_modules(modules, **others)
 
 
 def test_one_module_crosses_as_many_layers_as_backpropagation() -> None:

@@ -127,10 +127,10 @@ REST: dict[str, Any] = {"muon_rest": "adamw", "bias_lr": 0.01, "head_lr": 0.01}
 
 
 @pytest.mark.parametrize(
-    ("objective", "told"), [(AugLocal(width=0.5, pool="max", scale=0.2), {}), (DGL("conv", depth=1), REST)]
+    ("objective", "options"), [(AugLocal(width=0.5, pool="max", scale=0.2), {}), (DGL("conv", depth=1), REST)]
 )
 def test_cuts_and_resumption_change_no_bit_of_what_muon_learns(
-    objective: AugLocal | DGL, told: dict[str, Any], tmp_path: Path
+    objective: AugLocal | DGL, options: dict[str, Any], tmp_path: Path
 ) -> None:
     make = DigitsJob(
         objective=objective,
@@ -140,7 +140,7 @@ def test_cuts_and_resumption_change_no_bit_of_what_muon_learns(
             "precision": "bf16",
             "microbatches": 2,
             "snapshot_every": 7,
-            **told,
+            **options,
         },
     )
     check_job(make())

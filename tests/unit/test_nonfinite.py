@@ -75,9 +75,9 @@ class SpoiledScores(Hinton):
 
 
 def job(run: Path | None, epochs: int = 2, **settings: Any) -> DigitsJob:
-    told = {"on_nan": "skip", "samples": 400, "augment": (), "snapshot_every": 2, "keep": 50}
+    options = {"on_nan": "skip", "samples": 400, "augment": (), "snapshot_every": 2, "keep": 50}
     rule = {name: settings.pop(name) for name in ("block", "part", "always") if name in settings}
-    return DigitsJob(run, epochs, Spoiled(**rule), settings=told | settings)
+    return DigitsJob(run, epochs, Spoiled(**rule), settings=options | settings)
 
 
 @pytest.mark.parametrize("part", ["loss", "output", "gradients"])
@@ -216,10 +216,10 @@ def test_a_batch_alone_is_what_the_run_made_of_it(tmp_path: Path, capsys: pytest
     """Of a run of two stages and two lanes, from Python and by the command."""
     run = tmp_path / "run"
     rule = f"{Path(__file__)}:Spoiled"
-    told = (
+    message = (
         "data=digits model=cnnb batch-size=64 epochs=2 samples=400 lanes=2 stages=2 threads=1 seed=7 snapshot-every=3"
     )
-    words = [word for pair in told.split() for word in ("--" + pair.partition("=")[0], pair.partition("=")[2])]
+    words = [word for pair in message.split() for word in ("--" + pair.partition("=")[0], pair.partition("=")[2])]
     options = ["--objective", rule, "--objective-args", "part=output", "--augment", "none", "--on-nan", "skip"]
     given = ["--model-args", "widths=8,12,16", "--launcher", "threads", "--track", "none", "--keep", "9"]
     main(["train", *words, *options, *given, "--out", str(run)])

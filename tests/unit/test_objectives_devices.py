@@ -22,8 +22,8 @@ BATCH, CLASSES = 4, 10
 
 def variants(rule: Objective) -> list[Objective]:
     """The rule, and in its other ways of predicting."""
-    told = [replace(rule, predict=way) for way in ("linear", "both")] if isinstance(rule, LabelledInput) else []
-    return [rule, *told]
+    others = [replace(rule, predict=way) for way in ("linear", "both")] if isinstance(rule, LabelledInput) else []
+    return [rule, *others]
 
 
 def rows(rule: Objective, *, training: bool) -> int:

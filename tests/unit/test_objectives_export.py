@@ -53,8 +53,8 @@ class Predictor(nn.Module):
 def test_every_rules_prediction_is_exported_for_any_batch_size(name: str, model: str, options: dict[str, str]) -> None:
     predictor = Predictor(load_objective(name), load_model(model, (1, 8, 8), 10, options))
     batch = torch.export.Dim("batch", min=2, max=64)
-    told = ({0: batch},)
-    program = torch.export.export(predictor, (torch.randn(3, 1, 8, 8),), dynamic_shapes=told, strict=False).module()
+    shapes = ({0: batch},)
+    program = torch.export.export(predictor, (torch.randn(3, 1, 8, 8),), dynamic_shapes=shapes, strict=False).module()
     for size in (2, 7):
         x = torch.randn(size, 1, 8, 8)
         torch.testing.assert_close(program(x), predictor(x))

@@ -129,8 +129,8 @@ def test_one_that_fails_later_is_reported_and_left_out(own: Path, capsys: pytest
     metrics = OwnMetrics(named_metrics([f"{own}:breaks_later", f"{own}:right"], 10))
     for samples in (30, 30):
         metrics.add(torch.rand(samples, 10), torch.zeros(samples, dtype=torch.int64))
-        told = metrics.result()
-    assert told == {"right/share": pytest.approx(told["right/share"]), "right/count": 30.0}
+        values = metrics.result()
+    assert values == {"right/share": pytest.approx(values["right/share"]), "right/count": 30.0}
     assert capsys.readouterr().err.count("breaks_later") == 1
 
 

@@ -164,8 +164,8 @@ def test_the_page_tells_what_the_run_says(runs: Path, page: Page) -> None:
 
 def test_the_matrix_and_the_pictures_are_those_of_the_test_split(runs: Path, page: Page) -> None:
     data = ffdist.open_data("digits")
-    told = ffdist.load(runs / "a").evaluate(data, confusion=True)
-    counts = told["confusion"]["counts"]
+    measured = ffdist.load(runs / "a").evaluate(data, confusion=True)
+    counts = measured["confusion"]["counts"]
     cells = re.findall(r'<td class="(right|wrong) l\d">(\d*)</td>', (runs / "a.html").read_text())
     assert [int(number or 0) for _, number in cells] == [count for row in counts for count in row]
     assert [kind == "right" for kind, _ in cells] == [i == j for i in range(10) for j in range(10)]

@@ -198,13 +198,13 @@ def test_label_smoothing_changes_what_is_learned_and_not_how_it_is_judged(object
 
 
 def test_label_smoothing_is_set_once() -> None:
-    told = Settings().changed(objective_args=("label_smoothing=0.1",), label_smoothing=0.2)
+    options = Settings().changed(objective_args=("label_smoothing=0.1",), label_smoothing=0.2)
     with pytest.raises(ConfigError, match="set twice"):
-        network(told, (1, 8, 8), 10, start=True)
+        network(options, (1, 8, 8), 10, start=True)
     with pytest.raises(ConfigError, match="set twice"):
         Pipeline("cnnb", SFF(label_smoothing=0.1), label_smoothing=0.2).fit("digits", progress=False)
-    assert network(told, (1, 8, 8), 10)[1] == SFF(label_smoothing=0.2), "a run of an earlier version"
-    same, without = (network(told.changed(label_smoothing=share), (1, 8, 8), 10)[1] for share in (0.1, 0.0))
+    assert network(options, (1, 8, 8), 10)[1] == SFF(label_smoothing=0.2), "a run of an earlier version"
+    same, without = (network(options.changed(label_smoothing=share), (1, 8, 8), 10)[1] for share in (0.1, 0.0))
     assert same == without
 
 
@@ -232,7 +232,7 @@ def test_settings_that_make_no_sense_are_refused(wrong: dict[str, Any], message:
 
 
 @pytest.mark.parametrize(
-    ("told", "message"),
+    ("options", "message"),
     [
         ({"windows": ((0, 1),)}, "3 windows"),
         ({"schedule": "plateau"}, "scheduler.schedule=.plateau. follows the validation results"),
@@ -240,10 +240,10 @@ def test_settings_that_make_no_sense_are_refused(wrong: dict[str, Any], message:
     ],
 )
 def test_what_does_not_go_with_the_network_or_the_data_is_refused_before_anything_is_started(
-    told: dict[str, Any], message: str
+    options: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ConfigError, match=message):
-        check_job(DigitsJob(settings={**told, "validation": 0.0})())
+        check_job(DigitsJob(settings={**options, "validation": 0.0})())
 
 
 def test_a_share_that_holds_no_sample_out_is_refused() -> None:

@@ -139,9 +139,9 @@ def test_a_pipe_that_nobody_reads_ends_a_command_quietly_and_a_closed_one_is_no_
 
 
 def test_help_is_there_without_a_command_and_a_mistyped_one_gets_the_nearest() -> None:
-    alone, told = ffdist(""), ffdist("help")
-    assert alone.returncode == told.returncode == 0
-    assert alone.stdout == told.stdout
+    alone, asked = ffdist(""), ffdist("help")
+    assert alone.returncode == asked.returncode == 0
+    assert alone.stdout == asked.stdout
     assert b"doctor" in alone.stdout
     assert ffdist("help eval").stdout == ffdist("eval --help").stdout != b""
     for words in ("trian", "help trian"):

@@ -71,15 +71,15 @@ def test_a_run_by_any_optimiser_goes_on_as_if_never_interrupted_in_any_stages(
     name: str, own: Path, tmp_path: Path
 ) -> None:
     args = {"torch.optim:SGD": ["momentum=0.8"], "FILE:SignDescent": ["power=0.5"]}.get(name, [])
-    told: dict[str, Any] = {"samples": 150, "batch_size": 50, "lr": 1e-3, "schedule": "constant"}
-    told["block_rates"] = (1, 0.5, 2)
+    options: dict[str, Any] = {"samples": 150, "batch_size": 50, "lr": 1e-3, "schedule": "constant"}
+    options["block_rates"] = (1, 0.5, 2)
     pipeline = Pipeline(
         "cnnb",
         "sff",
         model_args=["widths=8,8,8"],
         optimizer=name.replace("FILE", str(own)),
         optimizer_args=args,
-        **told,
+        **options,
     )
     images = open_data("digits")
     pipeline.fit(images, out=tmp_path / "whole", epochs=2, stages=1, progress=False)
@@ -113,9 +113,9 @@ def test_an_optimiser_that_does_not_do_is_refused_before_anything_starts(
 
 
 def test_in_python_a_class_may_be_given_itself() -> None:
-    told = Pipeline("cnnb", "sff", optimizer=torch.optim.NAdam).settings.optim
-    assert told.optimizer == "torch.optim.nadam:NAdam"
-    check_own_optimizer(told)
+    settings = Pipeline("cnnb", "sff", optimizer=torch.optim.NAdam).settings.optim
+    assert settings.optimizer == "torch.optim.nadam:NAdam"
+    check_own_optimizer(settings)
 
 
 def test_a_class_that_takes_no_weight_decay_is_given_none(own: Path) -> None:
@@ -152,8 +152,8 @@ def test_a_blocks_factor_is_of_all_its_rates_and_of_no_other_block() -> None:
     assert not torch.equal(mine["head.aux.weight"], learned(plain, 0)["head.aux.weight"])
 
 
-def rates(total: int, epochs: int, *steps: int, **told: Any) -> list[float]:
-    at = rate_by_step(SchedulerSettings(**told), total, epochs)
+def rates(total: int, epochs: int, *steps: int, **options: Any) -> list[float]:
+    at = rate_by_step(SchedulerSettings(**options), total, epochs)
     return [round(at(step), 6) for step in steps]
 
 
@@ -175,14 +175,14 @@ def test_the_courses() -> None:
     ]
 
 
-@pytest.mark.parametrize("told", [{"warmup": 0.2}, {"warmup_epochs": 2.0}, {"warmup_steps": 20}])
-def test_a_warm_up_is_set_as_a_share_in_epochs_or_in_batches(told: dict[str, Any]) -> None:
-    assert rates(100, 10, 0, 9, 19, 60, schedule="linear", **told) == [0.05, 0.5, 1.0, 0.5]
+@pytest.mark.parametrize("options", [{"warmup": 0.2}, {"warmup_epochs": 2.0}, {"warmup_steps": 20}])
+def test_a_warm_up_is_set_as_a_share_in_epochs_or_in_batches(options: dict[str, Any]) -> None:
+    assert rates(100, 10, 0, 9, 19, 60, schedule="linear", **options) == [0.05, 0.5, 1.0, 0.5]
 
 
 def test_a_warm_up_in_epochs_stays_when_a_run_goes_on_for_more() -> None:
-    told = {"schedule": "constant", "warmup_epochs": 2}
-    assert rates(200, 20, 9, **told) == rates(100, 10, 9, **told)
+    options = {"schedule": "constant", "warmup_epochs": 2}
+    assert rates(200, 20, 9, **options) == rates(100, 10, 9, **options)
 
 
 @pytest.mark.parametrize(
@@ -216,7 +216,7 @@ def test_a_warm_up_as_long_as_the_run_is_refused() -> None:
 
 
 def test_what_nothing_reads_is_noted() -> None:
-    told = Settings().changed(optimizer="sgd", betas=(0.8, 0.9), milestones=(3,), schedule="constant", start=0.1)
-    said = "\n".join(unused_settings(told))
+    options = Settings().changed(optimizer="sgd", betas=(0.8, 0.9), milestones=(3,), schedule="constant", start=0.1)
+    said = "\n".join(unused_settings(options))
     assert all(name in said for name in ("optim.betas", "scheduler.milestones", "scheduler.start"))
     assert not list(unused_settings(Settings().changed(schedule="one-cycle", start=0.1, end=0.1, factor=0.1)))

@@ -184,10 +184,10 @@ def test_a_mistake_in_another_method_is_one_error(place: str, gives: Callable[[A
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_every_rule_passes_and_no_random_number_of_the_process_is_drawn(name: str) -> None:
     model, options = ("mlp", {"widths": "20,20"}) if name == "hinton" else ("cnnb", {"widths": "10,10,20"})
-    told = {"predict": "linear", "hard": "yes"} if name == "hinton" or name.startswith("sel") else {}
+    values = {"predict": "linear", "hard": "yes"} if name == "hinton" or name.startswith("sel") else {}
     chain = load_model(model, (1, 8, 8), 10, options)
     before = torch.get_rng_state(), random.getstate()
-    for rule in (load_objective(name), load_objective(name, told)):
+    for rule in (load_objective(name), load_objective(name, values)):
         check_objective(chain, rule)
     assert torch.equal(before[0], torch.get_rng_state())
     assert before[1] == random.getstate()

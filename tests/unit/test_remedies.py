@@ -173,7 +173,7 @@ def arguments() -> set[str]:
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "told"),
+    ("name", "value", "expected"),
     [
         ("compute.precision", "bf16", 'compute.precision="bf16"'),
         ("training.batch_size", "2", "training.batch_size=2"),
@@ -196,8 +196,8 @@ def arguments() -> set[str]:
         ("out", 'a "b"', r'out="a \"b\""'),
     ],
 )
-def test_a_value_is_python_where_errors_are_raised_in_python(name: str, value: object, told: str) -> None:
-    assert spelled(setting(name, value)) == told
+def test_a_value_is_python_where_errors_are_raised_in_python(name: str, value: object, expected: str) -> None:
+    assert spelled(setting(name, value)) == expected
 
 
 X, Y = torch.rand(64, 1, 8, 8, generator=torch.Generator().manual_seed(0)), torch.arange(64) % 4
@@ -249,9 +249,9 @@ def test_whole_numbers_beyond_pictures_keep_their_channel_as_floats() -> None:
     x = (X[:, 0] * 4000).to(torch.int32)
     with pytest.raises(DataError, match="out of range") as refused:
         from_tensors(x, Y)
-    told = re.search(r"floats: (.*), and from_tensors\(\.\.\., normalize=True\)", str(refused.value))
-    assert told
-    images = from_tensors(eval(told[1]), Y, normalize=True)
+    remedy = re.search(r"floats: (.*), and from_tensors\(\.\.\., normalize=True\)", str(refused.value))
+    assert remedy
+    images = from_tensors(eval(remedy[1]), Y, normalize=True)
     assert images.shape == (1, 8, 8)
 
 

@@ -62,9 +62,9 @@ def old_rule() -> type[Hinton]:
 
 
 def test_a_rule_written_with_old_names_is_called_by_the_new_ones() -> None:
-    with pytest.warns(DeprecationWarning, match="is now") as told:
+    with pytest.warns(DeprecationWarning, match="is now") as caught:
         rule: Any = old_rule()()
-    assert {str(each.message).split(";")[0] for each in told} == {
+    assert {str(each.message).split(";")[0] for each in caught} == {
         "`Old.feedback` is now `score_lag`",
         "`Old.prepare_told` is now `prepare_with_scores`",
         "`Old.rest` is now `forward_frozen`",

@@ -148,11 +148,11 @@ class StoppingSplit(Split):
         self.sample = sample
         self.process = process
         self.labels = split.labels
-        self.told = False
+        self.has_signalled = False
 
     def take(self, indices: np.ndarray) -> np.ndarray:
-        if self.sample in indices and not self.told:
-            self.told = True
+        if self.sample in indices and not self.has_signalled:
+            self.has_signalled = True
             os.kill(self.process, signal.SIGTERM)
             time.sleep(1)  # until it is heard: nothing is read meanwhile
         return self.split.take(indices)

@@ -20,7 +20,7 @@ END = json.dumps({"schema": 1, "time": "", "reason": "finished", "test": None}) 
 
 
 @pytest.mark.parametrize(
-    ("found", "told", "is_kept"),
+    ("found", "expected", "is_kept"),
     [
         ("".join(LINES), "", False),
         ("".join([*LINES, END]), "", False),
@@ -36,7 +36,7 @@ END = json.dumps({"schema": 1, "time": "", "reason": "finished", "test": None}) 
     ],
 )
 def test_a_run_log_is_what_the_snapshot_knows_and_what_else_stood_there_is_noted(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], found: str | bytes | None, told: str, is_kept: bool
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], found: str | bytes | None, expected: str, is_kept: bool
 ) -> None:
     data = found.encode() if isinstance(found, str) else found
     if data is not None:
@@ -45,8 +45,8 @@ def test_a_run_log_is_what_the_snapshot_knows_and_what_else_stood_there_is_noted
     assert (tmp_path / RUN_LOG).read_text() == "".join(LINES)
     assert read_run_log(tmp_path) == (list(map(json.loads, LINES)), None)
     said = capsys.readouterr().err
-    assert told in said
-    assert bool(told) == bool(said)
+    assert expected in said
+    assert bool(expected) == bool(said)
     kept = tmp_path / f"{RUN_LOG}.kept"
     assert (kept.read_bytes() if kept.exists() else None) == (data if is_kept else None)
 

@@ -32,9 +32,9 @@ def remote(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[RemoteFol
     made.remove_all()
 
 
-def trained(out: object, **told) -> ffdist.Pipeline:
+def trained(out: object, **options) -> ffdist.Pipeline:
     network = ffdist.models.load_model("mlp", (1, 8, 8), 10, {"widths": "16,16"})
-    pipeline = ffdist.Pipeline(network, "sff", batch_size=64, samples=200, **{"epochs": 2, **told})
+    pipeline = ffdist.Pipeline(network, "sff", batch_size=64, samples=200, **{"epochs": 2, **options})
     pipeline.fit("digits", out=out, progress=False)
     return pipeline
 
@@ -86,8 +86,19 @@ def test_the_command_line_trains_reads_and_goes_on_at_an_address(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     url = f"file://{tmp_path}/store/run"
-    told = ["--model", "mlp", "--model-args", "widths=16", "--samples", "200", "--launcher", "threads", "--epochs", "1"]
-    main(["train", *told, "--out", url])
+    flags = [
+        "--model",
+        "mlp",
+        "--model-args",
+        "widths=16",
+        "--samples",
+        "200",
+        "--launcher",
+        "threads",
+        "--epochs",
+        "1",
+    ]
+    main(["train", *flags, "--out", url])
     shown = capsys.readouterr().out
     assert f"run folder: {url}" in shown
     main(["eval", url, "--json"])
@@ -97,7 +108,7 @@ def test_the_command_line_trains_reads_and_goes_on_at_an_address(
     main(["eval", url, "--json"])
     assert json.loads(capsys.readouterr().out) != first
     with pytest.raises(SystemExit):
-        main(["train", *told, "--out", url])
+        main(["train", *flags, "--out", url])
     assert "already holds a run" in capsys.readouterr().err
 
 

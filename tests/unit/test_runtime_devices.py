@@ -51,8 +51,8 @@ def test_one_of_several_is_named_by_its_number_and_all_stages_share_it() -> None
 
 
 def test_gpus_left_idle_are_noted_unless_that_was_asked_for() -> None:
-    told = idle_gpus_note("auto", World(size=4), Accelerators("cuda", 1))
-    assert told
-    assert told.startswith("stages of this host: 4; GPUs that each sees: 1;")
+    text = idle_gpus_note("auto", World(size=4), Accelerators("cuda", 1))
+    assert text
+    assert text.startswith("stages of this host: 4; GPUs that each sees: 1;")
     for wanted, stages, gpus in (("auto", 4, 4), ("auto", 4, 0), ("cpu", 4, 1), ("cuda", 4, 1)):
         assert idle_gpus_note(wanted, World(size=stages), Accelerators("cuda" if gpus else None, gpus)) is None

@@ -90,8 +90,8 @@ def test_a_resubmitted_job_may_name_its_preset_after_resume(tmp_path: Path) -> N
 
 
 def test_options_stay_with_the_network_and_the_rule_that_they_are_of(tmp_path: Path) -> None:
-    def args(*told: str) -> tuple[str, ...]:
-        return parse(told).settings.rule.objective_args
+    def args(*arguments: str) -> tuple[str, ...]:
+        return parse(arguments).settings.rule.objective_args
 
     assert args() == ("kernel=3",)
     assert args("--objective", "cwc") == ()
@@ -99,9 +99,9 @@ def test_options_stay_with_the_network_and_the_rule_that_they_are_of(tmp_path: P
     assert args("--objective", "predsim", "--objective-args", "kernel=3") == ("kernel=3",)
     assert args("--objective-args=beta=1", "--objective=predsim") == ("beta=1",)
     (tmp_path / "x.toml").write_text('model = "mlp"\nmodel_args = ["widths=5"]\n')
-    told = ["--config", str(tmp_path / "x.toml")]
-    assert parse([*told, "--model", "cnn"]).settings.network.model_args == ()
-    assert parse([*told, "--lr", "1"]).settings.network.model_args == ("widths=5",)
+    arguments = ["--config", str(tmp_path / "x.toml")]
+    assert parse([*arguments, "--model", "cnn"]).settings.network.model_args == ()
+    assert parse([*arguments, "--lr", "1"]).settings.network.model_args == ("widths=5",)
 
 
 def test_a_table_of_options_is_the_same_as_a_list_of_them(tmp_path: Path) -> None:
@@ -125,8 +125,8 @@ def test_a_table_of_options_is_the_same_as_a_list_of_them(tmp_path: Path) -> Non
         }
     )
 )
-def test_settings_survive_being_written_as_toml(told: dict[str, object]) -> None:
-    settings = Settings().changed(**told)
+def test_settings_survive_being_written_as_toml(options: dict[str, object]) -> None:
+    settings = Settings().changed(**options)
     assert apply(Settings(), tomllib.loads(write_toml(settings)), "") == settings
 
 
@@ -149,8 +149,8 @@ def test_a_run_of_an_older_version_is_read_and_its_digest_still_holds() -> None:
 def test_every_preset_is_made_of_settings_there_are() -> None:
     for name, preset in PRESETS.items():
         made = with_preset(Settings(), name)
-        told = {key: tuple(value) if isinstance(value, list) else value for key, value in preset.settings.items()}
-        assert {key: made.value(key) for key in told} == told, name
+        options = {key: tuple(value) if isinstance(value, list) else value for key, value in preset.settings.items()}
+        assert {key: made.value(key) for key in options} == options, name
 
 
 @pytest.mark.parametrize(
@@ -235,8 +235,8 @@ def test_another_rule_or_network_leaves_the_options_and_windows_of_the_former_be
     assert len(cwc.scheduler.windows) == 4
     assert apply(cwc, {"lr": 0.1}, "").scheduler.windows == cwc.scheduler.windows
     assert apply(cwc, {"objective": "sff"}, "").scheduler.windows == ()
-    told = {"objective": "sff", "objective_args": ["kernel=3"], "windows": ["0:1", "0:2", "0:3", "0:4"]}
-    sff = apply(cwc, told, "")
+    options = {"objective": "sff", "objective_args": ["kernel=3"], "windows": ["0:1", "0:2", "0:3", "0:4"]}
+    sff = apply(cwc, options, "")
     assert (sff.rule.objective_args, sff.scheduler.windows) == (("kernel=3",), ("0:1", "0:2", "0:3", "0:4"))
 
 
@@ -276,7 +276,7 @@ def test_groups_and_names_say_the_same() -> None:
 
 
 @pytest.mark.parametrize(
-    ("told", "lines"),
+    ("options", "lines"),
     [
         ({}, []),
         ({"nesterov": True}, ['nothing reads optim.nesterov, .* here it is optim.optimizer="adamw"']),
@@ -308,8 +308,8 @@ def test_groups_and_names_say_the_same() -> None:
         ({"exchange": "slices", "devices": 2}, []),
     ],
 )
-def test_a_setting_that_nothing_reads_is_noted(told: dict[str, object], lines: list[str]) -> None:
-    found = list(map(spelled, unused_settings(Settings().changed(**told))))
+def test_a_setting_that_nothing_reads_is_noted(options: dict[str, object], lines: list[str]) -> None:
+    found = list(map(spelled, unused_settings(Settings().changed(**options))))
     assert len(found) == len(lines)
     assert all(re.match(line, text) for line, text in zip(lines, found, strict=True))
 

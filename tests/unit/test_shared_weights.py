@@ -54,9 +54,11 @@ class TiedJob(DigitsJob):
         return replace(super().__call__(), chain=tied_chain())
 
 
-def tied_block(**told: float) -> LearningBlock:
+def tied_block(**values: float) -> LearningBlock:
     chain = tied_chain()
-    return build_block(chain, block_specs(chain)[0], SFF(), BlockConfig(Settings().changed(**(told or AVERAGED)), 100))
+    return build_block(
+        chain, block_specs(chain)[0], SFF(), BlockConfig(Settings().changed(**(values or AVERAGED)), 100)
+    )
 
 
 def test_a_run_with_tied_weights_resumes_to_the_same_bits(tmp_path: Path) -> None:

@@ -32,12 +32,12 @@ class Page(HTMLParser):
         self.feed(text)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        told = {name: value or "" for name, value in attrs}
-        self.anchors |= {told[name] for name in ("id", "name") if name in told}
-        if tag == "a" and "href" in told:
-            self.links.append(told["href"])
-        fetched = told.get(FETCHED.get(tag, ""))
-        if fetched and not (tag == "link" and told.get("rel") in ("next", "prev", "canonical")):
+        options = {name: value or "" for name, value in attrs}
+        self.anchors |= {options[name] for name in ("id", "name") if name in options}
+        if tag == "a" and "href" in options:
+            self.links.append(options["href"])
+        fetched = options.get(FETCHED.get(tag, ""))
+        if fetched and not (tag == "link" and options.get("rel") in ("next", "prev", "canonical")):
             self.fetched.append(fetched)
 
 

@@ -24,10 +24,10 @@ def settings(folder: Path, **others: Any) -> BenchSettings:
     return BenchSettings().changed(finished=folder, **others)
 
 
-def sitting(folder: Path, seeds: int, told: Callable[[str], None] = lambda line: None, **others: Any) -> list[int]:
+def sitting(folder: Path, seeds: int, report: Callable[[str], None] = lambda line: None, **others: Any) -> list[int]:
     """The seeds that were run, of the first so many."""
     run: list[int] = []
-    with FinishedTrainings(settings(folder, **others), told) as kept:
+    with FinishedTrainings(settings(folder, **others), report) as kept:
         assert kept.setup(lambda: FOUND) == FOUND
         for seed in range(seeds):
 
@@ -74,10 +74,10 @@ def test_trainings_of_another_comparison_are_not_gone_on_with(tmp_path: Path, mo
 
 
 def test_a_folder_has_one_comparison_at_a_time_and_says_what_it_keeps_when_that_is_stopped(tmp_path: Path) -> None:
-    told: list[str] = []
+    messages: list[str] = []
 
     def stopped() -> None:
-        with FinishedTrainings(settings(tmp_path), told.append) as kept:
+        with FinishedTrainings(settings(tmp_path), messages.append) as kept:
             kept.load_or_run("ours", RECIPE, 0, lambda: TRAINING)
             with pytest.raises(ConfigError, match="another comparison is at work there"):
                 sitting(tmp_path, 1)
@@ -85,7 +85,7 @@ def test_a_folder_has_one_comparison_at_a_time_and_says_what_it_keeps_when_that_
 
     with pytest.raises(KeyboardInterrupt):
         stopped()
-    assert told == [f"1 finished training is kept in {tmp_path}: the same command goes on from there"]
+    assert messages == [f"1 finished training is kept in {tmp_path}: the same command goes on from there"]
     assert sitting(tmp_path, 1) == []
 
 

@@ -162,14 +162,14 @@ def test_what_is_written_is_the_block_as_it_was_whatever_it_learns_meanwhile(tmp
 @pytest.mark.parametrize("plan", ["conv1 conv2 @ 0 | conv3 @ 1", "conv1 @ 0:0, 1:1 | conv2 conv3 @ 0:0, 1:1"])
 def test_each_due_snapshot_is_committed_in_order_whatever_the_plan(plan: str, tmp_path: Path) -> None:
     lanes = 2 if ":" in plan else 1
-    told = {"snapshot_every": 4, "plan": plan, "lanes": lanes, "keep": 99}
+    options = {"snapshot_every": 4, "plan": plan, "lanes": lanes, "keep": 99}
     committed_at: list[tuple[int, int]] = []
 
     def hear(event: RunEvent) -> None:
         if isinstance(event, SnapshotCommitted):
             committed_at.append((event.step, event.epoch))
 
-    run_threads(DigitsJob(tmp_path / "planned", epochs=1, settings=told)(), hear)
+    run_threads(DigitsJob(tmp_path / "planned", epochs=1, settings=options)(), hear)
     assert committed_at == [(4, 0), (8, 0), (12, 0), (16, 0), (17, 1)]
     run_threads(DigitsJob(tmp_path / "alone", epochs=1, settings={"lanes": lanes})(), QUIET)
     assert fingerprint(tmp_path / "planned") == fingerprint(tmp_path / "alone")

@@ -77,8 +77,8 @@ def test_eval_measures_the_snapshot_that_is_named(
 ) -> None:
     data = ffdist.open_data("digits")
     for step in steps:
-        told = json.loads(printed(capsys, "eval", run, "--snapshot", step, "--json"))
-        assert told == ffdist.load(run, snapshot=step).evaluate(data)
+        text = json.loads(printed(capsys, "eval", run, "--snapshot", step, "--json"))
+        assert text == ffdist.load(run, snapshot=step).evaluate(data)
     assert json.loads(printed(capsys, "eval", run, "--snapshot", steps[0], "--json")) != json.loads(
         printed(capsys, "eval", run, "--json")
     )
@@ -119,15 +119,15 @@ def test_the_remedies_for_one_that_is_not_there_work(
     run: Path, steps: list[int], capsys: pytest.CaptureFixture[str]
 ) -> None:
     most = max(steps, key=lambda s: (load_accuracy(run, s), s))
-    for told, kind in (("best", "no best snapshot"), ("1", "no snapshot of that step")):
+    for value, kind in (("best", "no best snapshot"), ("1", "no snapshot of that step")):
         capsys.readouterr()
         with pytest.raises(SystemExit):
-            main(["eval", str(run), "--snapshot", told])
+            main(["eval", str(run), "--snapshot", value])
         said = capsys.readouterr().err
         assert kind in said
         named = re.search(r"--snapshot (\d+)", said)
         assert named is not None
-        assert int(named[1]) == (most if told == "best" else steps[-1])
+        assert int(named[1]) == (most if value == "best" else steps[-1])
         assert printed(capsys, "eval", run, "--snapshot", named[1])
 
 
@@ -136,18 +136,18 @@ def load_accuracy(run: Path, step: int) -> float:
     return record["validation"]["accuracy"]["mean"]
 
 
-@pytest.mark.parametrize("told", ["Best", "", "-1", "1.0", "0x10", "9" * 30, "٣", -1, 1.0, True, None, 2**70])
-def test_what_names_no_snapshot_is_refused(told: object, run: Path) -> None:
+@pytest.mark.parametrize("value", ["Best", "", "-1", "1.0", "0x10", "9" * 30, "٣", -1, 1.0, True, None, 2**70])
+def test_what_names_no_snapshot_is_refused(value: object, run: Path) -> None:
     with pytest.raises(ConfigError, match="no such choice of a snapshot"):
-        ffdist.load(run, snapshot=told)  # pyright: ignore[reportArgumentType]
+        ffdist.load(run, snapshot=value)  # pyright: ignore[reportArgumentType]
 
 
 def test_a_run_without_a_snapshot_and_an_exported_file_say_so(run: Path, tmp_path: Path) -> None:
     for name in ("config.toml", "data.json"):
         (tmp_path / name).write_bytes((run / name).read_bytes())
-    for told in ("last", "best", 4):
+    for value in ("last", "best", 4):
         with pytest.raises(SnapshotError, match="no snapshot yet"):
-            ffdist.load(tmp_path, snapshot=told)
+            ffdist.load(tmp_path, snapshot=value)
     main(["export", str(run), "--to", str(tmp_path / "one.safetensors")])
     with pytest.raises(FfdistError, match="holds one network"):
         ffdist.load(tmp_path / "one.safetensors", snapshot=4)

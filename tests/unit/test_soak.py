@@ -21,7 +21,7 @@ def noisy(last: float, noise: float, count: int = 60) -> list[float]:
 
 
 @pytest.mark.parametrize(
-    ("last", "noise", "told"),
+    ("last", "noise", "expected"),
     [
         (1.0, 0.02, "steady within 5%"),
         (0.97, 0.001, "a trend, of less than 5%"),
@@ -30,10 +30,10 @@ def noisy(last: float, noise: float, count: int = 60) -> list[float]:
         (1.0, 0.5, "no trend is shown, and no steadiness either"),
     ],
 )
-def test_a_trend_says_what_the_values_show_and_no_more(last: float, noise: float, told: str) -> None:
+def test_a_trend_says_what_the_values_show_and_no_more(last: float, noise: float, expected: str) -> None:
     trend = trend_of(noisy(last, noise))
     assert trend
-    assert told in trend.summary
+    assert expected in trend.summary
     assert trend.low <= math.log(last) <= trend.high or noise < 0.01
 
 

@@ -32,9 +32,9 @@ CPU = torch.device("cpu")
 SMALL: dict[str, Any] = {"samples": 32, "batch_size": 16, "optimizer": "sgd", "lr": 0.05, "augment": ()}
 
 
-def weights(folder: Path, rule: Objective | None = None, **told: Any) -> dict[str, torch.Tensor]:
+def weights(folder: Path, rule: Objective | None = None, **options: Any) -> dict[str, torch.Tensor]:
     """Of all blocks, after a short run."""
-    run_threads(DigitsJob(folder, epochs=1, objective=rule or SFF(), settings=SMALL | told)(), QUIET)
+    run_threads(DigitsJob(folder, epochs=1, objective=rule or SFF(), settings=SMALL | options)(), QUIET)
     manifest = latest(folder)
     assert manifest
     found: dict[str, torch.Tensor] = {}
@@ -124,16 +124,16 @@ def test_generators_that_are_lent_are_found_again() -> None:
 
 
 @pytest.mark.parametrize(
-    ("told", "match"),
+    ("options", "match"),
     [
         ({"microbatches": 2}, "needs all of a batch at once"),
         ({"precision": "fp16"}, "uncompiled blocks in fp32 or bf16"),
         ({"compile": True}, "uncompiled blocks"),
     ],
 )
-def test_what_cannot_be_synchronised_is_refused(told: dict[str, Any], match: str) -> None:
+def test_what_cannot_be_synchronised_is_refused(options: dict[str, Any], match: str) -> None:
     with pytest.raises(ConfigError, match=match):
-        DigitsJob(settings=SMALL | {"lanes": 2, "sync_norms": True} | told)()
+        DigitsJob(settings=SMALL | {"lanes": 2, "sync_norms": True} | options)()
 
 
 def test_other_norms_with_running_statistics_are_refused() -> None:
@@ -146,9 +146,9 @@ def test_a_lane_of_one_sample_is_enough(tmp_path: Path) -> None:
     images = open_data("digits")
     layers = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.BatchNorm1d(8), nn.ReLU())
     chain = Chain([("one", lambda: copy.deepcopy(layers))], input_shape=(1, 8, 8), num_classes=10)
-    told = {"batch_size": 4, "samples": 8, "epochs": 1, "replicas": 4, "device": "cpu", "validation": 0.0}
+    options = {"batch_size": 4, "samples": 8, "epochs": 1, "replicas": 4, "device": "cpu", "validation": 0.0}
     for sync in (True, False):
-        settings = Settings().changed(sync_norms=sync, **told)
+        settings = Settings().changed(sync_norms=sync, **options)
         (run := tmp_path / str(sync)).mkdir()
         job = Job(chain, MonoForward(), images, settings, run=run)
         job = replace(job, workers=count_workers(settings, job.names, None))

@@ -38,8 +38,8 @@ def test_a_trace_has_what_each_worker_did_on_one_clock_and_changes_no_bit(tmp_pa
     plain = DigitsJob(tmp_path / "plain", epochs=1, settings=of | {"replicas": 1})
     run_threads(plain(), QUIET)
     plan = SHARED.format(*plain().names)
-    told = of | {"plan": plan, "trace": True, "trace_from": 2, "trace_steps": 4, "profile": 2 * (way == "threads")}
-    WAYS[way](DigitsJob(tmp_path / "traced", epochs=1, settings=told))
+    options = of | {"plan": plan, "trace": True, "trace_from": 2, "trace_steps": 4, "profile": 2 * (way == "threads")}
+    WAYS[way](DigitsJob(tmp_path / "traced", epochs=1, settings=options))
     assert fingerprint(tmp_path / "traced") == fingerprint(tmp_path / "plain")
     spans = read(tmp_path / "traced")
     assert {span["args"]["step"] for span in spans} == {2, 3, 4, 5}
@@ -86,10 +86,10 @@ def test_the_page_draws_a_runs_own_trace(tmp_path: Path) -> None:
 
 
 def test_a_trace_needs_a_folder_to_lie_in() -> None:
-    told: dict[str, Any]
-    for told in ({"trace": True}, {"profile": 3}):
+    options: dict[str, Any]
+    for options in ({"trace": True}, {"profile": 3}):
         with pytest.raises(ConfigError, match="out="):
-            ffdist.Pipeline("cnnb", "sff").fit("digits", epochs=1, **told)
+            ffdist.Pipeline("cnnb", "sff").fit("digits", epochs=1, **options)
 
 
 def test_a_run_shorter_than_where_the_window_begins_is_traced_all_the_same(tmp_path: Path) -> None:

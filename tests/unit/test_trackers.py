@@ -256,17 +256,17 @@ def test_comet_gets_each_epochs_numbers_offline_and_its_run_goes_on(
     monkeypatch.delenv("COMET_API_KEY", raising=False)
     monkeypatch.setenv("COMET_START_ONLINE", "0")
     settings = Settings().changed(track=("comet",))
-    for told in ({}, {"resume": True}):
+    for options in ({}, {"resume": True}):
         watching = observers(settings, tmp_path)
-        run_threads(DigitsJob(tmp_path, epochs=1 + len(told), settings=TOLD | told)(), watching)
+        run_threads(DigitsJob(tmp_path, epochs=1 + len(options), settings=TOLD | options)(), watching)
         watching.close()
     known = json.loads((tmp_path / "trackers.json").read_text())["comet"]
     archives = sorted((tmp_path / "comet").glob(f"{known}*.zip"), key=lambda path: path.stat().st_mtime)
     assert len(archives) == 2
-    told = [
+    options = [
         each["payload"]["metric"] for archive in archives for each in messages(archive) if "metric" in each["payload"]
     ]
-    shown = {(m["metricName"], m["step"]): m["metricValue"] for m in told}
+    shown = {(m["metricName"], m["step"]): m["metricValue"] for m in options}
     for record in read_run_log(tmp_path)[0]:
         for name, value in scalars(record).items():
             assert shown[name, record["step"]] == pytest.approx(value)

@@ -167,8 +167,8 @@ def images(count: int = 96, classes: int = 3) -> Images:
     return Images("blobs", split, None, [str(k) for k in range(classes)], (3, 16, 16), (0.5,) * 3, (0.25,) * 3)
 
 
-def loader(data: Images, augment: tuple[str, ...], **told: Any) -> Loader:
-    settings: dict[str, Any] = {"batch_size": 16, "seed": 5} | told
+def loader(data: Images, augment: tuple[str, ...], **options: Any) -> Loader:
+    settings: dict[str, Any] = {"batch_size": 16, "seed": 5} | options
     return Loader(data, data.train, np.arange(len(data.train)), train=True, augment=augment, **settings)
 
 
@@ -210,13 +210,13 @@ class Noise:
 def test_callables_work_in_as_many_processes_and_all_that_they_draw_is_of_the_sample(tmp_path: Path) -> None:
     """Whatever generator they draw from, their own, too; and the next transform finds what they have made."""
     (tmp_path / "own_noise.py").write_text(OWN)
-    told = (f"{tmp_path}/own_noise.py:Noise(folder={tmp_path}/pids)", NAMES[-1], "flip")
+    augment = (f"{tmp_path}/own_noise.py:Noise(folder={tmp_path}/pids)", NAMES[-1], "flip")
     (tmp_path / "pids").mkdir()
     data = images()
     before = random.getstate()
-    alone = list(loader(data, told).epoch(1))
+    alone = list(loader(data, augment).epoch(1))
     assert [path.name for path in (tmp_path / "pids").iterdir()] == [str(os.getpid())]
-    two = loader(data, told, workers=2)
+    two = loader(data, augment, workers=2)
     assert all(torch.equal(x, other) for (x, _), (other, _) in zip(alone, two.epoch(1), strict=True))
     assert len([*(tmp_path / "pids").iterdir()]) == 3
     assert random.getstate() == before

@@ -49,7 +49,7 @@ def test_the_numbers_are_uniform() -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "expected"),
     [
         (["crop", "padding=4", "mode=reflect", "flip"], ["crop(padding=4,mode=reflect)", "flip"]),
         (["crop(padding=4, mode='reflect')"], ["crop(padding=4,mode=reflect)"]),
@@ -61,9 +61,9 @@ def test_the_numbers_are_uniform() -> None:
         ([{"crop": {"padding": 4, "mode": "edge"}, "flip": True}], ["crop(padding=4,mode=edge)", "flip"]),
     ],
 )
-def test_names_and_options_have_one_form(words: list[object], told: list[str]) -> None:
-    assert [str(call) for call in calls_of(words, "here")] == told
-    assert [str(call) for call in calls_of(told, "here")] == told
+def test_names_and_options_have_one_form(words: list[object], expected: list[str]) -> None:
+    assert [str(call) for call in calls_of(words, "here")] == expected
+    assert [str(call) for call in calls_of(expected, "here")] == expected
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ def all_speeds(kinds: list[str], seconds: dict[str, float]) -> tuple[list[tuple[
     """What each worker is told, and who has measured."""
     store, measured = dist.HashStore(), list[int]()
 
-    def told(rank: int) -> tuple[float, ...]:
+    def speeds_of_rank(rank: int) -> tuple[float, ...]:
         def measure() -> float:
             measured.append(rank)
             return seconds[kinds[rank]]
@@ -34,12 +34,12 @@ def all_speeds(kinds: list[str], seconds: dict[str, float]) -> tuple[list[tuple[
         return speeds_of(store, World(rank, len(kinds), rank), kinds[rank], measure, WAIT)
 
     with ThreadPoolExecutor(len(kinds)) as pool:
-        return list(pool.map(told, range(len(kinds)))), sorted(measured)
+        return list(pool.map(speeds_of_rank, range(len(kinds)))), sorted(measured)
 
 
 def test_the_first_of_each_kind_measures_and_rank_0_gets_it() -> None:
-    told, measured = all_speeds(["new", "old", "old", "new"], {"new": 1.0, "old": 4.0})
-    assert told[0] == (1.0, 0.25, 0.25, 1.0)
+    speeds, measured = all_speeds(["new", "old", "old", "new"], {"new": 1.0, "old": 4.0})
+    assert speeds[0] == (1.0, 0.25, 0.25, 1.0)
     assert measured == [0, 1]
     assert all_speeds(["new"] * 3, {"new": 1.0}) == ([()] * 3, [])
 
@@ -68,6 +68,6 @@ def test_a_slower_device_gets_a_smaller_share(tmp_path: Path, capsys: pytest.Cap
 
 def test_alike_devices_need_no_measuring_of_speeds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run_threads(DigitsJob(tmp_path, epochs=1, settings={"devices": 2, "samples": 100, "batch_size": 16})(), QUIET)
-    told = capsys.readouterr().err
-    assert "the plan:" in told
-    assert "speeds" not in told
+    text = capsys.readouterr().err
+    assert "the plan:" in text
+    assert "speeds" not in text

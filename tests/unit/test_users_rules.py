@@ -294,8 +294,8 @@ def test_the_smallest_part_of_a_batch(batch: int, parts: int, last: int) -> None
 
 def test_batch_norm_over_one_sample_is_refused_before_anything_starts() -> None:
     normed = nn.Sequential(nn.Linear(6, 6), nn.BatchNorm1d(6))
-    told = r"from one sample(.|\n)*more than 1 value(.|\n)*training\.batch_size=2 or more"
-    with pytest.raises(NetworkError, match=told):
+    message = r"from one sample(.|\n)*more than 1 value(.|\n)*training\.batch_size=2 or more"
+    with pytest.raises(NetworkError, match=message):
         Pipeline(normed, "sff").fit((X, Y), epochs=1, batch_size=1, progress=False)
     Pipeline(nn.Sequential(nn.Linear(6, 6)), "sff").fit((X, Y), epochs=1, batch_size=1, progress=False)
     Pipeline(normed, "sff").fit((X, Y), epochs=1, batch_size=2, progress=False)
@@ -357,7 +357,7 @@ class Size(Enum):
     large = 4
 def build(shape, k, width=16, sizes=(1,), deep=False, name="x", rest=None, size: Size = Size.small, odd: Nowhere = 3, **more):
     net = nn.Sequential(nn.Flatten(), nn.Linear(64, width))
-    net.told = (width, sizes, deep, name, rest, size.name, odd, more)
+    net.options = (width, sizes, deep, name, rest, size.name, odd, more)
     return net
 made = nn.Sequential(nn.Flatten(), nn.Linear(64, 8))
 def other(shape, k): return nn.Linear(3, 3)
@@ -384,8 +384,8 @@ def test_options_without_annotation_take_the_type_of_their_default(own: str) -> 
         "extra": "none",
     }
     chain = load_model(f"{own}:build", (1, 8, 8), 10, text)
-    told = chain.builders[0].given  # type: ignore[attr-defined]
-    assert told | {"size": told["size"].name} == {
+    options = chain.builders[0].given  # type: ignore[attr-defined]
+    assert options | {"size": options["size"].name} == {
         "width": 8,
         "sizes": (1, 2),
         "deep": True,
