@@ -30,10 +30,10 @@ TRAIN = ["train", "--stages", "2", "--epochs", "1", "--samples", "64", "--model"
 
 SENDS = """
 import json
-from ffdist.cli.doctor import sends
+from ffdist.cli.doctor import transport_checks
 from ffdist.transport import registry
 registry.TRANSPORTS = {name: each for name, each in registry.TRANSPORTS.items() if name == "files"}  # of all, this one
-print(json.dumps([[found.what, found.found] for found in sends(2)]))
+print(json.dumps([[found.what, found.found] for found in transport_checks(2)]))
 """
 """The part of `ffdist doctor` that sends."""
 
