@@ -23,7 +23,7 @@ def as_array(values: Any, what: str, where: object) -> np.ndarray:
     Raises DataError for lists of unlike things, sparse or quantized tensors, masked values, and what else is no array.
     """
     if isinstance(values, Tensor):
-        return of_tensor(values, what, where)
+        return array_of_tensor(values, what, where)
     if np.ma.isMaskedArray(values) and np.ma.getmaskarray(values).any():
         raise DataError(
             f"{what} are masked",
@@ -49,7 +49,7 @@ def as_array(values: Any, what: str, where: object) -> np.ndarray:
     return array.astype(array.dtype.newbyteorder("="), copy=False)
 
 
-def of_tensor(x: Tensor, what: str, where: object) -> np.ndarray:
+def array_of_tensor(x: Tensor, what: str, where: object) -> np.ndarray:
     """A tensor as an array: on the CPU, detached; bfloat16 and smaller floats as float32.
 
     Raises DataError for sparse, quantized and nested tensors, with the call that converts them, and for meta tensors.

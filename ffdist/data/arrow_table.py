@@ -21,7 +21,7 @@ from ffdist.data.labels import Labels
 from ffdist.data.memory import assembled, stacked
 from ffdist.data.numbers import describe_columns as summary
 from ffdist.data.numbers import feature_names, features
-from ffdist.data.reading import USUAL, Reading
+from ffdist.data.reading import DEFAULT_READING, Reading
 from ffdist.data.sources.row_splits import check_one_split
 from ffdist.data.survey import SurveyReader
 from ffdist.data.table_words import UNREADABLE, unreadable_remedy, words_of
@@ -67,7 +67,7 @@ def from_arrow(
     return assembled(name, splits, classes, renumber=True, normalize=normalize, channels_last=channels_last)
 
 
-def labelled_rows(data: Any, where: str, reading: Reading = USUAL, given: Any = None) -> LabelledSplit:
+def labelled_rows(data: Any, where: str, reading: Reading = DEFAULT_READING, given: Any = None) -> LabelledSplit:
     """A table's samples and labels, and the class names that its metadata give. given: what its user has it as, where
     that is not `data`. Raises DataError as `from_arrow`."""
     table = as_table(data, where)

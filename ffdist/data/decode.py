@@ -47,7 +47,7 @@ Size = tuple[int, int]
 LARGE = 2**24
 """Pixels; more than one picture of more than that is not decoded at a time, whatever the number of threads."""
 # a picture of so many pixels takes hundreds of megabytes while it is decoded, in each thread that does so
-ONE = Lock()  # held while such a picture is decoded
+LARGE_PICTURE_LOCK = Lock()  # held while such a picture is decoded
 TURNED = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -143,7 +143,7 @@ def check_options(
     return Decoding(pair, mode, background, value_range)  # pyright: ignore[reportArgumentType]
 
 
-PLAIN = Decoding()
+DEFAULT_DECODING = Decoding()
 
 
 class Picture(NamedTuple):
@@ -166,7 +166,7 @@ class Picture(NamedTuple):
     """Whether `pixels` are other than what the file holds: of another size, colour, depth or orientation."""
 
 
-def decode(data: Encoded, where: object, decoding: Decoding = PLAIN) -> np.ndarray:
+def decode(data: Encoded, where: object, decoding: Decoding = DEFAULT_DECODING) -> np.ndarray:
     """uint8 [H, W, C] with C of 1 (grey) or 3 (RGB).
 
     Of several frames or pages the first is taken. A picture is turned upright by its EXIF orientation, also one that
@@ -197,7 +197,7 @@ def no_range_error(where: object, low: float, high: float, count: int = 1) -> Da
     )
 
 
-def read_picture(data: Encoded, where: object, decoding: Decoding = PLAIN) -> Picture:
+def read_picture(data: Encoded, where: object, decoding: Decoding = DEFAULT_DECODING) -> Picture:
     """Decode one picture, with what was seen on the way.
 
     Raises DataError naming `where` for a picture that cannot be read, whatever is wrong with it.
@@ -206,7 +206,7 @@ def read_picture(data: Encoded, where: object, decoding: Decoding = PLAIN) -> Pi
         if isinstance(data, np.ndarray) and is_as_wanted(array := with_channels_last(data), decoding):
             return Picture(array)
         held = PixelInfo.of(data) if isinstance(data, Image.Image) else None  # a copy no longer has what its file says
-        with open_picture(data) as image, ONE if image.width * image.height > LARGE else nullcontext():
+        with open_picture(data) as image, LARGE_PICTURE_LOCK if image.width * image.height > LARGE else nullcontext():
             check_bytes(image, data)
             check_strips(image, data)
             return _read(image, decoding, data, held or PixelInfo.of(image))

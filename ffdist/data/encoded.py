@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from ffdist.data.decode import PLAIN, decode
+from ffdist.data.decode import DEFAULT_DECODING, decode
 from ffdist.data.encoded_writer import INDEX
 from ffdist.data.images import Split, check_labels
 from ffdist.data.manifest import AGAIN, DataManifest
@@ -42,7 +42,7 @@ class EncodedSplit(Split):
         self.channels, *shape = manifest.shape
         self.size = size or (shape[0], shape[1])
         self.decoding = replace(
-            manifest.decoding or PLAIN, size=self.size, mode="grey" if self.channels == 1 else "rgb"
+            manifest.decoding or DEFAULT_DECODING, size=self.size, mode="grey" if self.channels == 1 else "rgb"
         )
         split_files = manifest.splits[name]
         assert split_files.index, "a split of encoded pictures"
@@ -116,7 +116,7 @@ class EncodedSplit(Split):
     def prepared(self, index: int) -> np.ndarray:
         """uint8 [H, W, C] of a picture as it was prepared: in its own size, unless a size was given then."""
         (data,) = self.encoded(np.array([index]))
-        size = (self.source[1].decoding or PLAIN).size
+        size = (self.source[1].decoding or DEFAULT_DECODING).size
         return decode(data, EncodedSampleName(self, index), replace(self.decoding, size=size))
 
     def digest(self) -> str:

@@ -54,7 +54,7 @@ def parts(one: Any) -> Iterator[Any]:
         case list() | tuple() | set() | frozenset():
             yield from islice(one, FEW)
         case FunctionType():
-            yield from (cell.cell_contents for cell in one.__closure__ or () if filled(cell))
+            yield from (cell.cell_contents for cell in one.__closure__ or () if is_bound(cell))
             yield from one.__defaults__ or ()
             yield from (one.__kwdefaults__ or {}).values()
             yield from (one.__globals__.get(name) for name in names_in(one.__code__))
@@ -93,7 +93,7 @@ def is_users(kind: type) -> bool:
     return place.partition(".")[0] not in libraries
 
 
-def filled(cell: Any) -> bool:
+def is_bound(cell: Any) -> bool:
     """True if a closure's cell holds something."""
     try:
         return cell.cell_contents is not None

@@ -20,7 +20,7 @@ from ffdist.data.items import form
 from ffdist.data.labelled import LabelledSplit
 from ffdist.data.labels import numbered
 from ffdist.data.memory import as_split, assembled, labelled_pair
-from ffdist.data.ray_dataset import labelled_ray_rows as of_ray
+from ffdist.data.ray_dataset import labelled_ray_rows
 from ffdist.data.torch_dataset import labelled_items
 from ffdist.errors import DataError
 from ffdist.notes import listed
@@ -80,7 +80,7 @@ def as_images(data: Any, test: Any = None, validation: Any = None) -> Images:
     if isinstance(data, (str, Path)):
         data = open_data(data)
     if isinstance(data, Mapping):
-        data, others = of_splits(data, others)
+        data, others = split_mapping(data, others)
     given = {split: each for split, each in others.items() if each is not None}
     if isinstance(data, Images):
         return with_splits(data, given)
@@ -92,7 +92,7 @@ def as_images(data: Any, test: Any = None, validation: Any = None) -> Images:
     return assembled(name, in_one_order(splits), renumber=is_table(data))
 
 
-def of_splits(data: Mapping[str, Any], others: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+def split_mapping(data: Mapping[str, Any], others: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     """The training split of a mapping, and the others with those that were given beside it."""
     unknown = [key for key in data if SPLITS.get(str(key).lower()) is None]
     found = {SPLITS[str(key).lower()]: key for key in data if key not in unknown}
@@ -186,7 +186,7 @@ def labelled_split(data: Any, where: str, *, anew: bool = False) -> LabelledSpli
             remedy="name the split: open_data(...).test, or data['test']",
         )
     if is_ray(data):
-        return of_ray(data, where)
+        return labelled_ray_rows(data, where)
     if is_table(data):
         return labelled_rows(data, where)
     if is_pair(data):
@@ -200,7 +200,7 @@ def labelled_split(data: Any, where: str, *, anew: bool = False) -> LabelledSpli
                 remedy="{'train': data[0], 'test': data[1]}",
             )
         return labelled_pair(samples, labels, where)
-    if isinstance(data, (Dataset, DataLoader)) or is_items(data) or is_map_style(data):
+    if isinstance(data, (Dataset, DataLoader)) or is_list_of_items(data) or is_map_style(data):
         return labelled_items(data, where, anew=anew)
     raise unknown_kind_error(data, where)
 
@@ -231,19 +231,19 @@ def is_map_style(data: Any) -> bool:
 def is_pair(data: Any) -> bool:
     """(samples, labels), and no list of two items."""
     items = (
-        all(isinstance(part, tuple) and len(part) == 2 and is_one(part[1]) for part in data or ())
+        all(isinstance(part, tuple) and len(part) == 2 and is_single_label(part[1]) for part in data or ())
         if isinstance(data, (tuple, list))
         else False
     )
     return isinstance(data, (tuple, list)) and len(data) == 2 and not items
 
 
-def is_one(label: Any) -> bool:
+def is_single_label(label: Any) -> bool:
     """True if it can be the label of one item."""
     return isinstance(label, str) or np.size(label) == 1
 
 
-def is_items(data: Any) -> bool:
+def is_list_of_items(data: Any) -> bool:
     """True if it is a list of items."""
     return isinstance(data, (list, tuple)) and len(data) > 0 and isinstance(data[0], (tuple, list, Mapping))
 

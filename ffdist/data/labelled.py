@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ffdist.data.decode import PLAIN, Decoding
+from ffdist.data.decode import DEFAULT_DECODING, Decoding
 from ffdist.data.images import Split
 from ffdist.data.labels import Labels
 
@@ -17,7 +17,7 @@ class LabelledSplit(NamedTuple):
     samples: np.ndarray | Split
     """uint8 [N, H, W, C], float32 [N, *shape], or a split that gives such."""
     labels: Labels
-    decoding: Decoding = PLAIN
+    decoding: Decoding = DEFAULT_DECODING
     """How its pictures were read."""
     from_files: bool = False
     """Whether all samples came as files or their bytes, so that they were not changed before."""

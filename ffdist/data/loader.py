@@ -246,7 +246,7 @@ class Loader:
         Pictures are [B, H, W, C], other samples [B, *shape].
         """
         split = self.split.in_epoch(self.seed, epoch if self.training else 0)
-        drawn = self.steps.draw(epoch, batch, rows, part) if self.pictures else NOTHING
+        drawn = self.steps.draw(epoch, batch, rows, part) if self.pictures else NO_DRAWS
         return self.samples_at(split, rows[part], drawn), drawn
 
     def samples_at(self, split: Split, rows: np.ndarray, drawn: StepDraws) -> np.ndarray:
@@ -315,7 +315,7 @@ class Loader:
         return self.tiled
 
 
-NOTHING = StepDraws({})
+NO_DRAWS = StepDraws({})
 SMALL = 2**20
 """Bytes of batches that are made at a time, at most."""
 MAX_AT_ONCE = 32

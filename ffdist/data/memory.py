@@ -21,7 +21,7 @@ from ffdist.data.items import form, unlike_error
 from ffdist.data.items_split import ItemsSplit
 from ffdist.data.labelled import LabelledSplit
 from ffdist.data.labels import labels_of
-from ffdist.data.reading import USUAL, Reading
+from ffdist.data.reading import DEFAULT_READING, Reading
 from ffdist.errors import DataError
 
 Pair = tuple[Tensor | np.ndarray, Tensor | np.ndarray]
@@ -72,16 +72,17 @@ def from_tensors(
     return assembled(name, splits, classes, normalize=normalize, channels_last=channels_last)
 
 
-def labelled_pair(x: Any, y: Any, where: str, reading: Reading = USUAL) -> LabelledSplit:
+def labelled_pair(x: Any, y: Any, where: str, reading: Reading = DEFAULT_READING) -> LabelledSplit:
     """One split from x and y as `from_tensors` takes them. Raises DataError naming `where` for anything else."""
     pictures = isinstance(x, (list, tuple)) and any(isinstance(value, Image.Image) for value in x)
-    samples = (
-        of_pillow(x, where, reading) if pictures else as_samples(x, where, reading.channels_last, reading.value_range)
-    )
+    if pictures:
+        samples = stacked_pictures(x, where, reading)
+    else:
+        samples = as_samples(x, where, reading.channels_last, reading.value_range)
     return LabelledSplit(samples, labels_of(y, where, len(samples)), Decoding(value_range=reading.value_range))
 
 
-def of_pillow(pictures: Sequence[Any], where: str, reading: Reading) -> np.ndarray:
+def stacked_pictures(pictures: Sequence[Any], where: str, reading: Reading) -> np.ndarray:
     """uint8 [N, H, W, C] of Pillow's pictures, whose numbers alone may be those of a palette."""
     reader = reading.reader()
     samples = stacked(

@@ -42,7 +42,7 @@ def open_numbers(path: Path, preparation: Preparation) -> Images | None:
         arrays = ArrayFiles(
             path, columns=preparation.columns, holding=preparation.holding, value_range=preparation.value_range
         )
-        return None if arrays.pictures else of_arrays(arrays, preparation)
+        return None if arrays.pictures else images_of_arrays(arrays, preparation)
     if not holds_table(path):
         return None
     own = choice(path, read_splits(preparation.splits), preparation.ignore)
@@ -51,7 +51,7 @@ def open_numbers(path: Path, preparation: Preparation) -> Images | None:
     first = TRAIN if TRAIN in found.splits else TEST
     known = schema(found.splits[first][0])
     columns = found_columns(known.names, preparation.columns)
-    if columns.image in known.names and not of_floats(known.field(columns.image).type):
+    if columns.image in known.names and not holds_floats(known.field(columns.image).type):
         return None
     if columns.label not in known.names:
         raise DataError(
@@ -85,7 +85,7 @@ def open_numbers(path: Path, preparation: Preparation) -> Images | None:
     others = (columns.label, *(name for name in names if not is_called_like_split(name)))
     rows = row_splits(found.splits[first], others) if whole_rows else None
     groups = groups_in(found.splits[first], columns.group) if columns.group else None
-    return divided(path, preparation, samples, labels, groups, rows.places if rows else None)
+    return images_by_split(path, preparation, samples, labels, groups, rows.places if rows else None)
 
 
 def check_columns(tables: Sequence[pa.Table], files: Sequence[Path], needed: Sequence[str], first: pa.Schema) -> None:
@@ -98,15 +98,15 @@ def check_columns(tables: Sequence[pa.Table], files: Sequence[Path], needed: Seq
             note(f"{file}: left out, since the first table has no such column: {listed(more, 12)}")
 
 
-def of_arrays(arrays: ArrayFiles, preparation: Preparation) -> Images:
+def images_of_arrays(arrays: ArrayFiles, preparation: Preparation) -> Images:
     """A data set of NumPy's arrays of numbers, scaled by mean and deviation; a note says so."""
     samples = {split: arrays.floats(split) for split in arrays.labels}
     shape = list(next(iter(samples.values())).shape[1:])
     note(f"{arrays.path}: samples of numbers {shape}, scaled by mean and deviation of the training split")
-    return divided(arrays.path, preparation, samples, arrays.found, arrays.groups, None)
+    return images_by_split(arrays.path, preparation, samples, arrays.found, arrays.groups, None)
 
 
-def divided(
+def images_by_split(
     path: Path,
     preparation: Preparation,
     samples: Mapping[str, np.ndarray],
@@ -169,7 +169,7 @@ def is_text(file: Path) -> bool:
     return file.suffix.lower() in TEXTS
 
 
-def of_floats(kind: pa.DataType) -> bool:
+def holds_floats(kind: pa.DataType) -> bool:
     """True if a column holds lists of floating-point numbers, at any depth."""
     if isinstance(kind, pa.FixedShapeTensorType):
         kind = kind.value_type

@@ -14,7 +14,7 @@ from ffdist.data.held_out import is_share, with_shares
 from ffdist.data.images import Images
 from ffdist.data.labelled import LabelledSplit
 from ffdist.data.memory import assembled
-from ffdist.data.reading import USUAL, Reading
+from ffdist.data.reading import DEFAULT_READING, Reading
 from ffdist.data.storing import as_encoded_bytes
 from ffdist.errors import DataError
 
@@ -59,7 +59,7 @@ def from_ray(
     return assembled(name, splits, classes, normalize=normalize, channels_last=channels_last)
 
 
-def labelled_ray_rows(dataset: Any, where: str, reading: Reading = USUAL) -> LabelledSplit:
+def labelled_ray_rows(dataset: Any, where: str, reading: Reading = DEFAULT_READING) -> LabelledSplit:
     """One split of a `ray.data.Dataset`, read in the order of its rows."""
     return labelled_rows(as_arrow(dataset, where, reading), where, reading, given=dataset)
 

@@ -27,7 +27,7 @@ from ffdist.errors import ConfigError, DataError, setting
 from ffdist.notes import note
 from ffdist.payload import GUARD, pack
 
-ONE = setting("dataset.loader_workers", 0)
+ONE_READER = setting("dataset.loader_workers", 0)
 GRACE = 2.0
 """Seconds that a reader has to end by itself."""
 
@@ -61,7 +61,7 @@ class ReaderProcess:
         how = "it is silent" if code is None else f"exit status {code}"
         how = f"killed by {signal.Signals(-code).name}" if code and code < 0 else how
         memory = "a system out of memory kills so: fewer of them, or " if code == -signal.SIGKILL else ""
-        return DataError("a process that makes samples has died", where=where, got=how, remedy=f"{memory}{ONE}")
+        return DataError("a process that makes samples has died", where=where, got=how, remedy=f"{memory}{ONE_READER}")
 
     def end(self) -> None:
         """End the process, by a kill where it does not end by itself within `GRACE` seconds."""

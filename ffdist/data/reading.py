@@ -36,4 +36,4 @@ class Reading:
         return SurveyReader(Decoding(value_range=self.value_range))
 
 
-USUAL = Reading()
+DEFAULT_READING = Reading()

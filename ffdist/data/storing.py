@@ -23,7 +23,7 @@ PIXELS = 8 * 2**30
 """Bytes of pixels up to which "auto" keeps pixels."""
 SEEN = 64
 """Pictures by which the size of all is estimated."""
-USUAL = 224
+DEFAULT_SIDE = 224
 """The default side at which a network gets pictures that differ in size."""
 
 
@@ -127,6 +127,6 @@ def sizes_note(shapes: Iterable[tuple[int, ...]]) -> list[str]:
     )
     sizes = " x ".join(f"{low} to {high}" for low, high in (tuple(heights), tuple(widths)))
     return [
-        f"pictures differ in size, {sizes} (height x width): a network gets them at {USUAL} x {USUAL}, or as "
-        f"{setting('dataset.image_size')} says"
+        f"pictures differ in size, {sizes} (height x width): a network gets them at {DEFAULT_SIDE} x {DEFAULT_SIDE}, "
+        f"or as {setting('dataset.image_size')} says"
     ]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ffdist.data.decode import PLAIN, Decoding, Picture, no_range_error, pixels_of, read_picture
+from ffdist.data.decode import DEFAULT_DECODING, Decoding, Picture, no_range_error, pixels_of, read_picture
 from ffdist.data.depth import FULL, SIXTEEN, Range, likely_range
 from ffdist.data.formats import Encoded
 from ffdist.errors import DataError, setting
@@ -128,7 +128,7 @@ class Survey:
 class SurveyReader:
     """Decodes the pictures of a set that is held in memory, and holds them to what `prepare` holds files to."""
 
-    decoding: Decoding = PLAIN
+    decoding: Decoding = DEFAULT_DECODING
     survey: Survey = field(default_factory=Survey)
     files: int = 0
     """How many were files, or the bytes of such."""

@@ -17,7 +17,7 @@ from ffdist.data.items_split import ItemFacts, ItemsSplit
 from ffdist.data.labelled import LabelledSplit
 from ffdist.data.labels import labels_of
 from ffdist.data.memory import assembled
-from ffdist.data.reading import USUAL, Reading
+from ffdist.data.reading import DEFAULT_READING, Reading
 from ffdist.errors import DataError
 from ffdist.notes import listed, note
 
@@ -123,7 +123,9 @@ def joined_names(parts: list[Any], where: str) -> Any:
     return longest
 
 
-def labelled_items(dataset: Any, where: str, reading: Reading = USUAL, *, anew: bool = False) -> LabelledSplit:
+def labelled_items(
+    dataset: Any, where: str, reading: Reading = DEFAULT_READING, *, anew: bool = False
+) -> LabelledSplit:
     """All items of a data set, a loader's data set, or a list. anew: whether what they draw at random is drawn anew in
     each epoch."""
     if isinstance(dataset, DataLoader):

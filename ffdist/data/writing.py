@@ -28,7 +28,7 @@ from ffdist.data.images import Moments
 from ffdist.data.manifest import DataManifest, LeftOut, SplitFiles
 from ffdist.data.sources.base import DataSource, Item
 from ffdist.data.sources.splits import SPLITS
-from ffdist.data.storing import SEEN, USUAL, StoragePlan, Store, mean_bytes, sizes_note, storage_plan, writer_of
+from ffdist.data.storing import DEFAULT_SIDE, SEEN, StoragePlan, Store, mean_bytes, sizes_note, storage_plan, writer_of
 from ffdist.data.survey import Survey, constant_channels
 from ffdist.errors import DataError, spelled
 
@@ -133,7 +133,7 @@ class DatasetWriter:
         """The manifest of what was written. splits: the files of each split."""
         source, (height, width, channels) = self.source, self.like.shape
         own = (height, width) if len(self.shapes) == 1 else None
-        size = own or (USUAL, USUAL)
+        size = own or (DEFAULT_SIDE, DEFAULT_SIDE)
         mean, std = self.moments.result()
         mode = "grey" if channels == 1 else "rgb"
         return DataManifest(

@@ -11,7 +11,7 @@ from ffdist.data.depth import Range
 from ffdist.data.manifest import FORMAT, MANIFEST
 from ffdist.data.sources.array_files import ArrayFiles, holds_arrays
 from ffdist.data.sources.base import DataSource, Item
-from ffdist.data.sources.hub import of_card
+from ffdist.data.sources.hub import choice_of_card
 from ffdist.data.sources.known import KNOWN, open_known
 from ffdist.data.sources.name_groups import refuse_pattern
 from ffdist.data.sources.shares import HoldOutOptions
@@ -55,7 +55,7 @@ def open_source(
         return known
     path = Path(source)
     check_source(path, source)
-    opened = of_files(path, columns, of_card(path, choice), holding, value_range)
+    opened = source_of_files(path, columns, choice_of_card(path, choice), holding, value_range)
     if len(opened.classes) < 2:
         raise DataError(
             "there is one class only",
@@ -67,7 +67,7 @@ def open_source(
     return opened
 
 
-def of_files(
+def source_of_files(
     path: Path, columns: Columns, choice: SplitChoice, holding: HoldOutOptions, value_range: Range | None
 ) -> DataSource:
     """A table, a folder of tables, NumPy's files, tars, or a tree."""

@@ -20,7 +20,7 @@ Files = Mapping[str, Sequence[str]]
 """The patterns of each split."""
 
 
-def of_card(folder: Path, choice: SplitChoice) -> SplitChoice:
+def choice_of_card(folder: Path, choice: SplitChoice) -> SplitChoice:
     """The choice of splits that a repository's card makes, where the user makes none; a note says so.
 
     Raises DataError for several configurations of which none is the default, and for files that are not there.

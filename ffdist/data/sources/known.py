@@ -73,7 +73,7 @@ def like_mnist(name: str, folder: str, classes: list[str]) -> KnownDataset:
     return KnownDataset(GREY, 10, LIKE_MNIST, (f"{folder}/raw",), partial(Idx, name, classes=classes))
 
 
-def of_emnist(split: str) -> KnownDataset:
+def emnist_entry(split: str) -> KnownDataset:
     """The entry of one of EMNIST's splits."""
     places = ("EMNIST/raw/gzip", "EMNIST/raw", "gzip", "EMNIST")  # as unpacked, as torchvision leaves it, by hand
     return KnownDataset(
@@ -91,7 +91,7 @@ KNOWN = {
     "mnist": like_mnist("mnist", "MNIST", DIGITS),
     "fashion-mnist": like_mnist("fashion-mnist", "FashionMNIST", FASHION),
     "kmnist": like_mnist("kmnist", "KMNIST", KUZUSHIJI),
-    **{f"emnist-{split}": of_emnist(split) for split in EMNIST},
+    **{f"emnist-{split}": emnist_entry(split) for split in EMNIST},
     "cifar10": KnownDataset(
         COLOUR, 10, {"train": 50_000, "test": 10_000}, ("cifar-10-batches-py",), partial(cifar, "CIFAR10")
     ),

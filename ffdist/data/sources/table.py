@@ -126,7 +126,7 @@ class TableSource(DataSource):
 
     def paths(self, file: Path) -> Iterator[Path]:
         """The picture files that a table's column of paths names; none for a table of another kind."""
-        if of_paths(self.kind(file)):
+        if names_files(self.kind(file)):
             first, base = 0, self.base(file)
             for column in read(file, self.columns.image):
                 cells = column_samples(column, file, first, base, lenient=True)
@@ -142,7 +142,7 @@ class TableSource(DataSource):
     def base(self, file: Path) -> Path:
         """The folder from which a file's paths begin."""
         kind = self.kind(file)
-        named = of_paths(kind) and not pa.types.is_struct(kind)
+        named = names_files(kind) and not pa.types.is_struct(kind)
         return (base_of(file, self.root, self.columns) if named else None) or file.parent
 
     def names(self, files: Sequence[Path], pattern: str) -> Iterator[str]:
@@ -196,7 +196,7 @@ def groups_in(files: Sequence[Path], name: str) -> np.ndarray:
     return np.array(numbers, np.int64)
 
 
-def of_paths(kind: pa.DataType) -> bool:
+def names_files(kind: pa.DataType) -> bool:
     """True if a column may name files."""
     if isinstance(kind, pa.DictionaryType):
         kind = kind.value_type

@@ -18,7 +18,7 @@ from ffdist.data.transforms.draws import RandomDraws, whole
 from ffdist.data.transforms.usual import Alternate, Crop, Flip, Shift, fused_name
 from ffdist.errors import ConfigError, setting
 
-NONE = np.zeros(0)
+NO_NUMBERS = np.zeros(0)
 EXCLUSIVE: tuple[tuple[type[Transform], type[Transform]], ...] = ((Crop, Shift), (Flip, Alternate))
 
 
@@ -109,7 +109,7 @@ class TransformSteps:
     def picture(self, picture: np.ndarray, drawn: StepDraws | None = None, sample: int = 0) -> np.ndarray:
         """One decoded picture [H, W, C] of any size -> [h, w, C]. drawn, sample: of a batch, and its place in that."""
         for transform in self.pictures:
-            numbers = drawn.numbers[id(transform)][sample] if drawn and transform.numbers else NONE
+            numbers = drawn.numbers[id(transform)][sample] if drawn and transform.numbers else NO_NUMBERS
             picture = transform.picture(picture, numbers, self.wanted)
         return picture
 
@@ -123,13 +123,13 @@ class TransformSteps:
             elif isinstance(step, CallableSteps):
                 x = step.batch(x, [drawn.numbers[id(each)] for each in step.transforms])
             else:
-                x = step.batch(x, drawn.numbers.get(id(step), NONE))
+                x = step.batch(x, drawn.numbers.get(id(step), NO_NUMBERS))
         return x
 
     def after_normalisation(self, x: np.ndarray, drawn: StepDraws) -> np.ndarray:
         """float32 [B, H, W, C] after the normalisation; its memory may be used again."""
         for transform in self.normalised:
-            x = transform.batch(x, drawn.numbers.get(id(transform), NONE))
+            x = transform.batch(x, drawn.numbers.get(id(transform), NO_NUMBERS))
         return x
 
     def mix(self, x: np.ndarray, others: np.ndarray, drawn: StepDraws) -> np.ndarray:
