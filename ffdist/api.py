@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
@@ -59,6 +58,7 @@ from ffdist.runtime.planning import settled_plan
 from ffdist.runtime.record import facts, note_start
 from ffdist.runtime.run import classifier_of, not_here_error, write_settings
 from ffdist.runtime.world import World
+from ffdist.scratch import scratch_folder
 from ffdist.settings import Settings
 from ffdist.snapshot import FINAL, SnapshotStore, committed, pulled, use_snapshot, whole
 from ffdist.trust import check_trusted, trusting
@@ -238,11 +238,11 @@ class Pipeline:
             return self._join(
                 JoinedRun(world, job, None, False, lambda: False, lambda run: None), lambda run: watching(None)
             )
-        with tempfile.TemporaryDirectory(prefix="ffdist-") as scratch, locked(Path(scratch)):
+        with scratch_folder() as scratch, locked(scratch):
             if job.settings.plan.launcher == "ray":
-                write_settings(Path(scratch), job.settings)  # by which an actor knows that it sees this folder
+                write_settings(scratch, job.settings)  # by which an actor knows that it sees this folder
             try:
-                return self._train(job, Path(scratch), watching(None))
+                return self._train(job, scratch, watching(None))
             except DivergedError as error:
                 raise without_folder(error, scratch) from error
 

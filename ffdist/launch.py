@@ -74,10 +74,10 @@ def note_run_facts(job: Job) -> None:
             note(text)
 
 
-def without_folder(error: DivergedError, scratch: str) -> DivergedError:
+def without_folder(error: DivergedError, scratch: Path) -> DivergedError:
     """The error of a run that keeps nothing, without the file in its folder `scratch`, which is gone by now."""
     remedy = str(error.details["remedy"])
-    if scratch not in remedy:
+    if str(scratch) not in remedy:
         return error
     keeps = "fit(..., out=FOLDER) keeps the batch, and ffdist.replay(FOLDER) learns it again, by itself"
     return error.again(remedy=f"{keeps}; {remedy.partition('; ')[2]}")

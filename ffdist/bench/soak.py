@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from dataclasses import dataclass
 from itertools import pairwise
@@ -22,6 +21,7 @@ from ffdist.bench.victims import descendants, is_worker, processor_seconds
 from ffdist.cores import available_cores
 from ffdist.errors import StageError
 from ffdist.report.log import read_run_log
+from ffdist.scratch import scratch_folder
 
 LOOKS = 60
 """Samples over a soak, about."""
@@ -82,13 +82,13 @@ def soak(minutes: float, stages: int, queue: int, batch_size: int, progress: Pro
 
     queue: messages that an edge holds. Raises StageError where the run ends by itself, or anything grows.
     """
-    with tempfile.TemporaryDirectory(prefix="ffdist-soak-") as folder:
-        run = Path(folder) / "run"
+    with scratch_folder() as folder:
+        run = folder / "run"
         words = (
             f"digits --epochs 1000000 --stages {stages} --queue {queue} --batch-size {batch_size} --log-every {PULSE} "
             "--seed 7 --threads 1 --device cpu --schedule constant --quiet --out"
         )
-        with (Path(folder) / "said").open("wb") as output:
+        with (folder / "said").open("wb") as output:
             command = [sys.executable, "-m", "ffdist", "train", *words.split(), str(run)]
             process = subprocess.Popen(command, stdout=output, stderr=output)
         try:
@@ -100,7 +100,7 @@ def soak(minutes: float, stages: int, queue: int, batch_size: int, progress: Pro
             process.wait()
         if status != 128 + signal.SIGTERM:
             raise StageError(
-                "the run failed", expected="status 143, of SIGTERM", got=(Path(folder) / "said").read_text()[-500:]
+                "the run failed", expected="status 143, of SIGTERM", got=(folder / "said").read_text()[-500:]
             )
         records, _ = read_run_log(run)
     speeds = [record["train"]["samples_per_second"] for record in records]

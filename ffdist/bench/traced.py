@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -28,6 +27,7 @@ from ffdist.page.spans import PageSpan, spans_of, without_overlap
 from ffdist.runtime.start import SettingsJob
 from ffdist.runtime.tracing import TRACE
 from ffdist.runtime.worker_main import MakeJob
+from ffdist.scratch import scratch_folder
 
 WARM, TRACED, SHOWN = 10, 15, 5
 """Batches before those that are traced; traced ones; and those of them that are drawn, where all stages are busy."""
@@ -71,7 +71,7 @@ def trace_ours(settings: BenchSettings) -> Traced:
     """Trace a run of a few batches with ffdist's own --trace."""
     stages, wanted = settings.num_stages, (WARM + TRACED + SHOWN) * settings.batch_size
     samples = min(wanted, len(settings.job(1)().images.train))
-    with tempfile.TemporaryDirectory(prefix="ffdist-") as folder, ExitStack() as ends:
+    with scratch_folder() as folder, ExitStack() as ends:
         train = settings.train_settings(stages).changed(
             trace=True,
             trace_from=WARM + 1,
@@ -79,9 +79,9 @@ def trace_ours(settings: BenchSettings) -> Traced:
             samples=samples,
             epochs=ceil(wanted / samples),
         )
-        pool = ends.enter_context(WorkerPool("ours", TracedStage(SettingsJob(train, Path(folder), stages)), stages))
+        pool = ends.enter_context(WorkerPool("ours", TracedStage(SettingsJob(train, folder, stages)), stages))
         pool.finish()
-        events = json.loads((Path(folder) / TRACE).read_text())["traceEvents"]
+        events = json.loads((folder / TRACE).read_text())["traceEvents"]
     return traced("ours", spans_of(events), "forward")
 
 

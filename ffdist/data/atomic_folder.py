@@ -19,6 +19,7 @@ from ffdist.folders import command, remedy_unwritable, system_reason, why_unwrit
 from ffdist.locks import lock
 from ffdist.notes import listed
 from ffdist.remote import RemoteFolder
+from ffdist.scratch import remove_unheld
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 LEFT = re.compile(r"\..+\.[0-9a-f]{8}\.partial")
@@ -124,7 +125,8 @@ def temporary_folder(out: Path | RemoteFolder) -> Iterator[Path]:
         held = os.open(unlocked, os.O_RDONLY)
         lock(held)
         unlocked.rename(partial_folder)
-        remove_leftovers(out.parent, partial_folder)
+        left = (path for path in out.parent.glob(".*.partial") if path != partial_folder)
+        remove_unheld(path for path in left if LEFT.fullmatch(path.name))
     except OSError as error:
         remove(unlocked, made)
         raise DataError(
@@ -155,16 +157,3 @@ def remove(partial_folder: Path, made: list[Path]) -> None:
     with suppress(OSError):
         for folder in made:
             folder.rmdir()
-
-
-def remove_leftovers(folder: Path, own: Path) -> None:
-    """Remove what killed processes have left in a folder, whatever it was to be called: nobody holds its lock."""
-    for path in folder.glob(".*.partial"):
-        if path != own and LEFT.fullmatch(path.name):
-            with suppress(OSError):
-                descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-                try:
-                    if lock(descriptor) == "held":  # without locks nobody knows, and it stays
-                        shutil.rmtree(path, ignore_errors=True)
-                finally:
-                    os.close(descriptor)

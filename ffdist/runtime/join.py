@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack, closing
 from dataclasses import dataclass, field
 from datetime import timedelta
 from itertools import count
 from pathlib import Path
-from shutil import rmtree
 from typing import NamedTuple
 
 from ffdist.errors import ConfigError, setting
@@ -30,6 +28,7 @@ from ffdist.runtime.threads import computing_threads_kept
 from ffdist.runtime.torchrun import RankSignals, Rendezvous, meet, run_rank
 from ffdist.runtime.worker import idle_gpus_note
 from ffdist.runtime.world import World
+from ffdist.scratch import scratch_folder
 from ffdist.snapshot import committed
 
 RUNS = count()
@@ -117,9 +116,7 @@ class JoinedRun:
     def _place(self, meeting: Rendezvous, key: str, start: ExitStack) -> RunPlace:
         """The place, decided on rank 0 alone. A restarted attempt goes on where the one before has come to."""
         if self.begin is None:
-            scratch = Path(tempfile.mkdtemp(prefix="ffdist-"))
-            start.callback(rmtree, scratch, ignore_errors=True)
-            return RunPlace(str(scratch), False, False)
+            return RunPlace(str(start.enter_context(scratch_folder())), False, False)
         if found := find_key(meeting.lasting, key, where=str(self.world)):
             run = Path(found.decode())
             if (run / SETTINGS).exists():  # else the former attempt was refused, and left nothing

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ from ffdist.runtime.supervise import supervise
 from ffdist.runtime.worker_main import ProcessMain
 from ffdist.runtime.worker_process import start_worker
 from ffdist.runtime.world import World
+from ffdist.scratch import scratch_folder
 
 
 def run_processes(
@@ -112,8 +112,8 @@ def meeting_place() -> Iterator[tuple[str, tuple[int, ...]]]:
     """A file through which stages meet, and the descriptors that they need for it: on Linux one without a name, so that
     nothing of it stays behind."""
     if not hasattr(os, "memfd_create"):
-        with tempfile.TemporaryDirectory(prefix="ffdist-") as folder:
-            yield str(Path(folder) / "store"), ()
+        with scratch_folder() as folder:
+            yield str(folder / "store"), ()
         return
     descriptor = os.memfd_create("ffdist-store")
     try:

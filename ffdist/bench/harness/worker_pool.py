@@ -10,12 +10,11 @@ import multiprocessing
 import os
 import signal
 import sys
-import tempfile
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from datetime import timedelta
 from multiprocessing.connection import Connection, wait
-from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +27,7 @@ from ffdist.runtime.allocator import keep_freed_memory
 from ffdist.runtime.child import end_with_parent
 from ffdist.runtime.interrupts import SIGNALS, signals_blocked
 from ffdist.runtime.world import World
+from ffdist.scratch import scratch_folder
 from ffdist.transport.measure import pin_to_cores
 from ffdist.transport.process_group import LOOPBACK
 
@@ -93,14 +93,15 @@ class WorkerPool:
         context = multiprocessing.get_context("spawn")
         self.name = name
         self.size = size
-        self.folder = tempfile.TemporaryDirectory(prefix="ffdist-bench-")
+        self.ends = ExitStack()
+        folder = self.ends.enter_context(scratch_folder())
         self.lines: list[Connection] = []
         self.answers: dict[int, Any] = {}
         """Return values of the members that have ended, by rank."""
         self.processes = []
         for rank in range(size):
             here, there = context.Pipe()
-            member = (World(rank, size, rank), str(Path(self.folder.name) / "store"), there)
+            member = (World(rank, size, rank), str(folder / "store"), there)
             process = context.Process(
                 target=_member,
                 args=(os.getpid(), main, keep_memory, *member),
@@ -123,7 +124,7 @@ class WorkerPool:
             process.join()
         for line in self.lines:
             line.close()
-        self.folder.cleanup()
+        self.ends.close()
 
     def ask(self, order: Any, ranks: Sequence[int] | None = None) -> Any:
         """Give an order to `ranks` (default: all) and wait for one answer. Raises StageError when a member fails."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 from contextlib import ExitStack
 from pathlib import Path
 from statistics import median
-from tempfile import TemporaryDirectory
 
 from ffdist.bench.harness.probe import Probe
 from ffdist.bench.harness.result import BenchResult, Plot, Progress
@@ -22,6 +21,7 @@ from ffdist.bench.loaders import SIMPLE, WAYS, BatchPathMain, FolderMain, Loader
 from ffdist.bench.settings import BenchSettings
 from ffdist.bench.sides import open_pipeline
 from ffdist.data.encoded import EncodedSplit
+from ffdist.scratch import scratch_folder
 
 ALONE, TRAINING = "loader", "ours"
 SECONDS = 1.0
@@ -57,7 +57,7 @@ def loader(settings: BenchSettings, progress: Progress) -> BenchResult:
     with ExitStack() as ends:
         probe = ends.enter_context(Probe(settings.compare.devices))
         sides: list[PoolSide] = []
-        folder = Path(ends.enter_context(TemporaryDirectory(prefix="ffdist-bench-")))
+        folder = ends.enter_context(scratch_folder())
         for name, main in loader_mains(settings, folder).items():
             progress(f"starting {name}")
             pool = ends.enter_context(WorkerPool(name, main, 1, parents=isinstance(main, FolderMain)))
