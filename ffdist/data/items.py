@@ -199,7 +199,7 @@ class Items:
     def readers(self, count: int) -> Readers:
         """`count` processes that read the items; splits that live at the same time share them."""
         found = self._readers and self._readers()
-        if found is None or found.count != count:
+        if found is None or found.lost or found.count != count:
             found = Readers(self, count)
             self._readers = weakref.ref(found)
         return found

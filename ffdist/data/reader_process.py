@@ -8,10 +8,11 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 from collections.abc import Sequence
 from multiprocessing.connection import Connection
 from queue import SimpleQueue
-from threading import Thread
+from threading import Event, Lock, Thread
 from typing import Any, NamedTuple
 
 from ffdist.loading import loading
@@ -35,19 +36,58 @@ class ReaderStart(NamedTuple):
 
 Order = tuple[Any, ...]
 """The arguments of `read`."""
+BEAT = "beat"
+"""A sign of life, the one text among the answers."""
+EVERY = 0.5
+"""Seconds between two of them."""
+
+
+class Answers:
+    """What the process says, and that it lives, while something is awaited from it."""
+
+    def __init__(self, line: Connection) -> None:
+        self._line = line
+        # the beats come from a thread of their own, and not between an answer and its samples
+        self._sending = Lock()
+        self._awaited = Event()
+        Thread(target=self._beat, name="ffdist beat", daemon=True).start()
+
+    def begin(self) -> None:
+        """From now on an answer is awaited."""
+        self._awaited.set()
+
+    def send(self, answer: Exception | None, samples: memoryview | None = None) -> None:
+        """The error, or None and the samples' bytes."""
+        with self._sending:
+            self._awaited.clear()
+            self._line.send(answer)
+            if samples is not None:
+                self._line.send_bytes(samples)
+
+    def _beat(self) -> None:
+        try:
+            while self._awaited.wait():
+                with self._sending:
+                    if self._awaited.is_set():
+                        self._line.send(BEAT)
+                time.sleep(EVERY)
+        except OSError:  # whoever waited is gone, as `listen` says
+            pass
 
 
 def main(line: Connection) -> None:
     """The main loop of a reader process.
 
     It answers once whether it can read (None, or the error), and then each order: the error, or None and the bytes of
-    the samples.
+    the samples; and says that it lives, until it has answered.
     """
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # whoever has started it decides
     for stream in (sys.stdout, sys.stderr):  # what several print at a time comes out in whole lines
         stream.reconfigure(line_buffering=True, write_through=False)  # pyright: ignore[reportAttributeAccessIssue]
     orders: SimpleQueue[Order] = SimpleQueue()
+    answers = Answers(line)
+    answers.begin()
     try:
         start: ReaderStart = line.recv()
         sys.argv[:] = start.argv
@@ -58,19 +98,19 @@ def main(line: Connection) -> None:
         try:
             source = unpack(start.payload)
         except Exception as error:  # unpickling imports a user's module, which may raise anything
-            line.send(error)
+            answers.send(error)
             return
-        line.send(None)
+        answers.send(None)
         Thread(target=listen, args=(line, orders), name="ffdist line", daemon=True).start()
         while True:
             order = orders.get()
+            answers.begin()
             try:
                 samples = source.read(*order)
             except Exception as error:  # a user's code may raise anything; the process that asked raises it again
-                line.send(error)
+                answers.send(error)
                 continue
-            line.send(None)
-            line.send_bytes(memoryview(samples.reshape(-1).view("u1")))
+            answers.send(None, memoryview(samples.reshape(-1).view("u1")))
     except (EOFError, OSError):
         sys.exit(1)
 

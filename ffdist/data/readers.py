@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import platform
 import signal
 import subprocess
 import sys
+import time
 import weakref
 from collections.abc import Callable
 from contextlib import suppress
@@ -22,14 +24,24 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from ffdist.data.reader_process import START, Order, ReaderStart
-from ffdist.errors import ConfigError, DataError, setting
+from ffdist.data.reader_process import EVERY, START, Order, ReaderStart
+from ffdist.errors import ConfigError, DataError, FfdistError, StageLostError, setting
 from ffdist.notes import note
 from ffdist.payload import GUARD, pack
 
 ONE_READER = setting("dataset.loader_workers", 0)
 GRACE = 2.0
 """Seconds that a reader has to end by itself."""
+IMPORTS = 60.0
+"""Seconds more that one may be silent as it starts: what loads torch gives no other thread its turn."""
+_longest_silence = 120.0
+"""Seconds after which a reader of this process hangs that says nothing."""
+
+
+def wait_for_readers_at_most(seconds: float) -> None:
+    """Set how long a reader of this process may give no sign of life, while it makes samples."""
+    global _longest_silence
+    _longest_silence = seconds
 
 
 class ReaderProcess:
@@ -44,24 +56,54 @@ class ReaderProcess:
         Thread(target=send_start, args=(self.line, start), name="ffdist-reader", daemon=True).start()
 
     def take(self, order: Order, out: np.ndarray, where: str) -> None:
-        """Fill `out` with the samples of the order. Raises what reading raises, and DataError where it has died."""
-        try:
+        """Fill `out` with the samples of the order. Raises what reading raises, and as `answer` does."""
+        with suppress(OSError):  # it has died, as its answer tells
             self.line.send(order)
-            if (error := self.line.recv()) is not None:
-                raise error
+        if (error := self.answer(where)) is not None:
+            raise error
+        try:
             self.line.recv_bytes_into(out.reshape(-1).view("u1"))  # pyright: ignore[reportArgumentType] - a buffer
         except (EOFError, OSError) as error:
             raise self.lost_error(where) from error
 
-    def lost_error(self, where: str) -> DataError:
-        """The error for a process that has died, with its exit status or signal."""
+    def answer(self, where: str, more: float = 0.0) -> Exception | None:
+        """What it says next, but that it lives. Raises StageLostError where it does not answer (for `more` seconds than
+        is usual), and as `lost_error` where it has died."""
+        limit = _longest_silence + more
+        heard = looked = time.monotonic()
+        try:
+            while looked - heard <= limit:
+                spoke = self.line.poll(EVERY)
+                if spoke and not isinstance(said := self.line.recv(), str):
+                    return said
+                now = time.monotonic()
+                if spoke or now - looked > EVERY + limit / 2:  # it lives; or this process itself was stopped
+                    heard = now
+                looked = now
+        except (EOFError, OSError) as error:
+            raise self.lost_error(where) from error
+        self.process.kill()
+        self.process.wait()
+        raise StageLostError(
+            "a process that makes samples does not answer",
+            where=f"{where}, process {self.process.pid} of host {platform.node()}",
+            expected=f"a sign of life within {limit:g} s",
+            got="silence",
+            remedy=f"look for what has stopped it; or raise {setting('run.timeout')} where the machine has too much to "
+            "do",
+        )
+
+    def lost_error(self, where: str) -> DataError | StageLostError:
+        """The error for a process that has died, with its exit status or signal: StageLostError where it was killed,
+        as another attempt may help then."""
         with suppress(subprocess.TimeoutExpired):
             self.process.wait(GRACE)
         code = self.process.poll()
         how = "it is silent" if code is None else f"exit status {code}"
         how = f"killed by {signal.Signals(-code).name}" if code and code < 0 else how
         memory = "a system out of memory kills so: fewer of them, or " if code == -signal.SIGKILL else ""
-        return DataError("a process that makes samples has died", where=where, got=how, remedy=f"{memory}{ONE_READER}")
+        kind = StageLostError if code and code < 0 else DataError
+        return kind("a process that makes samples has died", where=where, got=how, remedy=f"{memory}{ONE_READER}")
 
     def end(self) -> None:
         """End the process, by a kill where it does not end by itself within `GRACE` seconds."""
@@ -105,6 +147,8 @@ class Readers:
         self.idle: LifoQueue[ReaderProcess] = LifoQueue()
         self.begun: bool | None = None
         """Whether all processes can read; None: they are not started yet."""
+        self.lost = False
+        """Whether one of them has died: whoever wants readers takes others."""
         # batches are made by several threads, and the first of them to come starts all processes
         self.lock = Lock()
         # with the number of this process: a fork has the finalizer as well, and must not end its parent's readers
@@ -120,6 +164,7 @@ class Readers:
         try:
             reader.take(order, out, self.source.where)
         finally:
+            self.lost |= reader.process.poll() is not None
             self.idle.put(reader)
         return out
 
@@ -135,9 +180,9 @@ class Readers:
             start = ReaderStart(sys.argv, torch.get_num_threads(), pack(self.source, self.source.what))
             self.all.extend(ReaderProcess(start) for _ in range(self.count))
             for reader in self.all:
-                if (error := received(reader, self.source.where)) is not None:
+                if (error := reader.answer(self.source.where, IMPORTS)) is not None:
                     raise error
-        except (ConfigError, DataError) as error:
+        except (ConfigError, DataError, StageLostError) as error:
             end_all(self.all, os.getpid())
             note(f"{self.source.where}: {self.source.alone}: {reason(error)}")
             return False
@@ -146,15 +191,7 @@ class Readers:
         return True
 
 
-def received(reader: ReaderProcess, where: str) -> Any:
-    """A reader's first message: None, or the error for which it cannot read. Raises DataError where it has died."""
-    try:
-        return reader.line.recv()
-    except (EOFError, OSError) as error:
-        raise reader.lost_error(where) from error
-
-
-def reason(error: ConfigError | DataError) -> str:
+def reason(error: FfdistError) -> str:
     """The reason that items cannot be read by other processes, in a line."""
     text = " ".join(str(error.got).split())
     remedy = "what a module defines, without lambdas and open files"

@@ -9,6 +9,7 @@ from threading import Event
 
 import torch.distributed as dist
 
+from ffdist.data.readers import wait_for_readers_at_most
 from ffdist.events import Observer
 from ffdist.runtime.allocator import keep_freed_memory
 from ffdist.runtime.edges import ProcessEdges
@@ -49,6 +50,7 @@ def run_worker(
         device = stage_device(job.settings.compute.device, world)
         activity.set("meeting the others")
         silence = timedelta(seconds=silence_of(job.settings.run.timeout))
+        wait_for_readers_at_most(silence.total_seconds())
         edges = ProcessEdges(
             world, store, device, transport=job.settings.plan.transport, timeout=job.timeout, silence=silence
         )

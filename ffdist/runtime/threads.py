@@ -13,10 +13,12 @@ from threading import Event, Lock, Thread
 import torch
 import torch.distributed as dist
 
+from ffdist.data.readers import wait_for_readers_at_most
 from ffdist.errors import Interrupted, StageError
 from ffdist.events import Observer, stopping
 from ffdist.models import wait_at_most
 from ffdist.runtime.edges import EdgeEnds
+from ffdist.runtime.heartbeat import silence_of
 from ffdist.runtime.interrupts import StopRequest, interrupts
 from ffdist.runtime.job import Job
 from ffdist.runtime.outcome import Result, cause_of
@@ -103,6 +105,7 @@ def run_threads(job: Job, observer: Observer) -> Result:
     one. A thread that hangs is left behind; the interpreter ends without it.
     """
     count, limit = job.workers, job.timeout.total_seconds()
+    wait_for_readers_at_most(silence_of(limit))
     exchange = EdgeRegistry(job.timeout)
     store, group = dist.HashStore(), ThreadGroup()
     observing = stopping(group.result.collecting(observer), group.stop.set)

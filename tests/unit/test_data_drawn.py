@@ -6,7 +6,9 @@ import gc
 import os
 import pickle
 import random
-from collections.abc import Callable
+import signal
+import time
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,8 +28,8 @@ from ffdist.data import ArraySplit, Images, Loader, torch_dataset
 from ffdist.data.given import as_images
 from ffdist.data.images import moments
 from ffdist.data.items_split import ItemsSplit
-from ffdist.data.readers import ReaderProcess
-from ffdist.errors import DataError
+from ffdist.data.readers import ReaderProcess, wait_for_readers_at_most
+from ffdist.errors import DataError, FfdistError, StageLostError
 from ffdist.objectives import Objective
 
 FLOATS = np.random.default_rng(1).random((24, 3, 8, 8), np.float32)
@@ -289,7 +291,15 @@ class Pair(Dataset):
         if index == self.at and self.ending.exists():
             if self.ending.read_text() == "die":
                 os._exit(3)
+            if number := {"killed": signal.SIGKILL, "stopped": signal.SIGSTOP}.get(self.ending.read_text()):
+                os.kill(os.getpid(), number)
+            if self.ending.read_text() == "slow":
+                time.sleep(2.5)
+                return self.at_rest(index)
             raise RuntimeError("the disk is gone")
+        return self.at_rest(index)
+
+    def at_rest(self, index: int) -> tuple[np.ndarray, int]:
         return np.array([index, torch.rand(1).item(), os.getpid()], np.float32), index % 2
 
 
@@ -325,15 +335,38 @@ def counted(begin: Callable[..., None], began: list[ReaderProcess]) -> Callable[
     return begin_counted
 
 
-@pytest.mark.parametrize(("said", "got"), [("die", "exit status 3"), ("fail", "RuntimeError: the disk is gone")])
-def test_a_reader_that_fails_or_dies_is_one_error(tmp_path: Path, said: str, got: str) -> None:
+@pytest.fixture
+def briefly() -> Iterator[None]:
+    """A reader's silence is short."""
+    wait_for_readers_at_most(1.0)
+    yield
+    wait_for_readers_at_most(120.0)
+
+
+@pytest.mark.parametrize(
+    ("said", "kind", "got"),
+    [
+        ("die", DataError, "exit status 3"),
+        ("fail", DataError, "RuntimeError: the disk is gone"),
+        ("killed", StageLostError, "killed by SIGKILL"),
+        ("stopped", StageLostError, "silence"),
+    ],
+)
+def test_a_reader_that_fails_or_dies_is_one_error_and_after_one_that_was_killed_or_stopped_another_attempt_may_begin(
+    tmp_path: Path, said: str, kind: type[FfdistError], got: str, briefly: None
+) -> None:
     images = from_dataset(Pair(tmp_path / "end", at=4))
     loader = Loader(images, images.train, np.arange(12), batch_size=4, seed=0, train=False, workers=2)
     assert os.getpid() not in readers_of(loader)
+    (tmp_path / "end").write_text("slow")
+    assert os.getpid() not in readers_of(loader)
     (tmp_path / "end").write_text(said)
-    with pytest.raises(DataError) as error:
+    with pytest.raises(kind) as error:
         readers_of(loader)
     assert got in str(error.value.got)
+    (tmp_path / "end").unlink()
+    again = Loader(images, images.train, np.arange(12), batch_size=4, seed=0, train=False, workers=2)
+    assert os.getpid() not in readers_of(again)
 
 
 def test_what_no_other_process_can_have_is_read_one_after_another_which_is_noted(

@@ -57,7 +57,7 @@ def pool(changes: CallableTransforms, count: int) -> Readers:
     key = (changes.names, count)
     with _POOLS_LOCK:
         found = _POOLS.get(key)
-        if found is None:
+        if found is None or found.lost:
             found = _POOLS[key] = Readers(changes, count)
         return found
 
