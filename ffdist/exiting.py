@@ -11,25 +11,51 @@ import io
 import os
 import sys
 import threading
+from collections.abc import Callable
 from contextlib import suppress
-from typing import NoReturn
+from types import FunctionType
+from typing import Any, NoReturn
 
 FILES = {io.TextIOWrapper, io.BufferedWriter, io.BufferedRandom}
 """What `open` makes of files that can be written."""
+OF_SYSTEM = {"_io", "asyncio", "multiprocessing", "ray", "socket", "subprocess", "torch"}
+"""Modules whose objects the system frees as well: memory, and connections, over which daemons may still speak."""
 
 
 def end_process(status: int) -> NoReturn:
-    """End as Python does - after its threads, except daemons, and the functions of `atexit`, with open files written -,
-    but free no objects: their `__del__` is not called."""
+    """End as Python does - after its threads, except daemons, and the functions of `atexit`, with open files written
+    and what has a `__del__` in Python tidied up -, but free no objects."""
     # what the interpreter does first at its end, and multiprocessing in its children; nothing public does it
     threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()
     gc.unfreeze()  # or what was opened before a freeze, by a module as it was imported, say, would not be found
-    for file in gc.get_objects():
-        if type(file) in FILES:  # by `isinstance` it would take as long as all that is saved, and wake lazy objects
-            with suppress(OSError, ValueError):  # closed, or not to be written
-                file.flush()
+    for finish in finishes(gc.get_objects()):
+        with suppress(Exception):  # closed, or not to be written; or whatever a user's code raises, as in Python's end
+            finish()
     end_process_now(status)
+
+
+def finishes(objects: list[Any]) -> list[Callable[[], None]]:
+    """What is to be called of objects: first the flushes of files, into archives perhaps, then what completes these,
+    and removes temporary files."""
+    flushes, ends = list[Callable[[], None]](), list[Callable[[], None]]()
+    known = dict[type, bool]()
+    for each in objects:
+        kind = type(each)  # by `isinstance` it would take as long as all that is saved, and wake lazy objects
+        if kind in FILES:
+            flushes.append(each.flush)
+        elif known[kind] if kind in known else known.setdefault(kind, tidies_up(kind)):
+            ends.append(each.__del__)
+    return flushes + ends
+
+
+def tidies_up(kind: type) -> bool:
+    """True if the objects of a class tidy up when they are freed, by code of Python's or as files: so temporary ones
+    go, and archives are completed."""
+    if str(getattr(kind, "__module__", "")).partition(".")[0] in OF_SYSTEM:
+        return False
+    found = next((each.__dict__["__del__"] for each in kind.__mro__ if "__del__" in each.__dict__), None)
+    return isinstance(found, FunctionType) or (found is not None and io.IOBase in kind.__mro__)
 
 
 def end_process_now(status: int) -> NoReturn:

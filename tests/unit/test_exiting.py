@@ -1,13 +1,15 @@
-"""A process of ffdist's own ends as Python would end it, but for the freeing of objects."""
+"""A process of ffdist's own ends as Python would end it, but for the freeing of torch's objects."""
 
+import gzip
 import subprocess
 import sys
 import time
+import zipfile
 
 import pytest
 
 PROGRAM = """
-import atexit, gc, sys, threading, time
+import atexit, gc, gzip, sys, tempfile, threading, time, zipfile
 from concurrent.futures import ThreadPoolExecutor
 from ffdist.exiting import end_process
 
@@ -15,10 +17,15 @@ class Slow:
     def __del__(self):
         print("freed")
 
-kept, out, raw = Slow(), open(sys.argv[1], "w"), open(sys.argv[2], "wb")
+OfTorch = type("OfTorch", (Slow,), {"__module__": "torch.sub"})
+kept, out, raw = [Slow(), OfTorch()], open(sys.argv[1], "w"), open(sys.argv[2], "wb")
+packed, archive = gzip.open(sys.argv[3], "wt"), zipfile.ZipFile(sys.argv[4], "w")
+temporary = tempfile.NamedTemporaryFile(dir=sys.argv[5])
 gc.freeze()
 out.write("written")
 raw.write(b"too")
+packed.write("packed")
+archive.writestr("name", "within")
 atexit.register(print, "handler")
 threading.Thread(target=lambda: (time.sleep(0.2), print("thread"))).start()
 ThreadPoolExecutor(1).submit(lambda: (time.sleep(0.3), print("pool")))
@@ -27,12 +34,18 @@ end_process(7)
 """
 
 
-def test_threads_handlers_and_open_files_come_to_their_end_and_nothing_is_freed(tmp_path):
-    """`__del__` of what lives to the end is all that is left out."""
-    begun, files = time.monotonic(), (tmp_path / "text", tmp_path / "bytes")
-    done = subprocess.run([sys.executable, "-c", PROGRAM, *files], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout.split(), done.stderr) == (7, ["thread", "pool", "handler"], "")
-    assert [file.read_text() for file in files] == ["written", "too"]
+def test_threads_handlers_and_open_files_come_to_their_end_and_nothing_of_torchs_is_freed(tmp_path):
+    """`__del__` of torch's classes is all that is left out: archives are complete, and temporary files gone."""
+    (tmp_path / "temporary").mkdir()
+    begun, files = time.monotonic(), [tmp_path / name for name in ("text", "bytes", "packed", "archive")]
+    words = map(str, [*files, tmp_path / "temporary"])
+    done = subprocess.run([sys.executable, "-c", PROGRAM, *words], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout.split(), done.stderr) == (7, ["thread", "pool", "handler", "freed"], "")
+    assert [file.read_text() for file in files[:2]] == ["written", "too"]
+    assert gzip.decompress(files[2].read_bytes()) == b"packed"
+    with zipfile.ZipFile(files[3]) as archive:
+        assert archive.read("name") == b"within"
+    assert not any((tmp_path / "temporary").iterdir())
     assert time.monotonic() - begun < 60, "it waited for a daemon"
 
 
