@@ -168,6 +168,7 @@ class WorkerStages:
         threads = torch.get_num_threads()
         if log.file and self.job.watched:
             stacks_to(log.file)
+            ends.callback(stacks_to)  # before it closes, and its descriptor is another file's
         log.write(f"{stage} of {len(self.plan.stages)} on {place}, {threads} threads, host {platform.node()}")
         if not self.plan.is_pipeline:
             log.write(f"worker {self.me} of {world.size}; plan: {self.plan}")

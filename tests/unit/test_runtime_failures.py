@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import faulthandler
 from collections.abc import Callable
 from contextlib import suppress
 from contextvars import copy_context
+from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 from threading import Event, current_thread
 from time import monotonic
 
@@ -17,13 +20,18 @@ from torch import nn
 from torch._C._distributed_c10d import TCPStore
 
 from ffdist import SFF, Pipeline
+from ffdist.data import open_data
 from ffdist.errors import ConfigError, PeerLostError, PeerTimeoutError, StageAwayError, StageError
+from ffdist.presets import with_preset
 from ffdist.runtime import threads
+from ffdist.runtime.heartbeat import STACK, write_stacks
 from ffdist.runtime.meeting import await_key, set_key
 from ffdist.runtime.outcome import root_cause
+from ffdist.runtime.start import make_job
 from ffdist.runtime.tracing import common_clock
 from ffdist.runtime.worker import enough_memory
 from ffdist.runtime.world import World
+from ffdist.settings import Settings
 from ffdist.transport import Edge, EdgeContext
 from ffdist.transport.shared_memory import TRANSPORT
 from ffdist.transport.stores import serve_store
@@ -103,3 +111,16 @@ def test_a_thread_that_hangs_ends_the_run_whichever_it_is(hung: int, monkeypatch
         until.set()
     assert monotonic() - begun < 200, "nobody waited for the one that hangs"
     fit(Pipeline(nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)), SFF(), launcher="threads"))
+
+
+def test_stacks_that_are_asked_for_when_the_stages_logs_are_closed_go_to_stderr(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A log's descriptor is another file's by then."""
+    told = with_preset(Settings(), "digits").changed(samples=64, epochs=1, threads=1)
+    try:
+        threads.run_threads(replace(make_job(told, open_data("digits"), tmp_path, 2), watched=True), lambda event: None)
+        write_stacks()
+    finally:
+        faulthandler.unregister(STACK)
+    assert "in test_stacks_that_are_asked_for" in capfd.readouterr().err
