@@ -36,8 +36,8 @@ def end_process(status: int) -> NoReturn:
 
 
 def finishes(objects: list[Any]) -> list[Callable[[], None]]:
-    """What is to be called of objects: first the flushes of files, into archives perhaps, then what completes these,
-    and removes temporary files."""
+    """List what is to be called of objects: first the flushes of files, into archives perhaps, then what completes
+    these, and removes temporary files."""
     flushes, ends = list[Callable[[], None]](), list[Callable[[], None]]()
     known = dict[type, bool]()
     for each in objects:

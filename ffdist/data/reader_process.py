@@ -43,7 +43,7 @@ EVERY = 0.5
 
 
 class Answers:
-    """What the process says, and that it lives, while something is awaited from it."""
+    """The line by which the process answers, and says that it lives while it is awaited."""
 
     def __init__(self, line: Connection) -> None:
         self._line = line
@@ -53,7 +53,7 @@ class Answers:
         Thread(target=self._beat, name="ffdist beat", daemon=True).start()
 
     def begin(self) -> None:
-        """From now on an answer is awaited."""
+        """Note that an answer is awaited from now on."""
         self._awaited.set()
 
     def send(self, answer: Exception | None, samples: memoryview | None = None) -> None:

@@ -67,8 +67,8 @@ class ReaderProcess:
             raise self.lost_error(where) from error
 
     def answer(self, where: str, more: float = 0.0) -> Exception | None:
-        """What it says next, but that it lives. Raises StageLostError where it does not answer (for `more` seconds than
-        is usual), and as `lost_error` where it has died."""
+        """Wait for what it says next, but that it lives. Raises StageLostError where it does not answer (for so many
+        seconds more than is usual), and as `lost_error` where it has died."""
         limit = _longest_silence + more
         heard = looked = time.monotonic()
         try:
