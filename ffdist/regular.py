@@ -1,5 +1,5 @@
-"""Files of a folder that others may have filled: regular ones alone are read, as a pipe would hold the reader up for
-ever, and a device may have no end."""
+"""Files of a folder that others may have filled: regular ones alone are read and written, as a pipe would hold this
+process up for ever, and a device may have no end."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import errno
 import os
 import stat
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TextIO
 
 MAX_BYTES = 1 << 30
 """Bytes that are read as a whole; what is read so is a text, and far smaller."""
@@ -21,6 +21,17 @@ def open_regular(path: Path) -> BinaryIO:
         os.close(descriptor)
         raise OSError(errno.EINVAL, "it is no regular file", str(path))
     return open(descriptor, "rb")
+
+
+def append_to(path: Path) -> TextIO:
+    """Open a text file, made where it is missing, to write at its end, a line at a time. Raises OSError for any kind
+    but a regular one, and for a link: it may have come since the run began."""
+    how = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+    descriptor = os.open(path, how, 0o666)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "it is no regular file", str(path))
+    return open(descriptor, "a", buffering=1, encoding="utf-8", errors="backslashreplace")
 
 
 def read_bytes(path: Path) -> bytes:

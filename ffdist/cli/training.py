@@ -173,7 +173,7 @@ def launch(make: SettingsJob, out: Path) -> Result:
 
 def with_resume_remedy(error: FfdistError, out: Path) -> FfdistError:
     """The error, with how the run goes on from its last snapshot, where it has one."""
-    if not any(out.glob("snapshots/*/manifest.json")):
+    if not (out / SETTINGS).is_file() or not any(out.glob("snapshots/*/manifest.json")):
         return error
     hint = f"the run goes on from its last snapshot by: {shell_command('train', '--resume', as_user_named(out))}"
     remedy = error.details["remedy"]

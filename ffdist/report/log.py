@@ -16,6 +16,7 @@ from ffdist.events import SCHEMA, EpochEnded, Observer, PulseReported, RunEvent,
 from ffdist.folders import system_reason
 from ffdist.json_lines import JsonLines, read_json_lines
 from ffdist.pipeline.sink import counted_from_one
+from ffdist.regular import append_to
 
 RUN_LOG = "metrics.jsonl"
 PULSES = "pulses.jsonl"
@@ -31,14 +32,14 @@ def run_log(run: Path | None, observer: Observer) -> Callable[[RunEvent], object
     def log(event: RunEvent) -> None:
         line = None
         if isinstance(event, PulseReported):
-            with writing(run / PULSES), (run / PULSES).open("a") as file:
+            with writing(run / PULSES), append_to(run / PULSES) as file:
                 file.write(json.dumps(event.to_json()) + "\n")
         if isinstance(event, EpochEnded):
             line = line_of(event.record)
         if isinstance(event, RunStopped):
             line = line_of({"time": now(), "reason": event.reason, "test": event.test})
         if line is not None:
-            with writing(path), path.open("a") as file:
+            with writing(path), append_to(path) as file:
                 file.write(line)
         observer(event)
 
@@ -144,7 +145,7 @@ class StageLog:
         self.file = None
         if run is not None:
             with writing(self.path):
-                self.file = self.path.open("a", buffering=1, encoding="utf-8", errors="backslashreplace")
+                self.file = append_to(self.path)
 
     def __enter__(self) -> StageLog:
         return self

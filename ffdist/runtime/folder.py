@@ -13,6 +13,7 @@ from ffdist.data import Images
 from ffdist.errors import ConfigError, DataError, Interrupted, NetworkError, SnapshotError, setting
 from ffdist.locks import lock
 from ffdist.notes import note
+from ffdist.regular import append_to
 from ffdist.report.log import PULSES, read_run_log
 from ffdist.runtime.data_facts import FACTS, DataFacts, check_same_data, read_facts, write_facts
 from ffdist.runtime.nonfinite import KEPT
@@ -181,7 +182,7 @@ def locked(out: Path) -> Iterator[None]:
     with writing_to(out):
         make_folder(out)
         check_places(out)
-        file = (out / LOCK).open("a")
+        file = append_to(out / LOCK)
     with file:
         if lock(file) == "busy":
             raise ConfigError(

@@ -16,6 +16,7 @@ from ffdist.errors import DataError, described
 from ffdist.json_lines import read_json_lines, remove_cut_off
 from ffdist.loading import import_seconds
 from ffdist.notes import note
+from ffdist.regular import append_to
 from ffdist.report.log import writing
 from ffdist.runtime.agent import agent_imports
 from ffdist.runtime.run import write_settings
@@ -58,7 +59,7 @@ def note_start(run: Path, start: dict[str, Any], recorded: Settings | None = Non
     with writing(path):
         if remove_cut_off(path):
             note(f"{path}: the last line was cut off, and is removed")
-        with path.open("a") as file:
+        with append_to(path) as file:
             file.write(json.dumps(began | start) + "\n")
 
 

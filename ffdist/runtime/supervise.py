@@ -16,6 +16,7 @@ from pathlib import Path
 
 from ffdist.errors import StageLostError, TransportError
 from ffdist.events import Observer, RunRestarted
+from ffdist.regular import append_to
 from ffdist.runtime.job import Job
 from ffdist.runtime.outcome import Result, cause_of
 from ffdist.runtime.world import World
@@ -121,7 +122,7 @@ def note_in(run: Path | None, name: str, text: str) -> None:
     if run is None:
         return
     try:
-        with (run / name).open("a", encoding="utf-8", errors="backslashreplace") as log:
+        with append_to(run / name) as log:
             log.write(f"{datetime.now().isoformat(timespec='milliseconds')} {text}\n")
     except OSError:
         pass

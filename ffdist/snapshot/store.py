@@ -33,6 +33,9 @@ from ffdist.snapshot.manifest import Manifest, commit, committed, discard_others
 from ffdist.snapshot.mirror import Mirrored
 from ffdist.snapshot.records import RECORDS, PackedRecords
 
+OWN = ("config.toml", "data.json")
+"""The files that make a folder a run."""
+
 
 def checked_folder(run: Path, marker: Snapshot) -> Path:
     """The folder of a snapshot. Raises SnapshotError for a link to somewhere else, which may have come since the run
@@ -63,6 +66,8 @@ class SnapshotStore:
         self.mirrored = Mirrored(run)
         self.identity = identity_of(run)
         """The identity of the run's folder, so that no other one is made in its place where it goes."""
+        self.own = [run / name for name in OWN if (run / name).exists()] if run else []
+        """Those of the run's own files that are there as it begins."""
         self.writing = Lock()
         """Held while a file is written: a worker in several stages has several threads that write, one at a time."""
         self.packed = PackedRecords()
@@ -90,7 +95,8 @@ class SnapshotStore:
                 future.set_exception(error)
 
     def check_there(self, run: Path) -> None:
-        """Raises SnapshotError where the run's folder is gone, or another one has come in its place."""
+        """Raises SnapshotError where the run's folder is gone, or another one has come in its place, or what says what
+        run it is."""
         if self.identity is not None and identity_of(run) != self.identity:
             raise SnapshotError(
                 "the run folder is gone, or another is in its place",
@@ -100,6 +106,15 @@ class SnapshotStore:
                 remedy="put it back, then go on with "
                 f"{setting('resume')}; or start a new run, and let nothing remove its folder",
             )
+        for path in self.own:
+            if not path.exists():
+                raise SnapshotError(
+                    "a file of the run is gone",
+                    where=path,
+                    expected="what the run began with: without it, it can neither go on nor be measured",
+                    got="none",
+                    remedy="put it back; or start a new run, and let nothing remove its files",
+                )
 
     @contextmanager
     def in_its_folder(self, run: Path) -> Iterator[None]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from ffdist.errors import StageError
 from ffdist.folders import system_reason
 from ffdist.locks import lock
+from ffdist.regular import append_to, open_regular
 
 WRITERS = ".writers"
 """The file that they lock, in shares."""
@@ -23,7 +24,7 @@ def writing_there(run: Path | None) -> Iterator[None]:
         yield
         return
     try:
-        file = (run / WRITERS).open("a")
+        file = append_to(run / WRITERS)
     except OSError as error:
         raise StageError(
             "the run folder is gone, or cannot be written", where=run, got=system_reason(error, run)
@@ -35,6 +36,6 @@ def writing_there(run: Path | None) -> Iterator[None]:
 
 def written_there(run: Path) -> bool:
     """True if workers of a run that has lost its launcher are still at work there."""
-    with suppress(OSError), (run / WRITERS).open() as file:
+    with suppress(OSError), open_regular(run / WRITERS) as file:
         return lock(file) == "busy"
     return False

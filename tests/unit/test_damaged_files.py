@@ -14,14 +14,17 @@ import pytest
 from ffdist.cli import main
 from ffdist.digests import with_digest, without_digest
 from ffdist.errors import ConfigError, FfdistError, SnapshotError
+from ffdist.events import PulseReported, RunStopped
 from ffdist.pipeline.message import Snapshot
 from ffdist.plan import Plan
 from ffdist.regular import read_bytes
+from ffdist.report.log import PULSES, RUN_LOG, StageLog, run_log
 from ffdist.runtime.folder import locked
 from ffdist.runtime.run import PLAN, load_classifier, read_settings, saved_plan, write_plan
 from ffdist.snapshot import SnapshotStore
 from ffdist.snapshot.chosen import MARK, marked_best, read_mark
 from ffdist.snapshot.manifest import MANIFEST, committed
+from ffdist.snapshot.writers import WRITERS, written_there
 from ffdist.transport.stores import serve_store
 
 TRAIN = (
@@ -53,6 +56,27 @@ def endless(path: Path) -> None:
 def far_too_large(path: Path) -> None:
     with path.open("wb") as file:
         file.truncate(1 << 40)
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("make", [pipe, endless, Path.mkdir])
+@pytest.mark.parametrize("name", [RUN_LOG, PULSES, "stage-0.log"])
+def test_what_comes_in_a_logs_place_while_the_run_is_at_work_is_an_error_and_nothing_waits_for_it(
+    tmp_path: Path, name: str, make: Callable[[Path], None]
+) -> None:
+    make(tmp_path / name)
+    log = run_log(tmp_path, lambda event: None)
+    events = {RUN_LOG: RunStopped("finished", None, []), PULSES: PulseReported(1, 1, "", None, [])}
+    with pytest.raises(SnapshotError, match="a log of the run cannot be written"):
+        log(events[name]) if name in events else StageLog(tmp_path, 0)
+
+
+@pytest.mark.timeout(60)
+def test_nobody_waits_for_a_pipe_in_the_place_of_the_workers_lock(run: Path) -> None:
+    (run / WRITERS).unlink()
+    pipe(run / WRITERS)
+    assert not written_there(run)
+    main(["eval", str(run), "--json"])
 
 
 @pytest.mark.timeout(60)

@@ -99,7 +99,7 @@ ROOMS = {
     "presets": {"errors", "options", "settings"},
     "baselines": {"device", "errors", "options", "known", "models", "objectives", "data", "pipeline", "settings"},
     "snapshot": {"data", "folders", "regular", "remote", "digests", "errors", "locks", "notes", "pipeline"},
-    "report": {"errors", "events", "folders", "json_lines", "plain", "pipeline"},
+    "report": {"errors", "events", "folders", "json_lines", "plain", "pipeline", "regular"},
     "page": {
         "data",
         "errors",

@@ -284,6 +284,17 @@ def test_a_run_folder_that_is_renamed_while_an_old_snapshot_goes_is_an_error(
     assert latest(away)
 
 
+@pytest.mark.parametrize("name", ["config.toml", "data.json"])
+def test_a_run_whose_own_files_are_taken_away_is_an_error_at_its_next_snapshot(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).touch()
+    store = SnapshotStore(tmp_path, ["a"])
+    store.check_there(tmp_path)
+    (tmp_path / name).unlink()
+    with pytest.raises(SnapshotError, match="a file of the run is gone") as error:
+        store.check_there(tmp_path)
+    assert error.value.where == tmp_path / name
+
+
 def test_nothing_makes_a_runs_folder_again_that_was_taken_away(tmp_path: Path) -> None:
     """It would stand where the folder is to be put back."""
     run = tmp_path / "run"
