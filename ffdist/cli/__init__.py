@@ -96,6 +96,12 @@ def main(argv: Sequence[str] | None = None) -> None:
             to_nowhere(sys.stdout)
             sys.exit(141)
         except OSError as error:
+            if error.errno in UNREACHABLE and isinstance(error.filename, (str, bytes, os.PathLike)):
+                if verbose:
+                    traceback.print_exception(error)
+                print_error(unreachable_error(error))
+                notify_agent(final=True)
+                exit_with(1)
             if error.errno not in UNWRITABLE or takes_line(sys.stdout):
                 raise
             to_nowhere(sys.stdout)
@@ -117,6 +123,22 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 """What the system says where a disk, or a terminal, takes nothing."""
+
+
+UNREACHABLE = {
+    errno.ENAMETOOLONG: "a shorter name",
+    errno.EACCES: "let this user reach it, or name another",
+}
+"""What the system says of paths of which it does not even say whether they are there, and what to do then."""
+
+
+def unreachable_error(error: OSError) -> ConfigError:
+    return ConfigError(
+        "a path cannot be looked for",
+        where=os.fsdecode(error.filename),
+        got=error.strerror,
+        remedy=UNREACHABLE[error.errno or 0],
+    )
 
 
 def takes_line(stream: TextIO) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +18,21 @@ else:
     import tomli as tomllib  # pyright: ignore[reportMissingImports]
 
 
-def read_toml(path: Path, read: Callable[[Path], bytes] = Path.read_bytes) -> dict[str, Any]:
+MAX_BYTES = 1 << 24
+"""Bytes of a settings file, at most: a device has no end."""
+
+
+def read_bytes(path: Path) -> bytes:
+    """The contents of a file, or of a pipe, as `<(command)` gives one. Raises OSError, also for more than `MAX_BYTES`
+    bytes."""
+    with path.open("rb") as file:
+        data = file.read(MAX_BYTES + 1)
+    if len(data) > MAX_BYTES:
+        raise OSError(errno.EFBIG, f"it has more than {MAX_BYTES:,} bytes", str(path))
+    return data
+
+
+def read_toml(path: Path, read: Callable[[Path], bytes] = read_bytes) -> dict[str, Any]:
     """The keys of a TOML file. Raises ConfigError for one that cannot be read."""
     try:
         return tomllib.loads(read(path).decode("utf-8-sig"))  # some editors begin a text with a mark

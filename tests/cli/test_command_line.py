@@ -17,7 +17,7 @@ from ffdist.cli.completion import completions
 from ffdist.cli.train import help_page, parse
 from ffdist.errors import ConfigError
 from ffdist.presets import PRESETS
-from ffdist.settings.toml import write_toml
+from ffdist.settings.toml import settings_in, write_toml
 
 TINY = ["--launcher", "threads", "--stages", "1", "--epochs", "1", "--model-args", "widths=4,4,4", "--samples", "200"]
 
@@ -129,6 +129,29 @@ def test_a_command_line_that_cannot_be_read_is_one_paragraph(
     assert err.startswith("ffdist: error: ")
     assert err.count("error") == 1
     assert message in err
+
+
+@pytest.mark.parametrize(
+    "args",
+    ["eval X", "report X", "watch X", "export X --to x.pt2", "predict X x", "train --resume X", "train digits --out X"],
+)
+def test_a_path_that_the_system_does_not_take_is_one_paragraph(args: str, capsys: pytest.CaptureFixture[str]) -> None:
+    name = "x" * 300
+    status, out, err = outcome_of(capsys, *args.replace("X", name).split())
+    assert (status, out) == (1, "")
+    assert "ffdist: error: a path cannot be looked for" in err
+    assert f"where: {name}" in err
+    assert "got: File name too long\n  remedy: a shorter name" in err
+
+
+def test_a_settings_file_may_be_a_pipe_and_has_an_end() -> None:
+    reader, writer = os.pipe()
+    with open(writer, "wb") as file:
+        file.write(b"[training]\nepochs = 7\n")
+    assert settings_in(f"/dev/fd/{reader}").training.epochs == 7
+    os.close(reader)
+    with pytest.raises(ConfigError, match=r"a settings file cannot be read(.|\n)*got: it has more than"):
+        settings_in("/dev/zero")
 
 
 def test_words_are_read_as_they_are_meant() -> None:
