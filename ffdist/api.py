@@ -338,6 +338,7 @@ class Pipeline:
             text or file, in place of the best. fresh: measured anew. options: fields of the settings.
         Returns the best plan (`.plan`), its stages (`.best`), and simulated samples a second (`.speeds`), beside a pure
         pipeline, data parallelism, and backpropagation by DDP and 1F1B; `.scaled([8, 32])` for other devices.
+        `.best.devices` are the numbers of the workers' devices, some of which may be left idle.
         Raises ConfigError where nothing keeps to the memory limit, and for what does not go together.
         """
         text = str(plan) if isinstance(plan, Path) else plan

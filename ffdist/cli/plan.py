@@ -51,7 +51,8 @@ class PlanCommand:
     memory_limit: str | None = None
     """Memory that a worker may hold, e.g. 8GiB. Weights, gradients, moments, one block's graph, and queues."""
     speeds: str | None = None
-    """Speed of each device, as a share of the one here, e.g. 1,1,0.5."""
+    """Speed of each device, as a share of the one here, e.g. 1,1,0.5. In any order: worker i is on the i-th, unless
+    some are left idle."""
     lanes: str = "auto"
     """Lanes of a batch, or auto. They are a part of what is learned: a stage has a worker a lane at most. auto: those
     of --config, else as many as are fastest."""

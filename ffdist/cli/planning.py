@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -81,7 +81,20 @@ def print_forecast(found: Forecast, grown: Sequence[ScalingPoint], plot: Path | 
         console.print(scaled_table(profile, grown))
     if plot:
         console.print(f"plot: {plot}", soft_wrap=True)
+    for text in remarks(found):
+        console.print(text, soft_wrap=True)
     console.print(f"the plan: {found.plan}", soft_wrap=True)
+
+
+def remarks(found: Forecast) -> Iterator[str]:
+    """Lines on the plan's devices, where its workers have other numbers, and on a search that left plans out."""
+    devices, cluster = found.best.devices, found.cluster
+    if list(devices) != list(range(len(devices))):
+        placed = ", ".join(f"{worker} on {device}" for worker, device in enumerate(devices))
+        idle = [str(device) for device in range(cluster.devices) if device not in devices]
+        yield f"workers on devices, numbered as {setting('speeds')} has them: {placed}; left idle: {', '.join(idle)}"
+    if found.best.bounded:
+        yield "the search left out some plans, as there are too many: a faster one may exist (PLANNING.md says which)"
 
 
 def stage_table(found: Forecast) -> Table:
@@ -90,7 +103,7 @@ def stage_table(found: Forecast) -> Table:
         rows.add_row(
             str(index),
             " ".join(each.stage.blocks),
-            str(each.stage).partition(" @ ")[2],
+            each.stage.shared_out,
             f"{each.busy * 1e3:.2f}",
             f"{max(0.0, each.idle):.0%}",
             f"{each.memory / 2**20:,.1f}",

@@ -77,14 +77,17 @@ def bucket_sizes(sizes: Sequence[int], slices: int = 1) -> list[int]:
     slices: how many each block is cut into, of which a message has one; from MIN_SLICES on the last block is as any.
     """
     alone = sizes[-1:] if slices < MIN_SLICES else []
-    groups: list[list[int]] = []
+    counts: list[int] = []
+    so_far = 0
     for size in sizes[: len(sizes) - len(alone)]:
-        if groups and sum(groups[-1]) + size <= SMALL * slices:
-            groups[-1].append(size)
+        if counts and so_far + size <= SMALL * slices:
+            counts[-1] += 1
         else:
-            groups.append([size])
-    groups += [[size] for size in alone]
-    return [len(group) for group in groups] if len(groups) <= MAX_BUCKETS else equal_bucket_sizes(sizes)
+            counts.append(1)
+            so_far = 0
+        so_far += size
+    counts += [1] * len(alone)
+    return counts if len(counts) <= MAX_BUCKETS else equal_bucket_sizes(sizes)
 
 
 def equal_bucket_sizes(sizes: Sequence[int]) -> list[int]:

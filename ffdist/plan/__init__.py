@@ -8,6 +8,7 @@ a bit of what is learned:
     conv1..conv3 @ 0:0-1, 1:2-3                        two replicas, each with two of four lanes
     conv1 @ 0 | conv2 @ 0:0, 1:1-3 | conv3 @ 1         a heavy block shared by two workers
     conv1..conv3 @ 0, 1 by batch                       two workers that take batches in turn, and hand on the weights
+    "stem conv" conv2 @ 1 | conv3 @ 0                  a name with blanks; workers may have any numbers
 """
 
 from ffdist.plan.plan import Plan, read_plan

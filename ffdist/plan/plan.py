@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
 from math import lcm
 from pathlib import Path
@@ -61,6 +61,10 @@ class Plan:
             for lane in range(self.lanes)
         )
         return list(dict.fromkeys(pairs))
+
+    def renumbered(self, numbers: Sequence[int]) -> Plan:
+        """The same with each worker i as numbers[i]; these are 0 and on without a gap."""
+        return replace(self, stages=tuple(stage.renumbered(numbers) for stage in self.stages))
 
     @classmethod
     @renamed_arguments(cut="blocks_per_stage")

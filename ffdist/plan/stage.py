@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from ffdist.plan.names import spelled
 
 EVERY_BATCH = range(2**63 - 1)
 """The orders of all batches there may be in a stream."""
@@ -57,6 +59,10 @@ class PlanStage:
         """The orders, of those of `batches`, in which a worker has a part."""
         return batches[self.workers.index(worker) if self.by_batch else 0 :: self.batch_stride]
 
+    def renumbered(self, numbers: Sequence[int]) -> PlanStage:
+        """The same with each worker i as numbers[i]."""
+        return replace(self, shares=tuple(replace(share, worker=numbers[share.worker]) for share in self.shares))
+
     @property
     def shared_out(self) -> str:
         """The workers with their parts, as text."""
@@ -65,7 +71,7 @@ class PlanStage:
         return str(self.shares[0].worker) if len(self.shares) == 1 else ", ".join(map(str, self.shares))
 
     def __str__(self) -> str:
-        return f"{' '.join(self.blocks)} @ {self.shared_out}"
+        return f"{' '.join(map(spelled, self.blocks))} @ {self.shared_out}"
 
 
 def spread(workers: Iterable[int], lanes: int) -> tuple[Share, ...]:

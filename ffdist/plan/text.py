@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 
 from ffdist.errors import ConfigError, setting
+from ffdist.plan.names import cut, words_in
 from ffdist.plan.stage import PlanStage, Share, spread
 
 WORKERS = re.compile(r"(\d+)(?:-(\d+))?")
@@ -18,13 +19,17 @@ MAX_NUMBER = 4096
 
 def parse(text: str, names: Sequence[str], lanes: int | None = None) -> tuple[int, tuple[PlanStage, ...]]:
     """The lanes and stages of a plan, which have still to be checked; arguments and errors as of `Plan.parse`."""
-    parts = [part.strip() for part in text.split("|")]
-    if not all(part.count("@") == 1 for part in parts):
+    halves = [tuple(half.strip() for half in cut(part, "@")) for part in stages_of(text)]
+    if not all(len(half) == 2 for half in halves):
         raise plan_error(text, "is none", "BLOCKS @ WORKERS | BLOCKS @ WORKERS | ...", text.strip() or "nothing")
-    halves = [tuple(half.strip() for half in part.split("@")) for part in parts]
     found = lanes or max([last + 1 for _, workers in halves for last in lanes_in(workers)] or [0])
     found = found or max(1 if BY_BATCH.search(workers) else len(workers_in(workers, text)) for _, workers in halves)
     return found, tuple(stage_in(blocks_in(blocks, names, text), workers, found, text) for blocks, workers in halves)
+
+
+def stages_of(text: str) -> list[str]:
+    """The text of each stage."""
+    return cut(text, "|")
 
 
 def stage_in(blocks: tuple[str, ...], workers: str, lanes: int, whole_text: str) -> PlanStage:
@@ -36,20 +41,23 @@ def stage_in(blocks: tuple[str, ...], workers: str, lanes: int, whole_text: str)
 
 
 def blocks_in(text: str, names: Sequence[str], whole_text: str) -> tuple[str, ...]:
-    """Names between spaces or commas; `first..last` for all from one to another, `*` for all there are."""
-    words = re.split(r"[\s,]+", text.strip())
+    """Names between spaces or commas, in double quotes where they have such; `first..last` for all from one to another,
+    `*` for all there are."""
+    try:
+        words = list(words_in(text))
+    except ValueError as error:
+        raise plan_error(whole_text, "has a name in quotes that is none", 'names as "a name"', str(error)) from error
     found: list[str] = []
     for word in words:
-        first, dots, last = word.partition("..")
-        if word == "*":
+        if word.text == "*":
             found += names
-        elif dots and word not in names and first in names and last in names:
-            begin, end = names.index(first), names.index(last)
+        elif word.text not in names and word.first in names and word.last in names:
+            begin, end = names.index(word.first), names.index(word.last)
             if begin > end:
-                raise plan_error(whole_text, "goes backwards", ", ".join(names), word)
+                raise plan_error(whole_text, "goes backwards", ", ".join(names), word.text)
             found += names[begin : end + 1]
-        elif word:
-            found.append(word)
+        else:
+            found.append(word.first if word.last is None else word.text)
     if not found:
         raise plan_error(whole_text, "has a stage without blocks", "BLOCKS @ WORKERS", f"@ {text}")
     return tuple(found)

@@ -15,8 +15,8 @@ from typing import NamedTuple
 
 from ffdist.plan import Plan, PlanStage, Share
 from ffdist.planner.cluster import Cluster
-from ffdist.planner.cost import PlanCosts
-from ffdist.planner.price import Price, price
+from ffdist.planner.cost import costs_of
+from ffdist.planner.price import Price, numbered, price
 from ffdist.planner.profile import Profile
 
 CLOSE = 1e-4
@@ -38,15 +38,17 @@ def best_by_batch(
     memory limit, and where one worker alone is no slower. below: seconds that it may take at most, before its price is
     known. exactly: every device has work.
 
-    Devices of unequal speed are taken to be as slow as the slowest of them, the first ones alone where that is better,
-    and cores that workers share do not count; the price is with all that.
+    Devices of unequal speed are taken to be as slow as the slowest of them, the fastest ones alone where that is
+    better, and cores that workers share do not count; the price is with all that.
     """
-    counts = [cluster.devices] if exactly else [cluster.devices, *slower_than_all_before(cluster)]
+    in_order = cluster.fastest(cluster.devices)
+    counts = [cluster.devices] if exactly else [cluster.devices, *slower_than_all_before(cluster.only(in_order))]
     prices: list[Price] = []
     for count in counts:
-        search = ByBatchSearch(profile, cluster.with_devices(count), lanes)
+        search = ByBatchSearch(profile, cluster.only(in_order[:count]), lanes)
         if (found := search.best(below)) is not None:
-            prices.append(price(profile, cluster, search.plan(search.with_all(found) if exactly else found)))
+            plan = search.plan(search.with_all(found) if exactly else found)
+            prices.append(numbered(profile, cluster, plan, in_order[: plan.workers]))
     limit = inf if cluster.memory_limit is None else cluster.memory_limit
     return min((each for each in prices if each.memory <= limit), key=lambda each: each.seconds, default=None)
 
@@ -57,6 +59,19 @@ def slower_than_all_before(cluster: Cluster) -> list[int]:
     return [worker for worker, (before, now) in enumerate(pairwise(slowest), start=1) if now < before]
 
 
+class StageNeeds(NamedTuple):
+    """Seconds of a batch that blocks i..j need."""
+
+    alone: float
+    """By one worker; infinite where it has not the memory."""
+    cycle: float
+    """From a block's batch to its next one, where several workers share the batches; infinite likewise."""
+    busy: float
+    """The work of all these workers together."""
+    carrying: float
+    """The same of their links."""
+
+
 class ByBatchSearch:
     """The search on one cluster, with one number of lanes."""
 
@@ -64,9 +79,10 @@ class ByBatchSearch:
         self.profile = profile
         self.cluster = cluster
         self.lanes = lanes
-        self.costs = PlanCosts(profile, cluster, lanes)
+        self.costs = costs_of(profile, cluster, lanes)
         self.speed = min((cluster.speed(worker) for worker in range(cluster.devices)), default=1.0)
         self.limit = cluster.memory_limit if cluster.memory_limit is not None else inf
+        self._needs: dict[tuple[int, int], StageNeeds] = {}
 
     def best(self, below: float = inf) -> list[WorkersOfStage] | None:
         """The stages that take the least time; None where that is more than `below`."""
@@ -113,17 +129,24 @@ class ByBatchSearch:
 
     def needed(self, i: int, j: int, seconds: float) -> int:
         """The fewest workers that blocks i..j need; 0 where no number is enough."""
-        work = self.compute_seconds(i, j) + self.borders(i, j)
-        if self.costs.memory(i, j, self.lanes, 1) + self.costs.largest_graph[i][j - i - 1] > self.limit:
-            return 0
-        if work <= seconds and self.carrying(i, j, 1) <= seconds:
+        if (i, j) not in self._needs:
+            self._needs[i, j] = self._needs_of(i, j)
+        needs = self._needs[i, j]
+        if needs.alone <= seconds:
             return 1
-        if self.costs.by_batch_memory(i, j) + self.costs.largest_graph[i][j - i - 1] > self.limit:
+        if needs.cycle > seconds:
             return 0
-        if self.costs.by_batch_cycle(i, j, self.speed) > seconds:
-            return 0
-        each = self.costs.by_batch_busy(i, j, 1, self.speed) + self.borders(i, j)
-        return max(2, ceil(each / seconds - CLOSE), ceil(self.carrying(i, j, 2) * 2 / seconds - CLOSE))
+        return max(2, ceil(needs.busy / seconds - CLOSE), ceil(needs.carrying / seconds - CLOSE))
+
+    def _needs_of(self, i: int, j: int) -> StageNeeds:
+        costs, borders = self.costs, self.borders(i, j)
+        alone, cycle = self.compute_seconds(i, j) + borders, costs.by_batch_cycle(i, j, self.speed)
+        if isfinite(self.limit):
+            graph = costs.largest_graph[i][j - i - 1]
+            alone = alone if costs.memory(i, j, self.lanes, 1) + graph <= self.limit else inf
+            cycle = cycle if isfinite(alone) and costs.by_batch_memory(i, j) + graph <= self.limit else inf
+        busy = costs.by_batch_busy(i, j, 1, self.speed) + borders
+        return StageNeeds(max(alone, self.carrying(i, j, 1)), cycle, busy, 2 * self.carrying(i, j, 2))
 
     def seconds(self, stages: Sequence[WorkersOfStage]) -> float:
         """Seconds of a batch."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import cycle, islice
 from typing import NamedTuple
@@ -129,7 +130,8 @@ class Cluster:
     devices: int
     link: NetworkLink = LOCAL
     speeds: tuple[float, ...] = ()
-    """The speed of each device, against that of the profile; none for all alike. Worker i is on device i."""
+    """The speed of each device, against that of the profile; none for all alike. Their order changes no plan but by
+    its workers' numbers."""
     memory_limit: float | None = None
     """Bytes that a worker may hold."""
     queue: int = 2
@@ -164,9 +166,19 @@ class Cluster:
         """The speed of a worker's device, 1 for the measured one's."""
         return self.speeds[worker] if self.speeds else 1.0
 
+    def fastest(self, devices: int) -> tuple[int, ...]:
+        """The numbers of so many devices, the fastest ones, from the fastest on; of equal ones those named first."""
+        return tuple(sorted(range(self.devices), key=lambda device: -self.speed(device))[:devices])
+
+    def only(self, devices: Sequence[int]) -> Cluster:
+        """The cluster of these devices alone, in this order, by their numbers here."""
+        speeds = tuple(self.speeds[device] for device in devices) if self.speeds else ()
+        return replace(self, devices=len(devices), speeds=speeds)
+
     def with_devices(self, devices: int) -> Cluster:
-        """The cluster with so many devices; their speeds, where given, are the first ones', over and over."""
-        speeds = tuple(islice(cycle(self.speeds), devices)) if self.speeds else ()
+        """The cluster with so many devices; their speeds, where given, are those here from the fastest on, over and
+        over."""
+        speeds = tuple(islice(cycle(sorted(self.speeds, reverse=True)), devices)) if self.speeds else ()
         return replace(self, devices=devices, speeds=speeds)
 
 

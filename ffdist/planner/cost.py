@@ -51,6 +51,14 @@ class WorkerLoad(NamedTuple):
     longest: float
 
 
+def costs_of(profile: Profile, cluster: Cluster, lanes: int) -> PlanCosts:
+    """The costs, made once a profile: they depend on the cluster's link, exchange and queue alone."""
+    key = (cluster.link, cluster.exchange, cluster.queue, lanes)
+    if key not in profile.kept:
+        profile.kept[key] = PlanCosts(profile, cluster, lanes)
+    return profile.kept[key]
+
+
 class PlanCosts:
     """Costs of a profile on a cluster, with a number of lanes; i..j are the blocks from i on to before j."""
 

@@ -22,7 +22,7 @@ from ffdist.planner.by_batch import best_by_batch
 from ffdist.planner.cached import links_here, profile_of
 from ffdist.planner.cluster import Cluster, ExchangeCost, NetworkLink, parse_bytes, parse_link
 from ffdist.planner.plan_search import PlanSearch
-from ffdist.planner.price import Price, price
+from ffdist.planner.price import Price, numbered, price
 from ffdist.planner.profile import Profile
 from ffdist.planner.schedules import BUCKETS, ddp, one_f_one_b
 from ffdist.planner.search import best_pipeline, best_price, data_parallel, most_lanes
@@ -97,6 +97,8 @@ class Forecast:
             "plan": self.plan.as_json(),
             "text": str(self.plan),
             "devices": self.cluster.devices,
+            "worker_devices": list(self.best.devices),
+            "bounded": self.best.bounded,
             "lanes": self.plan.lanes,
             "batch": self.profile.batch,
             "device": self.profile.device,
@@ -120,10 +122,10 @@ def forecast(profile: Profile, cluster: Cluster, *, lanes: int | None = None, pl
         best, rates["best plan"] = fastest(profile, cluster, lanes)
     else:
         best = price(profile, cluster, plan)
-        rates["given plan"] = simulated(profile, cluster, plan)
+        rates["given plan"] = rate_of(profile, cluster, best)
     for name, each in {"pipeline": pipeline, "data parallel": parallel}.items():
         if each:
-            rates[name] = simulated(profile, cluster, each.plan)
+            rates[name] = rate_of(profile, cluster, each)
     if profile.backprop:
         rates["backprop, DDP"] = best_ddp(profile, cluster)
         rates["backprop, 1F1B"] = ExpectedRate.of([one_f_one_b(profile, cluster, seed=seed).rate for seed in SEEDS])
@@ -144,18 +146,20 @@ def fastest(
         best, rate = of_other_lanes(profile, cluster, best, rate)
     devices = 0 if exactly else cluster.devices - 1
     while devices:
-        there = cluster.with_devices(devices)
+        numbers = cluster.fastest(devices)
+        there = cluster.only(numbers)
         try:
             fewer = best_price(profile, there, lanes=lanes)
         except ConfigError:  # too little memory
             break
         if fewer.rate <= rate:  # what is simulated is no faster than its price
             break
-        plan, expected = of_least_price(profile, there, fewer, lanes)
+        found, expected = of_least_price(profile, there, fewer, lanes)
         if expected > rate:
-            best, rate = price(profile, cluster, plan.plan), expected
+            best, rate = numbered(profile, cluster, found.plan, [numbers[each] for each in found.devices]), expected
         devices = min(fewer.plan.workers, devices - devices // 8) - 1
-    return best, simulated(profile, cluster, best.plan)
+    best = replace(best, bounded=least.bounded)
+    return best, rate_of(profile, cluster, best)
 
 
 def of_least_price(
@@ -166,15 +170,15 @@ def of_least_price(
     plain = (
         best_pipeline(profile, cluster, lanes=lanes or 1),
         data_parallel(profile, cluster, lanes=lanes),
-        data_parallel(profile, cluster.with_devices(1 << cluster.devices.bit_length() - 1), lanes=lanes),  # by halves
+        data_parallel(profile, cluster, lanes=lanes, devices=1 << cluster.devices.bit_length() - 1),  # by halves
         best_by_batch(profile, cluster, lanes or 1, exactly=exactly),
     )
     fitting = [each for each in plain if each and not (exactly and each.plan.workers < cluster.devices)]
-    best, rate = least, compared(profile, cluster, least.plan)
+    best, rate = least, compared(profile, cluster, least)
     at_least = sure(cluster) * rate
     for each in fitting:
         if lanes in (None, each.plan.lanes) and each.rate > max(at_least, rate):
-            expected = compared(profile, cluster, each.plan)
+            expected = compared(profile, cluster, each)
             if expected > max(at_least, rate):
                 best, rate = each, expected
     return best, rate
@@ -189,7 +193,7 @@ def of_other_lanes(profile: Profile, cluster: Cluster, best: Price, rate: float)
     for count in sorted(count for count in counts if count <= most_lanes(profile)):
         found = PlanSearch(profile, cluster, count).least(profile.batch / max(at_least, rate))
         if found:
-            expected = compared(profile, cluster, found.plan)
+            expected = compared(profile, cluster, found)
             if expected > max(at_least, rate):
                 best, rate = found, expected
     return best, rate
@@ -200,14 +204,23 @@ def sure(cluster: Cluster) -> float:
     return 1 + (SURE if cluster.devices <= FEW else 0.0)
 
 
-def compared(profile: Profile, cluster: Cluster, plan: Plan) -> float:
+def compared(profile: Profile, cluster: Cluster, priced: Price) -> float:
     """The rate of a plan as plans are compared: of many workers, by one draw."""
-    seeds = SEEDS if plan.workers <= FEW else SEEDS[:1]
-    return simulated(profile, cluster, plan, seeds).rate
+    seeds = SEEDS if priced.plan.workers <= FEW else SEEDS[:1]
+    return rate_of(profile, cluster, priced, seeds).rate
+
+
+def rate_of(profile: Profile, cluster: Cluster, priced: Price, seeds: Sequence[int] = SEEDS) -> ExpectedRate:
+    """The simulated rate of a priced plan, which does not depend on its workers' numbers."""
+    in_order = list(dict.fromkeys(worker for stage in priced.plan.stages for worker in stage.workers))
+    numbers = {worker: number for number, worker in enumerate(in_order)}
+    plan = priced.plan.renumbered([numbers[worker] for worker in range(len(in_order))])
+    return simulated(profile, cluster.only([priced.devices[worker] for worker in in_order]), plan, seeds)
 
 
 def simulated(profile: Profile, cluster: Cluster, plan: Plan, seeds: Sequence[int] = SEEDS) -> ExpectedRate:
-    """The rate of a plan, simulated once with each seed; the more workers, the fewer batches."""
+    """The rate of a plan whose worker i is on device i, simulated once with each seed; the more workers, the fewer
+    batches."""
     batches = batches_of(plan.workers * len(plan.stages))
     return ExpectedRate.of([simulate(profile, cluster, plan, batches=batches, seed=seed).rate for seed in seeds])
 
@@ -247,17 +260,17 @@ def scaled(profile: Profile, cluster: Cluster, counts: Sequence[int]) -> list[Sc
     many samples for each device as the measured batch has, on all sides. Of FF the plan for fewer devices is taken,
     and the others are idle, where the larger batch is no slower by it."""
     found: list[ScalingPoint] = []
+    of_fewer: Price | None = None
     for count in sorted(set(counts)):
         there = replace(cluster.with_devices(count), cores=None)
         grown = replace(profile, batch=profile.batch * count)
-        price_of_best, rate = fastest(grown, there)
-        best = price_of_best.plan
-        for plan in {point.plan for point in found[-1:]}:
-            if (before := simulated(grown, there, plan)).rate >= rate.rate:
-                best, rate = plan, before
+        best, rate = fastest(grown, there)
+        if of_fewer and (before := rate_of(grown, there, of_fewer)).rate >= rate.rate:
+            best, rate = of_fewer, before
+        of_fewer = best
         ring = best_ddp(grown, there, batches_of(count))
         pipes = [one_f_one_b(grown, there, batches=6, seed=seed).rate for seed in SEEDS]
-        found.append(ScalingPoint(count, grown.batch, best, rate, ring, ExpectedRate.of(pipes)))
+        found.append(ScalingPoint(count, grown.batch, best.plan, rate, ring, ExpectedRate.of(pipes)))
     return found
 
 

@@ -4,28 +4,33 @@ The plans searched: stages of consecutive blocks, and workers in order along the
 one lane of one stage) in a row, stage after stage; each worker takes the next run of parts. So a worker has some lanes
 at the end of one stage, whole stages, and some lanes at the beginning of the next. Pipelines are among these plans
 (every stage one run), data parallelism (one stage), replicas of any part of the network, and a heavy block shared by
-those who have lighter ones beside it.
+those who have lighter ones beside it. Any device may be the next one in the row, and any may be left idle; devices of
+one speed are alike.
 
-Of all cuts, numbers of workers and shares, the plan is found whose `price` is the least: the largest of what a worker
-is busy, its link carries, and a shared block's cycle takes (`planner/cost.py`), and all workers' work over the cores
-that they share, under the memory limit. The search asks which plans keep to a time T, by blocks from the first to the
-last: of a stage, the worker before takes as many lanes as T leaves it, each next one as many as it can, the last the
-rest; what reached the same block with no fewer workers, no less time, traffic, memory and work used is dropped. T is
-halved towards the least, then to the found plan's own price until there is none below.
+Of all cuts, numbers of workers, shares and orders of devices, the plan is found whose `price` is the least: the largest
+of what a worker is busy, its link carries, and a shared block's cycle takes (`planner/cost.py`), and all workers' work
+over the cores that they share, under the memory limit. The search asks which plans keep to a time T, by blocks from the
+first to the last: of a stage, the worker before takes as many lanes as T leaves it, each next one as many as it can,
+the last the rest; what reached the same block with no fewer and no slower devices left, no less time, traffic, memory
+and work used is dropped. T is halved towards the least, then to the found plan's own price until there is none below.
+
+Orders of unequal devices, and shares where workers share cores, are many more. So a narrow search goes first, of the
+order from the fastest device to the slowest; what it finds is nearly always the best there is, and the search of all
+has only to show that nothing is below. Where they are too many for that, the plan is `bounded`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from functools import cache, partial
-from math import ceil, inf, isfinite
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import accumulate
+from math import ceil, inf, isfinite, prod
 from operator import attrgetter
 from typing import NamedTuple
 
 from ffdist.plan import Plan, PlanStage, Share
 from ffdist.planner.cluster import Cluster
-from ffdist.planner.cost import PlanCosts
-from ffdist.planner.price import Price, price
+from ffdist.planner.cost import costs_of
+from ffdist.planner.price import Price, numbered
 from ffdist.planner.profile import Profile
 
 CLOSE = 1e-9
@@ -38,13 +43,22 @@ GROWING = (1.01, 1.02, 1.04, 1.08, 1.2, 1.5, *(2.0,) * 12, inf)
 """What the first bound is multiplied by until there is a plan."""
 FEW = 8
 """Up to so many lanes, each number that the worker before may take of a stage is tried; of more, the most."""
+MAX_MIXES = 10_000
+"""Up to so many, lanes times blocks times numbers of devices of each speed that may be left, every order of devices is
+tried."""
+MAX_TRIED = 100_000
+"""The partial plans that one question to all orders and shares may look at."""
 
 
 class PartialPlan(NamedTuple):
     """Blocks up to some border dealt out, and what the last worker has taken on so far."""
 
+    free: tuple[int, ...]
+    """The devices without work: where any may be next, for each kind how many are no slower; else how many."""
+    kind: int
+    """The kind of the last worker's device, by the place of its speed among all speeds; -1 for no worker yet."""
     worker: int
-    """The last one that has something; -1 for none yet."""
+    """The last one that has something, in the order in which they got it; -1 for none yet."""
     busy: float
     """Seconds busy of the last worker in each batch."""
     out: float
@@ -63,8 +77,10 @@ class PartialPlan(NamedTuple):
     """The last stage: its first block, and the first one after it."""
     counts: tuple[int, ...] = ()
     """Lanes of the stage's workers in order; the last is `worker`."""
+    kinds: tuple[int, ...] = ()
+    """The kinds of their devices."""
     spent: float = 0.0
-    """Seconds busy of all workers before the last."""
+    """Seconds busy of all workers before the last, where they share cores."""
 
     @property
     def total(self) -> float:
@@ -72,9 +88,13 @@ class PartialPlan(NamedTuple):
         return self.spent + self.busy if self.worker >= 0 else 0.0
 
 
-LeftBehind = Callable[[int], PartialPlan | None]
-"""A plan when so many lanes of its last worker have gone to other workers; None where that takes too long."""
-FIRST = PartialPlan(-1, inf, 0.0, 0.0, 0.0, 0.0, 0)
+class NextDevices(NamedTuple):
+    """Devices that may be the next ones to get work."""
+
+    kinds: tuple[int, ...]
+    """Their kinds, in order."""
+    free: tuple[int, ...]
+    """Those without work then, as of `PartialPlan`."""
 
 
 class PlanSearch:
@@ -88,25 +108,57 @@ class PlanSearch:
         self.cluster = cluster
         self.lanes = lanes
         self.shared = shared
-        self.costs = PlanCosts(profile, cluster, lanes)
+        self.costs = costs_of(profile, cluster, lanes)
         self.limit = inf if cluster.memory_limit is None else cluster.memory_limit
-        self.fastest = max(cluster.speeds, default=1.0)
-        speeds = [cluster.speed(worker) for worker in range(cluster.devices)]
         self.rate = cluster.link.rate if cluster.link.wired else inf
-        self.capacity = [sum(speeds[worker:]) for worker in range(cluster.devices + 1)]
-        """The capacity of the workers from one on, together."""
-        costs = self.costs
-        self._most: dict[tuple[float, int, int, int, bool], int] = {}
-        self._most_for = inf
+        self.cores = inf if cluster.cores is None else cluster.cores
+        in_order = cluster.fastest(cluster.devices)
+        self.speeds = sorted({cluster.speed(device) for device in in_order}, reverse=True)
+        """The speed of each kind of device, from the fastest on."""
+        self.devices = [[device for device in in_order if cluster.speed(device) == speed] for speed in self.speeds]
+        """The devices of each kind, by their numbers."""
+        self.row = tuple(kind for kind, devices in enumerate(self.devices) for _ in devices)
+        """The kinds of all devices, from the fastest on."""
+        costs, size = self.costs, self.costs.size
+        self.work = [self._work_from(i) for i in range(size + 1)]
+        """Seconds, on a device of speed 1, that the blocks from one on take at least of all workers together."""
         self.most_traffic = lanes * sum(costs.crossing) + 2 * sum(costs.gradients)
+        mixes = lanes * size * prod(len(devices) + 1 for devices in self.devices)
+        self.has_orders = len(self.speeds) > 1
+        """Whether it matters in which order devices get work, ..."""
+        self.tries_orders = self.has_orders and mixes <= MAX_MIXES and lanes <= FEW
+        """... and all orders can be tried."""
+        self.has_shares = shared and lanes > 1 and isfinite(self.cores) and (self.has_orders or any(costs.sending))
+        """Whether fewer lanes or more workers than a stage needs may serve all: less has to be sent, or slow devices
+        have less to do."""
+        self.tries_shares = self.has_shares and lanes <= FEW
+        self.cut_short = False
+        """Whether there were too many partial plans."""
+        self.any_order = self.all_shares = False
+        self.seconds = inf
+        """The time that plans are to keep to now."""
+        self.timed = False
+        """Whether there is such a time."""
+        self.loose = True
+        """Whether the link carries in that time whatever a worker could have to send."""
+        self.fewest = True
+        """Whether the last worker of a stage is best off with as few of its lanes as can be, and the first one with as
+        many: nothing is lost by getting lanes from others."""
+        self.summed = False
+        """Whether what all workers do together matters."""
         self.low = 0.0
         """A time that no plan keeps to."""
-        self.cores = inf if cluster.cores is None else cluster.cores
-        self.all_shares = lanes <= FEW and (
-            len(set(cluster.speeds)) > 1 or isfinite(self.limit) or isfinite(self.cores)
-        )
-        """Whether fewer lanes or more workers than a stage needs may serve those after it: the next device is a faster
-        one, or has the memory that this one lacks."""
+        self._tried = 0
+        self._most: dict[tuple[int, int, int, int, bool], int] = {}
+        self._capacity: dict[tuple[int, ...], float] = {}
+        self._next: dict[tuple[tuple[int, ...], int], list[NextDevices]] = {}
+
+    @property
+    def bounded(self) -> bool:
+        """True if plans of the kinds that are searched were left out, as there are too many."""
+        some_shares = self.shared and self.lanes > FEW and self.cluster.devices > 1
+        some_shares = some_shares and (self.has_shares or any(self.costs.receiving) or not self.loose)
+        return self.cut_short or some_shares or (self.has_orders and not self.tries_orders)
 
     def least(self, below: float = inf) -> Price | None:
         """The best plan of a price of at most `below`; None where there is none within the memory limit."""
@@ -115,27 +167,60 @@ class PlanSearch:
 
     def near_best(self, below: float = inf, within: float = COARSE) -> Price | None:
         """A plan that is at most so much slower than the best, as a share of its price."""
+        if self.least_seconds() > below * (1 + CLOSE):
+            return None
+        self._try_all(False)
+        if isfinite(self.limit) and self.fitting(self.limit) is None:
+            return None
+        found = self._halved(below, within)
+        if not (self.tries_orders or self.tries_shares):
+            return found
+        self._try_all(True)
+        if found is None:
+            return self._halved(below, within)
+        return self._undercut(found, within)
+
+    def best_from(self, found: Price) -> Price:
+        """The best plan, from one that `near_best` found."""
+        while (better := self.within(found.seconds * (1 - CLOSE))) and better.seconds < found.seconds:
+            found = self._bisect(better, COARSE)
+        return found
+
+    def least_seconds(self) -> float:
+        """Seconds that every plan takes at least, by computing alone."""
+        on_all = self.work[0] / sum(self.speeds[kind] for kind in self.row)
+        return max(on_all, self.work[0] / self.speeds[0] / self.cores) if isfinite(self.cores) else on_all
+
+    def _try_all(self, all_of_them: bool) -> None:
+        """Ask for all orders and shares from now on; else for one order, and the shares that serve a stage best."""
+        self.any_order = all_of_them and self.tries_orders
+        self.all_shares = all_of_them and self.tries_shares
+
+    def _halved(self, below: float, within: float) -> Price | None:
         if isfinite(below) and self.within(below) is None:
             return None
-        size = self.costs.size
-        alone = self.lanes * self.costs.total("lane", 0, size)
-        low = alone / self.capacity[0]
-        if self.cluster.cores is not None:
-            low = max(low, alone / self.cluster.cores)
-        found = None
+        self.low, found = self.least_seconds() * (1 - CLOSE), None
         for times in GROWING:  # a time too short is soon found to be so: few runs keep to it
-            found = self.within(min(low * times, below))
-            if found or low * times >= below:
+            found = self.within(min(self.low * times, below))
+            if found or self.low * times >= below:
                 break
-            low *= times
-        self.low = low
-        if found is None:
-            return None
-        return self.bisect(found, within)
+            self.low *= times
+        return found and self._bisect(found, within)
 
-    def bisect(self, found: Price, within: float) -> Price:
+    def _undercut(self, found: Price, within: float) -> Price:
+        """A plan so near to the best, from one that very likely is."""
+        self.low, step = self.least_seconds() * (1 - CLOSE), within
+        while (goal := found.seconds / (1 + step)) > self.low:
+            better = self.within(goal)
+            if better is None or better.seconds >= found.seconds:
+                self.low = goal
+                break
+            found, step = better, 4 * step
+        return self._bisect(found, within)
+
+    def _bisect(self, found: Price, within: float) -> Price:
         """A plan that is so near to the best, from one that is not."""
-        while found.seconds > self.low * (1 + within):
+        while found.seconds > self.low * (1 + within) * (1 + CLOSE):
             middle = (self.low + found.seconds) / 2
             better = self.within(middle)
             if better is None or better.seconds >= found.seconds:
@@ -144,217 +229,318 @@ class PlanSearch:
                 found = better
         return found
 
-    def best_from(self, found: Price) -> Price:
-        """The best plan, from one that `near_best` found."""
-        found = self.bisect(found, COARSE)
-        while better := self.within(found.seconds * (1 - CLOSE)):
-            if better.seconds >= found.seconds:
-                break
-            found = better
-        return found
-
     def within(self, seconds: float, least: str = "seconds") -> Price | None:
         """A plan whose price is no more than that, of several with the least seconds (or memory). None for none."""
+        self.seconds, self.timed = seconds, isfinite(seconds)
+        self.loose = self.cluster.link.carrying(self.most_traffic) <= seconds
+        one_way = self.loose and not self.cluster.link.receiver and not self.all_shares
+        self.fewest = one_way or self.lanes > FEW
+        self.summed = self.timed and isfinite(self.cores)
+        self._most, self._tried = {}, 0
         size = self.costs.size
-        runs: list[list[PartialPlan]] = [[FIRST], *([] for _ in range(size))]
+        runs: list[list[PartialPlan]] = [[self._first()], *([] for _ in range(size))]
         for i in range(size):
-            for run in runs[i]:
-                gone = cache(partial(self.sent, run, border=i, seconds=seconds))
-                for j in range(i + 1, size + 1):
-                    if self.least_workers(i, j, seconds) > min(self.lanes, self.cluster.devices - run.worker):
-                        break
-                    for new in self.extended(run, gone, i, j, seconds):
-                        if self.can_end(new, j, seconds):
-                            self.add(runs[j], new, j, seconds)
-        prices = (price(self.profile, self.cluster, self.plan(run)) for run in runs[size])
-        found = min(prices, key=attrgetter(least), default=None)
+            closed = self.closed(runs[i], i)
+            for j in range(i + 1, size + 1):
+                workers = self.least_workers(i, j)
+                if workers > min(self.lanes, self.cluster.devices):
+                    break
+                for run in closed:
+                    self.add(runs[j], self.by_new_workers(run, workers, i, j), j)
+                for run in runs[i] if self.shared and i else ():
+                    self.add(runs[j], self.by_last_worker(run, max(1, workers - 1), i, j), j)
+            if self._tried > MAX_TRIED and (self.any_order or self.all_shares):
+                self.cut_short, self.tries_orders, self.tries_shares = True, False, False
+                self._try_all(False)
+                return None
+        found = min((self.price(run) for run in runs[size]), key=attrgetter(least), default=None)
         return found if found and found.seconds <= seconds * (1 + 1e-6) else None
 
-    def of_least_memory(self) -> Price | None:
-        """A plan that keeps to the memory limit, however slow; of those that were looked at the one with the least."""
-        return self.within(inf, "memory")
+    def fitting(self, limit: float) -> Price | None:
+        """A plan that keeps to this memory limit, however slow; of those that were looked at the one with the least."""
+        before, self.limit = self.limit, limit
+        found = self.within(inf, "memory")
+        self.limit = before
+        return found
 
-    def add(self, runs: list[PartialPlan], new: PartialPlan, j: int, seconds: float) -> None:
-        """Keep the new one unless another is no worse in everything, and drop those that it is no worse than."""
-        if any(self.no_worse(old, new, j, seconds) for old in runs):
-            return
-        runs[:] = [old for old in runs if not self.no_worse(new, old, j, seconds)]
-        runs.append(new)
+    def _first(self) -> PartialPlan:
+        """No block dealt out."""
+        free = tuple(accumulate(map(len, self.devices))) if self.any_order else (self.cluster.devices,)
+        return PartialPlan(free, -1, -1, inf, 0.0, 0.0, 0.0, 0.0, 0)
 
-    def no_worse(self, a: PartialPlan, b: PartialPlan, j: int, seconds: float) -> bool:
+    def _work_from(self, i: int) -> float:
+        size, costs = self.costs.size, self.costs
+        of_lanes = self.lanes * costs.total("lane", i, size) + (self.lanes - 1) * costs.total("add", i, size)
+        return of_lanes + costs.total("step", i, size) + costs.total("after_lanes", i, size)
+
+    def closed(self, runs: Iterable[PartialPlan], i: int) -> list[PartialPlan]:
+        """Those whose last worker may send all that it has of the blocks before i, and get nothing more; none that
+        another is no worse than."""
+        found: list[PartialPlan] = []
+        for run in runs:
+            if self.can_leave(run, i) and not any(self.no_fewer(old, run, i) for old in found):
+                found = [*(old for old in found if not self.no_fewer(run, old, i)), run]
+        return found
+
+    def no_fewer(self, a: PartialPlan, b: PartialPlan, i: int) -> bool:
+        """True if whatever new workers can do after b they can do after a."""
+        if any(have < want for have, want in zip(a.free, b.free, strict=True)):
+            return False
+        return not self.summed or self.spent_by(a, i) <= self.spent_by(b, i)
+
+    def spent_by(self, run: PartialPlan, i: int) -> float:
+        """Seconds of all workers so far when the last one has sent all its lanes."""
+        return run.total + run.lanes * self.costs.sending[i]
+
+    def add(self, runs: list[PartialPlan], found: Iterable[PartialPlan], j: int) -> None:
+        """Keep each new one, unless it cannot end in time or another is no worse in everything, and drop those that it
+        is no worse than."""
+        for new in found:
+            self._tried += 1
+            if not self.can_end(new, j) or any(self.no_worse(old, new, j) for old in runs):
+                continue
+            runs[:] = [old for old in runs if not self.no_worse(new, old, j)]
+            runs.append(new)
+
+    def no_worse(self, a: PartialPlan, b: PartialPlan, j: int) -> bool:
         """True if whatever can follow b can follow a, in no more time."""
-        if a.worker > b.worker:
-            return False
+        for have, want in zip(a.free, b.free, strict=True):
+            if have < want:
+                return False
+        return (a.kind <= b.kind and self.has_no_more(a, b, j)) or self.spares_worker(a, b, j)
+
+    def has_no_more(self, a: PartialPlan, b: PartialPlan, j: int) -> bool:
+        """True if the last worker of a can take whatever that of b can."""
         costs = self.costs
-        size = costs.crossing[j]
-        if a.worker < b.worker:  # then a next worker, without anything to do yet, may stand for b's last one
-            if len(set(self.cluster.speeds)) > 1:
-                return False
-            spared = b.lanes * size
-            roomy = self.is_loose(seconds) or spared <= b.back
-            if isfinite(self.cores) and a.total + a.lanes * costs.sending[j] > b.total:
-                return False
-            return roomy and b.lanes * costs.receiving[j] <= b.busy and self.can_leave(a, j, seconds)
+        size, sending, receiving = costs.crossing[j], costs.sending[j], costs.receiving[j]
         here, there = a.lanes * size, b.lanes * size
-        sending, receiving = costs.sending[j], costs.receiving[j]
-        if a.busy > b.busy or a.busy + a.lanes * sending > b.busy + b.lanes * sending:
+        if self.timed and (a.busy > b.busy or a.busy + a.lanes * sending > b.busy + b.lanes * sending):
             return False
-        if isfinite(self.cores) and (a.total > b.total or a.total + a.lanes * sending > b.total + b.lanes * sending):
+        if self.summed and (a.total > b.total or self.spent_by(a, j) > self.spent_by(b, j)):
             return False
         if isfinite(self.limit) and (a.memory > b.memory or a.graph > b.graph):
             return False
-        if self.is_loose(seconds):
+        if self.loose:
             return not receiving or here >= there
         return a.out <= b.out and a.out + here <= b.out + there and a.back <= b.back and here >= there
 
-    def is_loose(self, seconds: float) -> bool:
-        """True if the link carries in that time whatever a worker could have to send."""
-        return self.cluster.link.carrying(self.most_traffic) <= seconds
-
-    def can_leave(self, run: PartialPlan, j: int, seconds: float) -> bool:
-        """True if the last worker has time to send all its lanes' output to others, who take on block j."""
-        return self.sent(run, run.lanes, j, seconds) is not None
-
-    def is_enough(self, run: PartialPlan, j: int, seconds: float) -> bool:
-        """True if a stage that ends so needs no more workers: the next one, free yet, could begin with what follows."""
-        return not self.all_shares and self.can_leave(run, j, seconds)
-
-    def can_end(self, run: PartialPlan, j: int, seconds: float) -> bool:
-        """True if the blocks from j on could still be computed in time, if nothing else were to do."""
-        left = self.lanes * self.costs.total("lane", j, self.costs.size)
-        if run.total + left / self.fastest > self.cores * seconds * (1 + CLOSE):
+    def spares_worker(self, a: PartialPlan, b: PartialPlan, j: int) -> bool:
+        """True if a device that a has left, without anything to do yet, may stand for b's last one."""
+        if self.any_order:
+            more = (
+                have - want >= (kind >= b.kind) for kind, (have, want) in enumerate(zip(a.free, b.free, strict=True))
+            )
+        else:
+            more = (have > want for have, want in zip(a.free, b.free, strict=True))
+        if not all(more):
             return False
-        room = max(0.0, seconds - run.busy) * self.cluster.speed(run.worker)
-        room = room if self.shared else 0.0
-        return left <= (room + self.capacity[run.worker + 1] * seconds) * (1 + CLOSE) or not isfinite(seconds)
+        came = b.lanes * self.costs.receiving[j]
+        if self.summed and self.spent_by(a, j) + came > b.total:
+            return False
+        roomy = self.loose or b.lanes * self.costs.crossing[j] <= b.back
+        return roomy and came <= b.busy and self.can_leave(a, j)
 
-    def extended(self, run: PartialPlan, gone: LeftBehind, i: int, j: int, seconds: float) -> Iterator[PartialPlan]:
-        """Blocks i..j as one stage after `run`: by new workers, and with some lanes by the last one.
+    def can_leave(self, run: PartialPlan, j: int) -> bool:
+        """True if the last worker has time to send all its lanes' output to others, who take on block j."""
+        if run.worker < 0 or j == self.costs.size:
+            return True
+        if run.busy + run.lanes * self.costs.sending[j] > self.seconds:
+            return False
+        return (run.out + run.lanes * self.costs.crossing[j]) / self.rate <= self.seconds
 
-        gone: the run when so many of its lanes have gone to other workers, by their number.
-        """
-        if left := gone(run.lanes):
-            yield from self.extended_by(left, i, j, seconds)
-        if run.worker >= 0 and self.shared:
-            lane = self.costs.total("lane", i, j) / self.cluster.speed(run.worker)
-            if run.busy + lane > seconds:
+    def is_enough(self, run: PartialPlan, i: int, j: int) -> bool:
+        """True if a stage i..j that ends so needs no more workers: the next one, free yet, could begin with what
+        follows."""
+        if self.all_shares or not self.can_leave(run, j):
+            return False
+        if self.lanes > FEW:
+            return True
+        costs = self.costs
+        in_time = costs.receiving[j] <= costs.receiving[i] + costs.total("lane", i, j) / self.speeds[0]
+        return in_time and (self.loose or costs.crossing[j] <= costs.crossing[i])
+
+    def can_end(self, run: PartialPlan, j: int) -> bool:
+        """True if the blocks from j on could still be computed in time, if nothing else were to do."""
+        if not self.timed:
+            return True
+        if self.summed and not self.can_spend(run.total, j):
+            return False
+        left = self.work[j]
+        room = max(0.0, self.seconds - run.busy) * self.speeds[run.kind] if self.shared else 0.0
+        return left <= (room + self.capacity(run.free) * self.seconds) * (1 + CLOSE)
+
+    def can_spend(self, spent: float, j: int) -> bool:
+        """True if all workers together may have spent so much before the blocks from j on."""
+        return spent + self.work[j] / self.speeds[0] <= self.cores * self.seconds * (1 + CLOSE)
+
+    def most_after(self, free: tuple[int, ...], last: int) -> float:
+        """Seconds, on a device of speed 1, of what the free devices can compute in time, and the last one before them
+        if it had nothing else to do."""
+        return (self.speeds[last] + self.capacity(free)) * self.seconds * (1 + CLOSE)
+
+    def capacity(self, free: tuple[int, ...]) -> float:
+        """The speeds of the free devices, added up."""
+        if free not in self._capacity:
+            if self.any_order:
+                each = zip(self.speeds, free, (0, *free), strict=False)
+                self._capacity[free] = sum(speed * (upto - before) for speed, upto, before in each)
+            else:
+                self._capacity[free] = sum(self.speeds[kind] for kind in self.row[len(self.row) - free[0] :])
+        return self._capacity[free]
+
+    def next_devices(self, free: tuple[int, ...], many: int) -> list[NextDevices]:
+        """Each choice of so many free devices to be the next ones. The last may have more to do than this stage; the
+        others are alike to all but themselves, and come from the fastest on."""
+        key = (free, many)
+        if key not in self._next:
+            if self.any_order:
+                self._next[key] = list(self._any_next(free, many))
+            else:
+                begin = len(self.row) - free[0]
+                self._next[key] = [NextDevices(self.row[begin : begin + many], (free[0] - many,))]
+        return self._next[key]
+
+    def _any_next(self, free: tuple[int, ...], many: int) -> Iterator[NextDevices]:
+        have = [upto - before for upto, before in zip(free, (0, *free), strict=False)]
+        for last in range(len(have)):
+            if have[last]:
+                left = [count - (kind == last) for kind, count in enumerate(have)]
+                for taken in compositions(left, many - 1):
+                    kinds = tuple(kind for kind, count in enumerate(taken) for _ in range(count))
+                    after = accumulate(count - less for count, less in zip(left, taken, strict=True))
+                    yield NextDevices((*kinds, last), tuple(after))
+
+    def by_new_workers(self, run: PartialPlan, workers: int, i: int, j: int) -> Iterator[PartialPlan]:
+        """Blocks i..j as one stage after `run`, by new workers alone. workers: the fewest that may do."""
+        most = min(self.lanes, run.free[-1]) if self.shared else min(1, run.free[-1])
+        spent = self.spent_by(run, i) if self.summed else 0.0
+        enough: set[tuple[int, ...]] = set()
+        while workers <= most:
+            yield from self.shared_out(run, (), (), workers, i, j, spent, enough)
+            if enough and not self.any_order:
                 return
-            one_way = self.is_loose(seconds) and not self.cluster.link.receiver and not self.all_shares
-            fitting = at_most(self.lanes, seconds - run.busy, lane)
-            for lanes in (None,) if one_way or self.lanes > FEW else range(1, fitting + 1):
-                yield from self.with_head(run, gone, lanes, i, j, seconds)
+            workers = self.more(workers, 0, 0, i, j)
 
-    def with_head(
-        self, run: PartialPlan, gone: LeftBehind, lanes: int | None, i: int, j: int, seconds: float
-    ) -> Iterator[PartialPlan]:
+    def by_last_worker(self, run: PartialPlan, workers: int, i: int, j: int) -> Iterator[PartialPlan]:
+        """The same by the last worker, with some lanes or all, and by new ones."""
+        lane = self.costs.total("lane", i, j) / self.speeds[run.kind]
+        if run.busy + lane > self.seconds:
+            return
+        if self.fewest:
+            yield from self.with_head(run, None, workers, i, j)
+            return
+        for lanes in range(1, at_most(self.lanes, self.seconds - run.busy, lane) + 1):
+            yield from self.with_head(run, lanes, workers, i, j)
+
+    def with_head(self, run: PartialPlan, lanes: int | None, workers: int, i: int, j: int) -> Iterator[PartialPlan]:
         """lanes: how many the last worker takes; None: as many as it can."""
-        workers, upto = max(1, self.least_workers(i, j, seconds) - 1), self.cluster.devices - run.worker
-        while workers <= min(self.lanes, upto):
-            head = self.head(run, gone, lanes, workers, i, j, seconds)
-            if head and workers == 1 and head.lanes == self.lanes:
+        upto, enough = min(self.lanes, run.free[-1] + 1), set[tuple[int, ...]]()
+        while workers <= upto:
+            head = self.head(run, lanes, workers, i, j)
+            if head and workers == 1:
                 yield head
-                if self.is_enough(head, j, seconds):
-                    return
-            if head and workers > 1 and (new := self.shared_out(head, (head.lanes,), workers, i, j, seconds)):
-                yield new
-                if self.is_enough(new, j, seconds):
-                    return
-            workers = self.more(workers, head.lanes if head else 0, 1, i, j, seconds)
+                if self.is_enough(head, i, j):
+                    enough.add(())
+            elif head:
+                spent = self.spent_by(head, j) if self.summed else 0.0
+                yield from self.shared_out(head, (head.lanes,), (head.kind,), workers, i, j, spent, enough)
+            if enough and not self.any_order:
+                return
+            workers = self.more(workers, head.lanes if head else 0, 1, i, j)
 
-    def head(
-        self,
-        run: PartialPlan,
-        gone: LeftBehind,
-        lanes: int | None,
-        workers: int,
-        i: int,
-        j: int,
-        seconds: float,
-    ) -> PartialPlan | None:
+    def head(self, run: PartialPlan, lanes: int | None, workers: int, i: int, j: int) -> PartialPlan | None:
         """The last worker with so many lanes of the next stage; None: with as many as it can take.
 
         Where others have the rest, it must be able to send its output: who takes that on comes after them.
         """
         most = self.lanes - (workers - 1)
-        own = min(most, lanes or most)
-        load = self.costs.load(i, j, workers, self.cluster.speed(run.worker))
-        while own > 0:
-            left = gone(max(run.lanes - own, 0))
-            head = self.keep_last_worker(left, run, own, workers, i, j, seconds) if left else None
-            if head and workers > 1 and not self.can_leave(head, j, seconds):
-                head = None
-            if head or lanes:
+        if workers == 1:
+            return self.keep_last_worker(run, most, 1, i, j) if lanes in (None, most) else None
+        if lanes:
+            head = self.keep_last_worker(run, lanes, workers, i, j) if lanes <= most else None
+            return head if head and self.can_leave(head, j) else None
+        load = self.costs.load(i, j, workers, self.speeds[run.kind])
+        own = at_most(most, self.seconds - run.busy - load.fixed, load.lane + self.costs.sending[j])
+        own = at_most(own, self.seconds - load.longest, load.alone, first=1)
+        for fewer in range(own, 0, -1):
+            head = self.keep_last_worker(run, fewer, workers, i, j)
+            if head and self.can_leave(head, j):
                 return head
-            own = at_most(own - 1, seconds - run.busy - load.fixed, load.lane)
         return None
 
-    def extended_by(self, run: PartialPlan, i: int, j: int, seconds: float) -> Iterator[PartialPlan]:
-        """Blocks dealt out to new workers alone."""
-        most = min(self.lanes, self.cluster.devices - run.worker - 1) if self.shared else 1
-        workers = self.least_workers(i, j, seconds)
-        while workers <= most:
-            if new := self.shared_out(run, (), workers, i, j, seconds):
-                yield new
-                if self.is_enough(new, j, seconds):
-                    return
-            workers = self.more(workers, 0, 0, i, j, seconds)
-
-    def least_workers(self, i: int, j: int, seconds: float) -> int:
+    def least_workers(self, i: int, j: int) -> int:
         """A number that is never too large: by computing alone, on the fastest devices."""
-        work = self.lanes * self.costs.total("lane", i, j) / self.fastest
-        return max(1, ceil(work / seconds * (1 - CLOSE))) if isfinite(seconds) else 1
+        work = self.lanes * self.costs.total("lane", i, j) / self.speeds[0]
+        return max(1, ceil(work / self.seconds * (1 - CLOSE))) if self.timed else 1
 
-    def more(self, workers: int, had: int, heads: int, i: int, j: int, seconds: float) -> int:
+    def more(self, workers: int, had: int, heads: int, i: int, j: int) -> int:
         """The next number of workers to try where so many were too few. Of many one more changes each one's part of
         the rest so little that it is as many as the lanes need at once."""
         if workers < FEW:
             return workers + 1
-        each = self.most(self.fastest, workers, i, j, seconds, last=True)
+        each = self.most(0, workers, i, j, last=True)
         return max(workers + 1, heads + ceil((self.lanes - had) / each)) if each else self.lanes + 1
 
     def shared_out(
-        self, run: PartialPlan, counts: tuple[int, ...], workers: int, i: int, j: int, seconds: float
-    ) -> PartialPlan | None:
-        """The rest of a stage's lanes to the next workers, each as many as it can take; None where that is not all.
+        self,
+        run: PartialPlan,
+        counts: tuple[int, ...],
+        kinds: tuple[int, ...],
+        workers: int,
+        i: int,
+        j: int,
+        spent: float,
+        enough: set[tuple[int, ...]],
+    ) -> Iterator[PartialPlan]:
+        """The rest of a stage's lanes to new workers, each as many as it can take; the last one more, where that may
+        help.
 
-        counts: of those who have some already.
+        counts, kinds: of those who have some already. spent: seconds of all workers so far. enough: the kinds, fastest
+        first, of fewer new workers who could do the same; this adds to it.
         """
-        rest, first, more = self.lanes - sum(counts), run.worker + 1, workers - len(counts)
-        if first + more > self.cluster.devices or rest < more:
-            return None
-        speeds = [self.cluster.speed(worker) for worker in range(first, first + more)]
-        room = [self.most(speed, workers, i, j, seconds, last=False) for speed in speeds[:-1]]
-        room.append(self.most(speeds[-1], workers, i, j, seconds, last=True))
-        if min(room) < 1 or sum(room) < rest:
-            return None
-        dealt = list(counts)
-        for place, each in enumerate(room):
-            dealt.append(min(each, rest - (more - 1 - place)))  # one at least is left for each of the others
-            rest -= dealt[-1]
-        spent = run.total + (run.lanes * self.costs.sending[j] if counts else 0.0)
-        for lanes, speed in zip(dealt[len(counts) : -1], speeds[:-1], strict=True):
-            spent += lanes * self.costs.sending[j] + self.begun(lanes, workers, i, j, speed)
-        return self.add_worker(first + more - 1, tuple(dealt), workers, i, j, run, spent)
+        rest, more = self.lanes - sum(counts), workers - len(counts)
+        if more > run.free[-1] or rest < more or (self.summed and not self.can_spend(spent, j)):
+            return
+        found: list[tuple[int, ...]] = []
+        for devices, free in self.next_devices(run.free, more):
+            if self.timed and self.work[j] > self.most_after(free, devices[-1]):
+                continue
+            if enough and is_covered(devices, enough):
+                found.append(tuple(sorted(devices)))
+                continue
+            room = [self.most(kind, workers, i, j, last=False) for kind in devices[:-1]]
+            if room and min(room) < 1:
+                continue
+            least = max(1, rest - sum(room))
+            upto = min(rest - len(room), self.most(devices[-1], workers, i, j, last=True))
+            for lanes in range(least, min(upto, least if self.fewest else upto) + 1):
+                dealt = dealt_out(rest - lanes, room)
+                now = spent
+                if self.summed:
+                    for each, kind in zip(dealt, devices[:-1], strict=True):
+                        now += each * self.costs.sending[j] + self.begun(each, workers, i, j, kind)
+                new = self.add_worker(run, free, (*counts, *dealt, lanes), (*kinds, *devices), workers, i, j, now, more)
+                yield new
+                if self.is_enough(new, i, j):
+                    found.append(tuple(sorted(devices)))
+        enough.update(found)
 
-    def begun(self, lanes: int, workers: int, i: int, j: int, speed: float) -> float:
+    def begun(self, lanes: int, workers: int, i: int, j: int, kind: int) -> float:
         """Seconds busy of a worker with these lanes alone, whose output is not sent yet."""
-        load = self.costs.load(i, j, workers, speed)
+        load = self.costs.load(i, j, workers, self.speeds[kind])
         return lanes * (load.lane + self.costs.receiving[i]) + load.fixed
 
-    def most(self, speed: float, workers: int, i: int, j: int, seconds: float, *, last: bool) -> int:
+    def most(self, kind: int, workers: int, i: int, j: int, *, last: bool) -> int:
         """Lanes that a worker without any can take; last: what becomes of its output is not known yet."""
-        key = (speed, workers, i, j, last)
-        if self._most_for != seconds:
-            self._most = {}
-            self._most_for = seconds
+        key = (kind, workers, i, j, last)
         if key not in self._most:
-            self._most[key] = self._most_of(speed, workers, i, j, seconds, last)
+            self._most[key] = self._most_of(kind, workers, i, j, last)
         return self._most[key]
 
-    def _most_of(self, speed: float, workers: int, i: int, j: int, seconds: float, last: bool) -> int:
-        costs, link = self.costs, self.cluster.link
+    def _most_of(self, kind: int, workers: int, i: int, j: int, last: bool) -> int:
+        costs, link, seconds = self.costs, self.cluster.link, self.seconds
         back, out = costs.crossing[i], 0.0 if last else costs.crossing[j]
-        load = costs.load(i, j, workers, speed)
+        load = costs.load(i, j, workers, self.speeds[kind])
         lane = load.lane + costs.receiving[i] + (0.0 if last else costs.sending[j])
         upto = at_most(self.lanes, seconds - load.fixed, lane)
         traffic = seconds - link.carrying(load.exchanged)
@@ -367,83 +553,90 @@ class PlanSearch:
         return upto
 
     def add_worker(
-        self, worker: int, counts: tuple[int, ...], workers: int, i: int, j: int, before: PartialPlan, spent: float
+        self,
+        before: PartialPlan,
+        free: tuple[int, ...],
+        counts: tuple[int, ...],
+        kinds: tuple[int, ...],
+        workers: int,
+        i: int,
+        j: int,
+        spent: float,
+        more: int,
     ) -> PartialPlan:
-        """A worker that begins with its lanes of this stage."""
-        lanes, costs, speed = counts[-1], self.costs, self.cluster.speed(worker)
-        load = costs.load(i, j, workers, speed)
-        came = lanes * costs.crossing[i]
+        """The last of so many more workers, who begins with its lanes of this stage."""
+        lanes, costs, kind = counts[-1], self.costs, kinds[-1]
+        load = costs.load(i, j, workers, self.speeds[kind])
         return PartialPlan(
-            worker,
-            self.begun(lanes, workers, i, j, speed),
+            free,
+            kind,
+            before.worker + more,
+            self.begun(lanes, workers, i, j, kind),
             load.exchanged,
-            load.exchanged + came,
+            load.exchanged + lanes * costs.crossing[i],
             self.memory(i, j, lanes, workers),
             costs.largest_graph[i][j - i - 1],
             lanes,
             before,
             (i, j),
             counts,
+            kinds,
             spent,
         )
 
-    def keep_last_worker(
-        self, gone: PartialPlan, run: PartialPlan, lanes: int, workers: int, i: int, j: int, seconds: float
-    ) -> PartialPlan | None:
-        """The last worker with so many lanes of the next stage, too; None where it has no room for them.
-
-        gone: the run when those lanes have gone that it does not take on.
-        """
-        costs = self.costs
-        load = costs.load(i, j, workers, self.cluster.speed(run.worker))
+    def keep_last_worker(self, run: PartialPlan, lanes: int, workers: int, i: int, j: int) -> PartialPlan | None:
+        """The last worker with so many lanes of the next stage, too, when those lanes have gone that it does not take
+        on; None where it has no room for them."""
+        costs, seconds = self.costs, self.seconds
+        load = costs.load(i, j, workers, self.speeds[run.kind])
         if (lanes - 1) * load.alone + load.longest > seconds:
             return None
-        more = max(0, lanes - run.lanes)
-        came = more * costs.crossing[i]
-        busy = gone.busy + lanes * load.lane + load.fixed + more * costs.receiving[i]
-        if busy > seconds:
+        less, more = max(0, run.lanes - lanes), max(0, lanes - run.lanes)
+        busy = run.busy + less * costs.sending[i] + lanes * load.lane + load.fixed + more * costs.receiving[i]
+        out = run.out + less * costs.crossing[i] + load.exchanged
+        back = run.back + load.exchanged + more * costs.crossing[i]
+        if busy > seconds or max(out, back) / self.rate > seconds:
             return None
-        head = PartialPlan(
+        memory = run.memory + self.memory(i, j, lanes, workers)
+        graph = max(run.graph, costs.largest_graph[i][j - i - 1])
+        if memory + graph > self.limit:
+            return None
+        return PartialPlan(
+            run.free,
+            run.kind,
             run.worker,
             busy,
-            gone.out + load.exchanged,
-            gone.back + load.exchanged + came,
-            gone.memory + self.memory(i, j, lanes, workers),
-            max(gone.graph, costs.largest_graph[i][j - i - 1]),
+            out,
+            back,
+            memory,
+            graph,
             lanes,
             run,
             (i, j),
             (lanes,),
+            (run.kind,),
             run.spent,
         )
-        return head if self.keeps_to(head, seconds) else None
 
     def memory(self, i: int, j: int, lanes: int, workers: int) -> float:
         """Bytes of a worker with so many lanes; 0 where nothing limits them: then nobody looks at it."""
         return self.costs.memory(i, j, lanes, workers) if isfinite(self.limit) else 0.0
 
-    def sent(self, run: PartialPlan, lanes: int, border: int, seconds: float) -> PartialPlan | None:
-        """The run when so many of its lanes have gone to another worker; None where that takes too long."""
-        if run.worker < 0 or border == self.costs.size:
-            return run
-        num_bytes = lanes * self.costs.crossing[border]
-        gone = run._replace(busy=run.busy + lanes * self.costs.sending[border], out=run.out + num_bytes)
-        return gone if self.keeps_to(gone, seconds) else None
+    def price(self, run: PartialPlan) -> Price:
+        """The price of a run through all blocks."""
+        plan, devices = self.plan(run)
+        return numbered(self.profile, self.cluster, plan, devices)
 
-    def keeps_to(self, run: PartialPlan, seconds: float) -> bool:
-        """True if the last worker, and its link, are done in time, and it keeps to the memory limit."""
-        if run.busy > seconds or run.memory + run.graph > self.limit:
-            return False
-        return run.out / self.rate <= seconds and run.back / self.rate <= seconds
-
-    def plan(self, run: PartialPlan) -> Plan:
-        """The plan of a run through all blocks. Who has lanes of two stages has the same ones of both, as far as it
-        goes."""
+    def plan(self, run: PartialPlan) -> tuple[Plan, list[int]]:
+        """The plan of a run through all blocks, its workers numbered as they got work, and their devices. Who has lanes
+        of two stages has the same ones of both, as far as it goes."""
         found: list[tuple[tuple[int, int], list[Share]]] = []
+        kinds: dict[int, int] = {}
         each: PartialPlan | None = run
         while each is not None and each.before is not None:
-            if each.counts:
-                found.append((each.stage, shares_of_lanes(each, self.lanes)))
+            shares = shares_of_lanes(each, self.lanes)
+            found.append((each.stage, shares))
+            kinds.update(zip((share.worker for share in shares), each.kinds, strict=True))
             each = start_of(each)
         stages: list[PlanStage] = []
         for place, ((i, j), shares) in enumerate(reversed(found)):
@@ -454,7 +647,35 @@ class PlanSearch:
                 stages[-1] = PlanStage(stages[-1].blocks + names, ordered)
             else:
                 stages.append(PlanStage(names, ordered))
-        return Plan(self.lanes, tuple(stages))
+        left = [iter(devices) for devices in self.devices]
+        return Plan(self.lanes, tuple(stages)), [next(left[kinds[worker]]) for worker in range(len(kinds))]
+
+
+def dealt_out(lanes: int, room: Sequence[int]) -> list[int]:
+    """Lanes to workers with room for so many each: the first ones take all they can, but one for each other."""
+    dealt: list[int] = []
+    for place, each in enumerate(room):
+        dealt.append(min(each, lanes - (len(room) - 1 - place)))
+        lanes -= dealt[-1]
+    return dealt
+
+
+def compositions(have: Sequence[int], many: int) -> Iterator[tuple[int, ...]]:
+    """Each way to take so many, of some of which there are so many each."""
+    if not have:
+        if not many:
+            yield ()
+        return
+    for count in range(max(0, many - sum(have[1:])), min(have[0], many) + 1):
+        for others in compositions(have[1:], many - count):
+            yield (count, *others)
+
+
+def is_covered(devices: tuple[int, ...], enough: set[tuple[int, ...]]) -> bool:
+    """True if one of these devices is not needed, and is no slower than the last: it could stand for that one."""
+    ordered = sorted(devices)
+    places = (place for place, kind in enumerate(ordered) if kind <= devices[-1])
+    return any((*ordered[:place], *ordered[place + 1 :]) in enough for place in places)
 
 
 def start_of(run: PartialPlan) -> PartialPlan | None:

@@ -3,14 +3,15 @@ than."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from math import lcm
 
 from ffdist.errors import ConfigError, setting
 from ffdist.plan import Plan, PlanStage
 from ffdist.planner.cluster import Cluster
-from ffdist.planner.cost import PlanCosts
+from ffdist.planner.cost import PlanCosts, costs_of
 from ffdist.planner.profile import Profile
 
 
@@ -57,12 +58,16 @@ class Price:
     """A plan on a cluster."""
 
     plan: Plan
+    devices: tuple[int, ...]
+    """The number of each worker's device in the cluster."""
     batch: int
     workers: tuple[WorkerPrice, ...]
     stages: tuple[StagePrice, ...]
     seconds: float
     """The seconds of a batch, in the steady state: the most that a worker is busy, its link carries, or a shared block
     waits; and all their computing together over the cores that they share."""
+    bounded: bool = False
+    """Whether the search for it left out others of its kinds, as there are too many."""
 
     @property
     def rate(self) -> float:
@@ -75,8 +80,11 @@ class Price:
         return max(worker.memory for worker in self.workers)
 
 
-def price(profile: Profile, cluster: Cluster, plan: Plan) -> Price:
-    """The price of a plan. Raises ConfigError for one of other blocks, or of more workers than the cluster has."""
+def price(profile: Profile, cluster: Cluster, plan: Plan, devices: Sequence[int] | None = None) -> Price:
+    """The price of a plan. devices: of each worker; None: worker i is on device i.
+
+    Raises ConfigError for a plan of other blocks, or of more workers than the cluster has devices.
+    """
     plan.check(profile.names)
     if plan.workers > cluster.devices:
         raise ConfigError(
@@ -85,30 +93,40 @@ def price(profile: Profile, cluster: Cluster, plan: Plan) -> Price:
             expected=f"at most {cluster.devices}",
             got=plan.workers,
         )
-    costs, edges = PlanCosts(profile, cluster, plan.lanes), bounds(plan)
-    sums = [_Sum() for _ in range(plan.workers)]
+    there = tuple(range(plan.workers) if devices is None else devices)
+    costs, edges = costs_of(profile, cluster, plan.lanes), bounds(plan)
+    speeds = [cluster.speed(device) for device in there]
+    sums = [_Sum() for _ in there]
     for index, (stage, (i, j)) in enumerate(zip(plan.stages, edges, strict=True)):
         following = plan.stages[index + 1] if index + 1 < len(plan.stages) else None
         for share in stage.shares:
-            speed = cluster.speed(share.worker)
+            speed = speeds[share.worker]
             if stage.by_batch:
                 sums[share.worker].compute_by_batch(costs, i, j, len(stage.shares), speed)
             else:
                 sums[share.worker].compute(costs, i, j, len(share.lanes), len(stage.shares), speed)
-        for (here, there), share_of_batch in crossings(plan, stage, following):
+        for (here, to), share_of_batch in crossings(plan, stage, following):
             sums[here].send(costs, j, share_of_batch)
-            sums[there].receive(costs, j, share_of_batch)
+            sums[to].receive(costs, j, share_of_batch)
     workers = tuple(each.price(costs) for each in sums)
     seconds = max(worker.seconds for worker in workers)
     if cluster.cores is not None:
         seconds = max(seconds, sum(worker.busy for worker in workers) / cluster.cores)
-    stages = tuple(stage_price(costs, plan, index, i, j, workers, seconds) for index, (i, j) in enumerate(edges))
-    return Price(plan, profile.batch, workers, stages, seconds)
+    stages = tuple(stage_price(costs, plan, index, ends, workers, speeds, seconds) for index, ends in enumerate(edges))
+    return Price(plan, there, profile.batch, workers, stages, seconds)
+
+
+def numbered(profile: Profile, cluster: Cluster, plan: Plan, devices: Sequence[int]) -> Price:
+    """The price of the plan whose workers are numbered as their devices are: where all have work, worker i is on
+    device i. devices: of each worker of `plan`."""
+    ordered = sorted(devices)
+    rank = {device: worker for worker, device in enumerate(ordered)}
+    return price(profile, cluster, plan.renumbered([rank[device] for device in devices]), ordered)
 
 
 def bounds(plan: Plan) -> list[tuple[int, int]]:
     """Each stage's first block, and the first one after it."""
-    ends = [sum(plan.blocks_per_stage[: n + 1]) for n in range(len(plan.blocks_per_stage))]
+    ends = accumulate(plan.blocks_per_stage)
     return [(end - size, end) for size, end in zip(plan.blocks_per_stage, ends, strict=True)]
 
 
@@ -125,14 +143,20 @@ def crossings(plan: Plan, stage: PlanStage, following: PlanStage | None) -> Iter
 
 
 def stage_price(
-    costs: PlanCosts, plan: Plan, index: int, i: int, j: int, workers: tuple[WorkerPrice, ...], seconds: float
+    costs: PlanCosts,
+    plan: Plan,
+    index: int,
+    ends: tuple[int, int],
+    workers: tuple[WorkerPrice, ...],
+    speed_of: Sequence[float],
+    seconds: float,
 ) -> StagePrice:
-    """One stage's part of a plan's price. i, j: its first block, and the first one after it. workers: the prices of
-    all; seconds: of a batch."""
-    stage, many = plan.stages[index], len(plan.stages[index].shares)
+    """One stage's part of a plan's price. ends: its first block, and the first one after it. workers: the prices of
+    all; speed_of: the speeds of all; seconds: of a batch."""
+    (i, j), stage, many = ends, plan.stages[index], len(plan.stages[index].shares)
     following = plan.stages[index + 1] if index + 1 < len(plan.stages) else None
     moved = sum(share_of_batch for _, share_of_batch in crossings(plan, stage, following))
-    speeds = [costs.cluster.speed(share.worker) for share in stage.shares]
+    speeds = [speed_of[share.worker] for share in stage.shares]
     if stage.by_batch:
         busy = [costs.by_batch_busy(i, j, many, speed) for speed in speeds]
         exchanged = costs.state(i, j) / many

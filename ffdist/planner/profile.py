@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -130,6 +130,11 @@ class Profile:
     def names(self) -> list[str]:
         """The names of all blocks, in order."""
         return [block.name for block in self.blocks]
+
+    @cached_property
+    def kept(self) -> dict[Hashable, Any]:
+        """Values that others have worked out from it, and need not once more."""
+        return {}
 
     def message(self, lanes: int) -> float:
         """Samples of one message, on average."""

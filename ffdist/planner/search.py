@@ -11,7 +11,7 @@ from ffdist.plan import Plan, PlanStage, Share
 from ffdist.planner.by_batch import best_by_batch
 from ffdist.planner.cluster import Cluster
 from ffdist.planner.plan_search import PlanSearch
-from ffdist.planner.price import Price, price
+from ffdist.planner.price import Price, numbered, price
 from ffdist.planner.profile import Profile
 
 MAX_FULL_SEARCH = 16
@@ -43,6 +43,7 @@ def best_price(profile: Profile, cluster: Cluster, *, lanes: int | None = None, 
     """The plan of `best_plan`, with what it costs."""
     best: Price | None = None
     of_best: PlanSearch | None = None
+    bounded = False
     counts = [lanes] if lanes else lane_counts(profile, cluster.devices)
     for count in counts:
         check_lanes(profile, count)
@@ -55,13 +56,16 @@ def best_price(profile: Profile, cluster: Cluster, *, lanes: int | None = None, 
         if exactly and cluster.devices > count * search.costs.size:
             continue
         found = search.near_best(most, PAYS / 2)
+        bounded = bounded or search.bounded
         if found and exactly:
             found = with_all(profile, cluster, search.best_from(found))
         if found and (best is None or found.seconds < best.seconds):
             best, of_best = found, search
     if best is None:
         raise nothing_fits_error(profile, cluster, counts)
-    return best if exactly or of_best is None else of_best.best_from(best)
+    if of_best is not None and not exactly:
+        best = of_best.best_from(best)
+    return replace(best, bounded=bounded)
 
 
 def best_pipeline(profile: Profile, cluster: Cluster, *, lanes: int = 1) -> Price | None:
@@ -70,10 +74,14 @@ def best_pipeline(profile: Profile, cluster: Cluster, *, lanes: int = 1) -> Pric
     return search.least()
 
 
-def data_parallel(profile: Profile, cluster: Cluster, *, lanes: int | None = None) -> Price | None:
-    """All blocks by each of the devices, of which there may be no more than lanes; None where they do not fit."""
-    many = min(cluster.devices, lanes or most_lanes(profile))
-    found = price(profile, cluster, Plan.replicated(profile.names, many, lanes or many))
+def data_parallel(
+    profile: Profile, cluster: Cluster, *, lanes: int | None = None, devices: int | None = None
+) -> Price | None:
+    """All blocks by each of so many of the devices, the fastest ones, of which there may be no more than lanes; None
+    where they do not fit. devices: None for all."""
+    many = min(devices or cluster.devices, lanes or most_lanes(profile))
+    plan = Plan.replicated(profile.names, many, lanes or many)
+    found = numbered(profile, cluster, plan, cluster.fastest(many))
     return found if cluster.memory_limit is None or found.memory <= cluster.memory_limit else None
 
 
@@ -100,11 +108,19 @@ def check_lanes(profile: Profile, lanes: int) -> None:
 
 def with_all(profile: Profile, cluster: Cluster, found: Price) -> Price:
     """The same with work for every device: parts are parted, where it costs the least, until there are as many."""
+    limit = inf if cluster.memory_limit is None else cluster.memory_limit
     while found.plan.workers < cluster.devices:
+        idle = [device for device in range(cluster.devices) if device not in found.devices]
+        of_each_speed = {cluster.speed(device): device for device in reversed(idle)}
         found = min(
-            (price(profile, cluster, each) for each in with_one_worker_more(found.plan)), key=lambda each: each.seconds
+            (
+                price(profile, cluster, each, (*found.devices, device))
+                for device in sorted(of_each_speed.values(), key=cluster.speed)
+                for each in with_one_worker_more(found.plan)
+            ),
+            key=lambda each: (each.memory > limit, each.seconds),
         )
-    return found
+    return numbered(profile, cluster, found.plan, found.devices)
 
 
 def with_one_worker_more(plan: Plan) -> Iterator[Plan]:
@@ -156,13 +172,22 @@ def nothing_fits_error(profile: Profile, cluster: Cluster, counts: Sequence[int]
 
 
 def least_memory(profile: Profile, cluster: Cluster, counts: Sequence[int]) -> float:
-    """Bytes of the worker with the most, in the plan of one of these numbers of lanes where that is the least; within
-    the MiB to which it is rounded up."""
-    least = UNLIMITED
+    """Bytes of the worker with the most, in the plan of one of these numbers of lanes where that is the least; rounded
+    up to MiB."""
+    alike, least = replace(cluster, speeds=(), cores=None), 0
     for lanes in counts:
-        while found := PlanSearch(profile, replace(cluster, memory_limit=least), lanes).of_least_memory():
-            least = (ceil(found.memory / MIB) - 1) * MIB  # who is to be better has a MiB less, when rounded up
-    return least + MIB
+        search, too_little = PlanSearch(profile, alike, lanes), 0
+        found = search.fitting((least - 1) * MIB if least else UNLIMITED)
+        if found is None:
+            continue
+        least = ceil(found.memory / MIB)
+        while least - too_little > 1:
+            middle = (too_little + least) // 2
+            if found := search.fitting(middle * MIB):
+                least = min(middle, ceil(found.memory / MIB))
+            else:
+                too_little = middle
+    return float(least * MIB)
 
 
 def in_mib(num_bytes: float) -> str:

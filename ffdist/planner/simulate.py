@@ -17,7 +17,7 @@ from itertools import accumulate
 from ffdist.pipeline.bucket import bucket_sizes
 from ffdist.plan import Plan
 from ffdist.planner.cluster import Cluster
-from ffdist.planner.cost import PlanCosts
+from ffdist.planner.cost import costs_of
 from ffdist.planner.events import CorePool, EventQueue, OneShotEvent, Process, WorkerLinks
 from ffdist.planner.price import bounds
 from ffdist.planner.profile import Profile, SampleCurve
@@ -94,7 +94,7 @@ class SimulatedRun:
         self.plan = plan
         self.batches = batches
         self.events = EventQueue()
-        self.costs = PlanCosts(profile, cluster, plan.lanes)
+        self.costs = costs_of(profile, cluster, plan.lanes)
         self.cores = CorePool(self.events, cluster.cores)
         self.turns = [CorePool(self.events, 1) for _ in range(plan.workers)]
         """A worker does one thing at a time."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from ffdist.pipeline.fusion import FUSION
 from ffdist.pipeline.halving import halves_pay
 from ffdist.pipeline.plan import BlockCost, measure_blocks, partition
 from ffdist.plan import Plan, read_plan
+from ffdist.plan.text import stages_of
 from ffdist.planner.cached import profile_of
 from ffdist.planner.forecast import Request, cluster_of, fastest
 from ffdist.runtime.job import Job
@@ -176,14 +176,6 @@ def settled_plan(settings: Settings) -> Settings:
     if not text or text == AUTO or not os.path.isfile(text):
         return settings
     plan = plan_in(Path(text), settings.training.lanes)
-    if unsaid := [name for name in plan.blocks if not re.fullmatch(r"[^\s,|@*]+", name)]:
-        raise ConfigError(
-            "a block's name cannot stand in the text of a plan, as which the run keeps it",
-            where=text,
-            expected="names without blanks and , | @ *",
-            got=repr(unsaid[0]),
-            remedy=f"another name for that block; or a plan that is searched: {setting('plan.devices', plan.workers)}",
-        )
     return settings.changed(plan=str(plan), lanes=plan.lanes)
 
 
@@ -336,4 +328,4 @@ def max_stages(settings: Settings, workers: int) -> int:
     given = settings.plan
     if given.replicas:
         return 1
-    return given.plan.count("|") + 1 if given.plan and given.plan != AUTO else workers
+    return len(stages_of(given.plan)) if given.plan and given.plan != AUTO else workers

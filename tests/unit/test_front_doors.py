@@ -29,7 +29,7 @@ from ffdist.notes import spelled_as_flags
 from ffdist.plan import Plan
 from ffdist.presets import with_preset
 from ffdist.report.log import read_run_log
-from ffdist.runtime.planning import settled_plan
+from ffdist.runtime.planning import given_plan, settled_plan
 from ffdist.runtime.record import read_starts
 from ffdist.runtime.run import read_settings
 from ffdist.settings.toml import settings_in
@@ -201,12 +201,13 @@ def test_notes_spell_settings_as_the_front_door_does_in_processes_of_a_run_too(
     assert capfd.readouterr().err == 'ffdist: --exchange whole\nffdist: plan.exchange="whole"\n'
 
 
-def test_a_plan_of_a_file_has_names_that_a_text_can_have(tmp_path: Path) -> None:
+def test_a_plan_of_a_file_may_have_names_with_blanks(tmp_path: Path) -> None:
     file = tmp_path / "plan.json"
-    file.write_text(json.dumps(Plan.pipeline(["conv 1", "conv2"], [1, 1]).as_json()))
-    settings = Settings().changed(plan=str(file))
-    with pytest.raises(ConfigError, match=r"cannot stand in the text of a plan(.|\n)*got: 'conv 1'"):
-        settled_plan(settings)
+    plan = Plan.pipeline(["conv 1 | @", "conv2"], [1, 1])
+    file.write_text(json.dumps(plan.as_json()))
+    text = settled_plan(Settings().changed(plan=str(file))).plan.plan
+    assert text == '"conv 1 | @" @ 0 | conv2 @ 1'
+    assert given_plan(text, plan.blocks, None) == plan
 
 
 def test_a_plan_of_a_file_goes_with_the_run_by_either_door(tmp_path: Path) -> None:

@@ -6,11 +6,13 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from ffdist.errors import ConfigError
 from ffdist.plan import Plan, PlanStage, Share, read_plan, spread
+from ffdist.plan.names import spelled
+from ffdist.plan.text import stages_of
 
 NAMES = ["conv1", "conv2", "conv3"]
 
@@ -60,6 +62,8 @@ def test_short_forms(short: str, whole: str) -> None:
         ("* @ 0:0, 1", "names no worker with its lanes"),
         ("* @ 0:1-0", "names no worker with its lanes"),
         ("conv1 @ 0 | conv2 conv3 @ 2", "leaves workers out"),
+        ('conv1 "conv2 @ 0 | conv3 @ 1', "in quotes that is none"),
+        (r'conv1 "conv2\q" conv3 @ 0', "in quotes that is none"),
     ],
 )
 def test_what_is_no_plan_is_refused(text: str, what: str) -> None:
@@ -103,6 +107,37 @@ def test_a_plan_is_the_same_after_its_text_and_its_file(plan: Plan) -> None:
     plan.check(NAMES)
     assert Plan.parse(str(plan), NAMES, plan.lanes) == plan
     assert Plan.from_json(json.loads(json.dumps(plan.as_json()))) == plan
+
+
+names = st.one_of(
+    st.text(min_size=1), st.sampled_from(["*", "a..b", "0:0-1", 'say "it"', "conv 1", "x|y", "a@b", "\\"])
+)
+
+
+@given(st.lists(names, min_size=1, max_size=4, unique=True), st.data())
+def test_any_name_of_a_block_comes_back_from_the_text(blocks: list[str], data: st.DataObject) -> None:
+    ends = sorted(data.draw(st.sets(st.integers(1, len(blocks) - 1)))) if len(blocks) > 1 else []
+    plan = Plan.pipeline(blocks, [b - a for a, b in zip([0, *ends], [*ends, len(blocks)], strict=True)])
+    assert Plan.parse(str(plan), blocks) == plan
+    assume(f"{blocks[0]}..{blocks[-1]}" not in blocks)
+    assert Plan.parse(f"{spelled(blocks[0])}..{spelled(blocks[-1])} @ 0", blocks) == Plan.parse("* @ 0", blocks)
+    assert len(stages_of(str(plan))) == len(plan.stages)
+
+
+def test_plain_names_stand_without_quotes() -> None:
+    assert str(Plan.pipeline(["conv1", "layer-2.0", "größe*2"], [1, 2])) == "conv1 @ 0 | layer-2.0 größe*2 @ 1"
+    assert str(Plan.pipeline(["conv 1", "*"], [2])) == '"conv 1" "*" @ 0'
+
+
+@given(plans(), st.data())
+def test_renumbered_workers_keep_their_work(plan: Plan, data: st.DataObject) -> None:
+    numbers = data.draw(st.permutations(range(plan.workers)))
+    other = plan.renumbered(numbers)
+    other.check(NAMES)
+    for worker, number in enumerate(numbers):
+        assert other.stages_of(number) == plan.stages_of(worker)
+        for stage in plan.stages_of(worker):
+            assert other.stages[stage].lanes_of(number) == plan.stages[stage].lanes_of(worker)
 
 
 @given(st.integers(1, 9), st.integers(0, 40))

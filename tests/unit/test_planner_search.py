@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from itertools import accumulate, combinations, pairwise, product
+from itertools import accumulate, combinations, pairwise, permutations, product
 from math import inf
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from ffdist.cli.planning import remarks
 from ffdist.errors import ConfigError
 from ffdist.plan import Plan, PlanStage, Share
 from ffdist.planner import (
     BlockProfile,
     Cluster,
     NetworkLink,
+    Price,
     Profile,
     SampleCurve,
     best_plan,
@@ -110,8 +112,15 @@ def made(profile: Profile, cut: list[tuple[int, int]], stage: int, had: dict[tup
 
 
 def least(profile: Profile, cluster: Cluster, lanes: int) -> float:
+    """Over all orders in which the devices may get work, too."""
     limit = inf if cluster.memory_limit is None else cluster.memory_limit
-    found = (price(profile, cluster, plan) for plan in all_plans(profile, lanes, cluster.devices))
+    devices = range(cluster.devices)
+    orders = {tuple(map(cluster.speed, order)): order for order in permutations(devices)} if cluster.speeds else {}
+    found = (
+        price(profile, cluster, plan, order[: plan.workers])
+        for plan in all_plans(profile, lanes, cluster.devices)
+        for order in orders.values() or [tuple(devices)]
+    )
     return min((each.seconds for each in found if each.memory <= limit), default=inf)
 
 
@@ -125,6 +134,90 @@ def test_no_plan_on_one_host_has_a_lower_price(
     found = PlanSearch(profile, cluster, lanes).least()
     assert found is not None
     assert found.seconds == pytest.approx(least(profile, cluster, lanes), rel=1e-6)
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    networks,
+    st.lists(st.sampled_from([1.0, 0.4, 0.1]), min_size=2, max_size=4),
+    st.integers(1, 3),
+    st.one_of(free, links),
+    st.sampled_from([None, 1.0, 1.5, 2.0]),
+    st.sampled_from([None, 0.4, 0.7]),
+)
+@example(network(*(block(n, 0.125, 0.1, 1e3, 0.0) for n in range(4))), [1.0, 0.4], 2, NetworkLink(inf), 1.5, None)
+def test_no_order_of_unequal_devices_has_a_lower_price(
+    profile: Profile,
+    speeds: list[float],
+    lanes: int,
+    link: NetworkLink,
+    cores: float | None,
+    share: float | None,
+) -> None:
+    whole = price(profile, Cluster(1), Plan.pipeline(profile.names, [len(profile.names)])).memory
+    cluster = Cluster(len(speeds), link, tuple(speeds), memory_limit=share and share * whole, cores=cores)
+    search = PlanSearch(profile, cluster, lanes)
+    found, wanted = search.least(), least(profile, cluster, lanes)
+    assert (found is None) == (wanted == inf)
+    assert not search.bounded
+    if found:
+        assert found.seconds == pytest.approx(wanted, rel=1e-6)
+        assert found.seconds == pytest.approx(price(profile, cluster, found.plan, found.devices).seconds)
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    networks,
+    st.lists(st.sampled_from([1.0, 0.4, 0.1]), min_size=2, max_size=6),
+    st.sampled_from([None, 1, 3]),
+    st.booleans(),
+    st.data(),
+)
+def test_devices_in_another_order_get_the_same_work(
+    profile: Profile, speeds: list[float], lanes: int | None, exactly: bool, data: st.DataObject
+) -> None:
+    """Workers have other numbers, and nothing else changes: the plain plans' speeds neither."""
+    order = data.draw(st.permutations(range(len(speeds))))
+    exactly = exactly and len(speeds) <= (lanes or 9) * len(profile.names)
+    clusters = [Cluster(len(speeds), speeds=tuple(each)) for each in (speeds, [speeds[device] for device in order])]
+    found, other = (best_price(profile, cluster, lanes=lanes, exactly=exactly) for cluster in clusters)
+    assert work_of(found, clusters[0]) == work_of(other, clusters[1])
+    assert found.seconds == other.seconds
+    if len(set(speeds)) == len(speeds):
+        devices = [order[device] for device in other.devices]
+        assert sorted(devices) == list(found.devices)
+        assert other.plan.renumbered([found.devices.index(device) for device in devices]) == found.plan
+    if len(found.devices) == len(speeds):
+        assert price(profile, clusters[0], found.plan).seconds == found.seconds, "worker i is on device i"
+
+
+def work_of(found: Price, cluster: Cluster) -> list[tuple[tuple[str, ...], list[tuple[float, range]]]]:
+    """Each stage's blocks, and the speeds of the devices that share its lanes or batches."""
+    speeds = [cluster.speed(device) for device in found.devices]
+    assert list(found.devices) == sorted(set(found.devices))
+    return [
+        (stage.blocks, [(speeds[share.worker], share.lanes) for share in stage.shares]) for stage in found.plan.stages
+    ]
+
+
+@settings(deadline=None, max_examples=5)
+@given(networks, st.permutations([1.0, 0.4, 0.4, 0.1]))
+def test_the_forecast_is_the_same_whatever_the_order_of_devices(profile: Profile, speeds: list[float]) -> None:
+    one, other = (forecast(profile, Cluster(4, speeds=tuple(each))) for each in (speeds, sorted(speeds)))
+    assert one.speeds == other.speeds
+    assert one.best.rate == other.best.rate
+
+
+def test_slow_devices_named_first_are_left_idle_where_they_do_not_help() -> None:
+    profile = network(block(0, 0.1, 0.1), block(1, 0.1, 0.1))
+    found = forecast(profile, Cluster(3, speeds=(1e-3, 1.0, 1.0)), lanes=1)
+    assert found.best.devices == (1, 2)
+    assert found.as_json()["worker_devices"] == [1, 2]
+    (text,) = remarks(found)
+    assert "0 on 1, 1 on 2; left idle: 0" in text
+    alike = forecast(profile, Cluster(2), lanes=1)
+    assert alike.best.rate == pytest.approx(found.best.rate)
+    assert list(remarks(alike)) == []
 
 
 @settings(deadline=None, max_examples=60)
@@ -308,8 +401,30 @@ def test_sixty_four_blocks_on_sixty_four_devices_take_less_than_a_second() -> No
     assert found.rate > pipeline.rate
 
 
+MIXED = (1.0,) * 8 + (0.25,) * 8
+FROM_HOST = NetworkLink(5e9, 2e-5, 1 / 5e9, wired=False, message=1e-4)
+CLUSTERS = {
+    "two speeds": Cluster(16, speeds=MIXED),
+    "two speeds on a link": Cluster(16, NetworkLink(1e9, 5e-5, 4e-10, 4e-10, message=1e-4), speeds=MIXED[::-1]),
+    "shared cores": Cluster(8, FROM_HOST, cores=2),
+    "a memory limit": Cluster(8, memory_limit=1.5e8),
+}
+
+
+@pytest.mark.parametrize("lanes", [4, 32])
+@pytest.mark.parametrize("name", CLUSTERS)
+def test_thirty_blocks_on_unlike_devices_take_seconds_at_most(name: str, lanes: int) -> None:
+    sizes = [(0.02 + 0.013 * (n * 37 % 11), 1.0 + n % 5, 2e4 / (1 + n // 8)) for n in range(30)]
+    profile = network(*(block(n, *each) for n, each in enumerate(sizes)))
+    begun = time.process_time()
+    assert PlanSearch(profile, CLUSTERS[name], lanes).least()
+    assert time.process_time() - begun < 5.0
+
+
 def test_more_devices_are_of_the_same_mix() -> None:
     assert Cluster(2, speeds=(1.0, 0.5)).with_devices(5).speeds == (1.0, 0.5, 1.0, 0.5, 1.0)
+    assert Cluster(2, speeds=(0.5, 1.0)).with_devices(5).speeds == (1.0, 0.5, 1.0, 0.5, 1.0)
+    assert Cluster(3, speeds=(0.5, 1.0, 1.0)).with_devices(2).speeds == (1.0, 1.0)
     assert Cluster(2).with_devices(5).speeds == ()
 
 

@@ -80,7 +80,7 @@ FEW = settings(max_examples=3, deadline=None, derandomize=True)
 
 @st.composite
 def plans(draw: st.DrawFn, names: list[str]) -> Plan:
-    """Any stages, with any workers, who may serve in several."""
+    """Any stages, with any workers, who may serve in several, and have any numbers."""
     ends = sorted(draw(st.sets(st.integers(1, len(names) - 1))))
     stages, workers = [], 0
     for first, behind in zip([0, *ends], [*ends, len(names)], strict=True):
@@ -93,7 +93,7 @@ def plans(draw: st.DrawFn, names: list[str]) -> Plan:
             workers = max(workers, worker + 1)
             shares.append(Share(worker, range(LANES) if by_batch else range(a, b)))
         stages.append(PlanStage(tuple(names[first:behind]), tuple(shares), by_batch=by_batch))
-    return Plan(LANES, tuple(stages))
+    return Plan(LANES, tuple(stages)).renumbered(draw(st.permutations(range(workers))))
 
 
 def run(make: DigitsJob, plan: Plan | str, folder: Path, **more: Any) -> tuple[Any, ...]:
