@@ -283,15 +283,15 @@ def test_a_corrupt_shard_ends_training_with_its_name(tmp_path: Path, capsys: pyt
 def test_train_by_processes_ends_with_tables_and_exit_status_0(tmp_path: Path) -> None:
     done = ffdist("train", "--stages", "2", "--epochs", "2", "--out", str(tmp_path / "run"))
     assert done.returncode == 0, done.stderr
+    assert "edges of the run: shared-memory" in (tmp_path / "run/stage-0.log").read_text() or sys.platform != "linux"
     assert "Accuracy on 360 test samples" in done.stdout
     assert f"run folder: {tmp_path / 'run'}" in done.stdout
 
 
 @pytest.mark.distributed
-def test_doctor_sends_between_processes_and_finds_this_machine_well() -> None:
-    done = ffdist("doctor", "--json")
-    findings = json.loads(done.stdout)
-    assert done.returncode == 0, findings
+def test_doctor_sends_between_processes_and_finds_this_machine_well(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["doctor", "--json"])
+    findings = json.loads(capsys.readouterr().out)
     assert {"3 processes by gloo", "torch", "python"} <= {finding["what"] for finding in findings}
 
 

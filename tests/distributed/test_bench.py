@@ -53,16 +53,18 @@ SMALL = (
 )
 
 
-def bench(*args: str) -> tuple[dict, str]:
+def bench(capsys: pytest.CaptureFixture[str], *args: str) -> tuple[dict, str]:
     """The result of a suite, and what it wrote on the way."""
-    command = [sys.executable, "-m", "ffdist", "bench", *args]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False, env=dict(os.environ))
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout), done.stderr
+    main(["bench", *args])
+    out, err = capsys.readouterr()
+    return json.loads(out), err
 
 
 def test_throughput_prints_the_promised_keys_and_all_of_ddp_tunings(tmp_path: Path) -> None:
-    found, progress = bench("throughput", *SMALL, "--against", "ddp", "--record", str(tmp_path))
+    command = [sys.executable, "-m", "ffdist", "bench", "throughput", *SMALL, "--against", "ddp", "--record", tmp_path]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stderr
+    found, progress = json.loads(done.stdout), done.stderr
     promised = {"model", "devices", "precision", "batch", "ours", "theirs", "ratio", "ratio_min", "ratio_max", "n"}
     assert promised <= found.keys()
     assert found["n"] == len(found["pairs"]) >= 1
@@ -75,9 +77,11 @@ def test_throughput_prints_the_promised_keys_and_all_of_ddp_tunings(tmp_path: Pa
     assert sorted(path.suffix for path in tmp_path.iterdir()) == [".json", ".md", ".svg"]
 
 
-def test_a_step_is_shown_by_operation_on_both_sides_beside_the_machines_peak(tmp_path: Path) -> None:
+def test_a_step_is_shown_by_operation_on_both_sides_beside_the_machines_peak(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     small = ("--model", "cnnb", "--model-args", "widths=4,8,8", "--batch-size", "16", "--rounds", "2", "--json")
-    found, _ = bench("step", *small, "--record", str(tmp_path))
+    found, _ = bench(capsys, "step", *small, "--record", str(tmp_path))
     assert found["peak_gflops"] > 0
     for side in found["sides"].values():
         assert len(side["all_seconds"]) == 2
@@ -93,9 +97,9 @@ def test_a_step_is_shown_by_operation_on_both_sides_beside_the_machines_peak(tmp
     assert "by operation" in table.read_text()
 
 
-def test_two_stages_hold_less_than_two_ranks_of_ddp() -> None:
+def test_two_stages_hold_less_than_two_ranks_of_ddp(capsys: pytest.CaptureFixture[str]) -> None:
     """In a network whose weights are all its memory, a stage has half of them."""
-    found, _ = bench("memory", *SMALL, "--model-args", "widths=512,512,512,512", "--against", "ddp-bucket-25")
+    found, _ = bench(capsys, "memory", *SMALL, "--model-args", "widths=512,512,512,512", "--against", "ddp-bucket-25")
     assert 0.4 < found["ratio"] < 0.8
     ours = found["ours_split"]
     assert ours["peak"] == sum(ours[part] for part in ("weights", "gradients", "optimiser", "activations", "queue"))
@@ -192,15 +196,15 @@ def test_two_hosts_are_networks_apart_that_reach_each_other_and_leave_nothing() 
 
 
 @pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
-def test_two_hosts_are_compared_at_each_rate_of_their_link() -> None:
-    found, said = bench("bandwidth", "--rates", "1gbit", *SMALL)
+def test_two_hosts_are_compared_at_each_rate_of_their_link(capsys: pytest.CaptureFixture[str]) -> None:
+    found, said = bench(capsys, "bandwidth", "--rates", "1gbit", *SMALL)
     (line,) = found["bandwidth"]
     assert line["link"] == "1gbit"
     assert "link: 1gbit" in said
 
 
-def test_one_device_scales_from_itself_and_is_held_against_one_process() -> None:
-    found, _ = bench("scaling", "--devices", "1", *SMALL)
+def test_one_device_scales_from_itself_and_is_held_against_one_process(capsys: pytest.CaptureFixture[str]) -> None:
+    found, _ = bench(capsys, "scaling", "--devices", "1", *SMALL)
     (line,) = found["scaling"]
     assert (line["devices"], line["ours / one"], line["against"]) == (1, 1.0, "bp")
     assert line["ratio"] == pytest.approx(line["ours samples/s"] / line["its samples/s"])

@@ -153,7 +153,7 @@ def test_floors_hold_backpropagation_against_what_ffdist_needs_for_the_same_batc
 @pytest.mark.usefixtures("one_thread")
 def test_a_plan_is_simulated_and_run_and_the_error_is_what_lies_between() -> None:
     settings = BenchSettings().changed(
-        data="digits", model="mlp", model_args=["widths=16,16,16"], batch_size=32, precision="fp32"
+        data="digits", model="mlp", model_args=["widths=16,16,16"], batch_size=32, precision="fp32", seconds=0.05
     )
     made = ResultTable("simulation", "", simulation.COLUMNS, simulation.UNITS)
     with ExitStack() as ends:

@@ -267,7 +267,7 @@ def test_any_cut_and_a_stop_in_mid_epoch_come_to_the_same_bits(tmp_path: Path) -
 
     quiet = {"epochs": 3, "progress": False}
     pipeline(stages=1).fit(Noisy(), out=tmp_path / "one", **quiet)
-    pipeline(stages=3, loader_workers=3).fit(Noisy(), out=tmp_path / "three", **quiet)
+    pipeline(stages=3, loader_workers=2).fit(Noisy(), out=tmp_path / "three", **quiet)
     assert fingerprint(tmp_path / "one") == fingerprint(tmp_path / "three")
     first = Noisy()
     from_dataset(first)

@@ -147,7 +147,8 @@ def test_each_presets_rates_suit_its_heads(objective: str) -> None:
     y = torch.arange(400) % 10
     x = torch.rand(10, 3, 16, 16, generator=numbers)[y] * 160 + 95 * torch.rand(400, 3, 16, 16, generator=numbers)
     options = {"data": "digits", "model_args": ("widths=8,16,16",), "batch_size": 40, "epochs": 3, "stages": 1}
-    preset = with_preset(Settings(), f"{objective}-speednet-cifar10").changed(**options, launcher="threads", threads=1)
+    preset = with_preset(Settings(), f"{objective}-speednet-cifar10")
+    preset = preset.changed(**options, launcher="threads", threads=1, precision="fp32")  # a CPU may be slow at bf16
     pipeline = Pipeline("speednet", objective, settings=preset)
     result = pipeline.fit(from_tensors(x.to(torch.uint8), y), test=(x[:100].to(torch.uint8), y[:100]), progress=False)
     assert result.test is not None
