@@ -34,7 +34,7 @@ TRAINED = tuple("--samples 256 --batch-size 32 --threads 1 --snapshot-every 3 --
 
 @pytest.fixture(scope="module")
 def crew(on_path: Path) -> Iterator[Crew]:
-    with Crew(2) as crew:
+    with Crew(2, fresh=True) as crew:  # which find the stand-in on their path
         yield crew
 
 

@@ -168,7 +168,7 @@ def recv_on_gpu(place: ContractRank, num_frames: int) -> list[tuple[int, float, 
 @pytest.mark.gpu(2)
 @pytest.mark.distributed
 def test_tensors_go_from_gpu_to_gpu_by_nccl() -> None:
-    with Crew(2) as crew:
+    with Crew(2, fresh=True) as crew:
         _, outcome = crew.run([send_from_gpu, recv_on_gpu], 50, gloo=True)
     assert outcome.unwrap() == [(i, float(i), "cuda:1", i) for i in range(50)]
 

@@ -12,6 +12,7 @@ import faulthandler
 import multiprocessing
 import os
 import signal
+import sys
 import time
 import traceback
 import warnings
@@ -19,7 +20,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from multiprocessing.connection import Connection, wait
-from multiprocessing.context import SpawnProcess
+from multiprocessing.context import ForkServerContext, SpawnContext
+from multiprocessing.process import BaseProcess
 from types import TracebackType
 from typing import Any
 
@@ -42,12 +44,12 @@ class ContractRank:
 
     def post(self, key: str) -> None:
         """Let the other ranks know that something has happened."""
-        self.store.set(f"told/{key}", "")
+        self.store.set(f"posted/{key}", "")
 
     def await_posted(self, key: str, within: timedelta = TIMEOUT) -> bool:
         """Wait until a rank has posted `key`; False if none has within that time."""
         try:
-            self.store.wait([f"told/{key}"], within)
+            self.store.wait([f"posted/{key}"], within)
         except dist.DistStoreError:
             return False
         return True
@@ -78,13 +80,21 @@ class _Task:
 
 
 class Crew:
-    """`size` processes that run functions together, one after the other; `with Crew(2) as crew: ...`."""
+    """`size` processes that run functions together, one after the other; `with Crew(2) as crew: ...`.
 
-    def __init__(self, size: int, threads: int = 1) -> None:
+    fresh: whether each is an interpreter of its own, with the environment as it is when it starts. On Linux others are
+        forked from one process, which has imported torch once for all of them, with the environment of its start.
+    """
+
+    def __init__(self, size: int, threads: int = 1, *, fresh: bool = False) -> None:
         self.size = size
         self.threads = threads
+        self._context: SpawnContext | ForkServerContext = multiprocessing.get_context("spawn")
+        if sys.platform == "linux" and not fresh:
+            self._context = multiprocessing.get_context("forkserver")
+            self._context.set_forkserver_preload([__name__])  # with it torch
         self._store = serve_store("127.0.0.1")
-        self._workers: list[tuple[SpawnProcess, Connection] | None] = [None] * size
+        self._workers: list[tuple[BaseProcess, Connection] | None] = [None] * size
         self._runs = 0
 
     def run(
@@ -121,10 +131,9 @@ class Crew:
         for rank, _ in hired:
             self._end(rank, kill=error is not None)
 
-    def _start(self, rank: int) -> tuple[SpawnProcess, Connection]:
-        context = multiprocessing.get_context("spawn")
-        ours, theirs = context.Pipe()
-        process = context.Process(target=_serve, args=(rank, self.size, self.threads, self._store.port, theirs))
+    def _start(self, rank: int) -> tuple[BaseProcess, Connection]:
+        ours, theirs = self._context.Pipe()
+        process = self._context.Process(target=_serve, args=(rank, self.size, self.threads, self._store.port, theirs))
         process.start()
         theirs.close()
         return process, ours
