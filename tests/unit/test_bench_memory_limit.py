@@ -33,7 +33,14 @@ def test_a_limit_wants_a_plan_that_is_searched() -> None:
 
 def test_a_share_is_one_of_what_a_device_of_ddps_holds() -> None:
     messages: list[str] = []
-    settings = BenchSettings().changed(model="mlp", data="digits", memory_limit="0.5", batch_size=32, precision="fp32")
+    settings = BenchSettings().changed(
+        model="mlp",
+        model_args=["widths=512,512,512"],
+        data="digits",
+        memory_limit="0.5",
+        batch_size=32,
+        precision="fp32",
+    )
     half = limit_bytes(settings, messages.append)
     held = float(messages[-1].split(" of ")[1].split()[0]) * 2**20
     assert half == pytest.approx(held / 2, rel=0.01)
