@@ -56,7 +56,7 @@ def threads() -> set[Any]:
 
 @pytest.fixture(scope="module")
 def crew() -> Iterator[Crew]:
-    with Crew(2) as crew:
+    with Crew(2, fresh=True) as crew:  # Ray starts threads in them, and connections
         yield crew
 
 
