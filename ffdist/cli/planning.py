@@ -87,14 +87,17 @@ def print_forecast(found: Forecast, grown: Sequence[ScalingPoint], plot: Path | 
 
 
 def remarks(found: Forecast) -> Iterator[str]:
-    """Lines on the plan's devices, where its workers have other numbers, and on a search that left plans out."""
+    """Lines for `ffdist plan` on the plan's devices, where its workers have other numbers, on a search that left plans
+    out, and on lanes that the plan's text does not say."""
     devices, cluster = found.best.devices, found.cluster
     if list(devices) != list(range(len(devices))):
         placed = ", ".join(f"{worker} on {device}" for worker, device in enumerate(devices))
         idle = [str(device) for device in range(cluster.devices) if device not in devices]
-        yield f"workers on devices, numbered as {setting('speeds')} has them: {placed}; left idle: {', '.join(idle)}"
+        yield f"workers on devices, numbered as --speeds has them: {placed}; left idle: {', '.join(idle)}"
     if found.best.bounded:
         yield "the search left out some plans, as there are too many: a faster one may exist (PLANNING.md says which)"
+    if Plan.parse(str(found.plan), found.plan.blocks).lanes != found.plan.lanes:
+        yield f"the plan's text does not say its lanes: --lanes {found.plan.lanes} goes with it"
 
 
 def stage_table(found: Forecast) -> Table:

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from math import lcm
+from math import fsum, lcm
 
 from ffdist.errors import ConfigError, setting
 from ffdist.plan import Plan, PlanStage
@@ -111,7 +111,7 @@ def price(profile: Profile, cluster: Cluster, plan: Plan, devices: Sequence[int]
     workers = tuple(each.price(costs) for each in sums)
     seconds = max(worker.seconds for worker in workers)
     if cluster.cores is not None:
-        seconds = max(seconds, sum(worker.busy for worker in workers) / cluster.cores)
+        seconds = max(seconds, fsum(worker.busy for worker in workers) / cluster.cores)  # the same in any order
     stages = tuple(stage_price(costs, plan, index, ends, workers, speeds, seconds) for index, ends in enumerate(edges))
     return Price(plan, there, profile.batch, workers, stages, seconds)
 

@@ -200,6 +200,13 @@ def work_of(found: Price, cluster: Cluster) -> list[tuple[tuple[str, ...], list[
     ]
 
 
+def test_workers_numbers_change_no_bit_of_a_price_on_shared_cores() -> None:
+    profile = network(*(block(n, 0.1 * n, 0.1) for n in range(1, 6)))
+    plan, cluster = Plan.pipeline(profile.names, [1] * 5), Cluster(5, FROM_HOST, cores=1)
+    prices = {price(profile, cluster, plan.renumbered(order)).seconds for order in permutations(range(5))}
+    assert len(prices) == 1
+
+
 @settings(deadline=None, max_examples=5)
 @given(networks, st.permutations([1.0, 0.4, 0.4, 0.1]))
 def test_the_forecast_is_the_same_whatever_the_order_of_devices(profile: Profile, speeds: list[float]) -> None:
@@ -214,7 +221,7 @@ def test_slow_devices_named_first_are_left_idle_where_they_do_not_help() -> None
     assert found.best.devices == (1, 2)
     assert found.as_json()["worker_devices"] == [1, 2]
     (text,) = remarks(found)
-    assert "0 on 1, 1 on 2; left idle: 0" in text
+    assert text == "workers on devices, numbered as --speeds has them: 0 on 1, 1 on 2; left idle: 0"
     alike = forecast(profile, Cluster(2), lanes=1)
     assert alike.best.rate == pytest.approx(found.best.rate)
     assert list(remarks(alike)) == []
@@ -419,6 +426,21 @@ def test_thirty_blocks_on_unlike_devices_take_seconds_at_most(name: str, lanes: 
     begun = time.process_time()
     assert PlanSearch(profile, CLUSTERS[name], lanes).least()
     assert time.process_time() - begun < 5.0
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("block0 @ 0 | block1 @ 1", False),
+        ("* @ 0, 1 by batch", False),
+        ("* @ 0, 1", True),  # printed as 0:0-1, 1:2-3
+    ],
+)
+def test_lanes_that_a_plan_does_not_say_are_told(text: str, said: bool) -> None:
+    profile = network(block(0, 0.1, 0.1), block(1, 0.1, 0.1))
+    given_one = forecast(profile, Cluster(2), lanes=4, plan=Plan.parse(text, profile.names, 4))
+    told = [] if said else ["the plan's text does not say its lanes: --lanes 4 goes with it"]
+    assert list(remarks(given_one)) == told
 
 
 def test_more_devices_are_of_the_same_mix() -> None:
