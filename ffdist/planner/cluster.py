@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import cycle, islice
+from math import ceil
 from typing import NamedTuple
 
 from ffdist.errors import ConfigError, setting
@@ -13,6 +14,8 @@ from ffdist.pipeline.halving import halves_pay
 from ffdist.pipeline.reduce import slices_pay
 
 MAX_DEVICES = 4096
+MAX_SPEEDS = 8
+"""Of more different speeds not each is tried as the slowest of those that work."""
 
 
 @dataclass(frozen=True)
@@ -169,6 +172,12 @@ class Cluster:
     def fastest(self, devices: int) -> tuple[int, ...]:
         """The numbers of so many devices, the fastest ones, from the fastest on; of equal ones those named first."""
         return tuple(sorted(range(self.devices), key=lambda device: -self.speed(device))[:devices])
+
+    def counts_by_speed(self) -> list[int]:
+        """Numbers of devices that leave idle all that are slower than some speed, at most MAX_SPEEDS; and of all."""
+        in_order = [self.speed(device) for device in self.fastest(self.devices)]
+        counts = [n for n in range(1, self.devices) if in_order[n] < in_order[n - 1]]
+        return [*counts[:: ceil(len(counts) / MAX_SPEEDS) or 1], self.devices]
 
     def only(self, devices: Sequence[int]) -> Cluster:
         """The cluster of these devices alone, in this order, by their numbers here."""

@@ -116,7 +116,7 @@ def forecast(profile: Profile, cluster: Cluster, *, lanes: int | None = None, pl
     Raises ConfigError where nothing keeps to the memory limit, and for a plan that does not fit.
     """
     pipeline = best_pipeline(profile, cluster, lanes=lanes or 1)
-    parallel = data_parallel(profile, cluster, lanes=lanes) if lanes in (None, 1) or cluster.devices <= lanes else None
+    parallel = best_data_parallel(profile, cluster, lanes)
     rates: dict[str, ExpectedRate] = {}
     if plan is None:
         best, rates["best plan"] = fastest(profile, cluster, lanes)
@@ -130,6 +130,15 @@ def forecast(profile: Profile, cluster: Cluster, *, lanes: int | None = None, pl
         rates["backprop, DDP"] = best_ddp(profile, cluster)
         rates["backprop, 1F1B"] = ExpectedRate.of([one_f_one_b(profile, cluster, seed=seed).rate for seed in SEEDS])
     return Forecast(profile, cluster, best, pipeline, parallel, rates)
+
+
+def best_data_parallel(profile: Profile, cluster: Cluster, lanes: int | None) -> Price | None:
+    """All blocks by every device, or by those that are not too slow to help; None where they do not fit, or where
+    there are fewer lanes than devices, and more than one."""
+    if lanes not in (None, 1) and cluster.devices > lanes:
+        return None
+    found = [data_parallel(profile, cluster, lanes=lanes, devices=devices) for devices in cluster.counts_by_speed()]
+    return min((each for each in found if each), key=lambda each: each.seconds, default=None)
 
 
 def fastest(
@@ -231,15 +240,15 @@ def batches_of(size: int) -> int:
 
 
 def best_ddp(profile: Profile, cluster: Cluster, batches: int = BATCHES) -> ExpectedRate:
-    """DDP on as many of the devices as are fastest: all, or fewer by halves of the next power of two; with buckets of
-    the size that is fastest."""
+    """DDP on as many of the devices as are fastest: all, all of some speed and faster ones, or fewer by halves of the
+    next power of two; with buckets of the size that is fastest."""
 
     def rates(devices: int, bucket: float, seeds: Sequence[int]) -> list[float]:
         there = cluster.with_devices(devices)
         return [ddp(profile, there, batches=batches, seed=seed, bucket=bucket).rate for seed in seeds]
 
-    counts = [cluster.devices, *(2**n for n in range((cluster.devices - 1).bit_length()))]
-    shapes = product(counts, BUCKETS)
+    counts = {*cluster.counts_by_speed(), *(2**n for n in range((cluster.devices - 1).bit_length()))}
+    shapes = product(sorted(counts), BUCKETS)
     return ExpectedRate.of(rates(*max(shapes, key=lambda shape: rates(*shape, SEEDS[:1])), SEEDS))
 
 

@@ -104,13 +104,18 @@ def one_f_one_b(profile: Profile, cluster: Cluster, *, batches: int = BATCHES, s
     """A pipeline by 1F1B with a flush after each batch (PipeDream-Flush, Narayanan et al., ICML 2021), of a few
     numbers of microbatches, and of replicas, the best. Stages by measured time, one a device; where there are more
     devices than blocks, replicas of the pipeline, as many as there is room for, or fewer by halves, whose gradients are
-    reduced around a ring after the last microbatch. A stage is as fast as the slowest of its replicas."""
-    size = min(cluster.devices, len(backprop_of(profile).blocks) - 1)
+    reduced around a ring after the last microbatch. A stage is as fast as the slowest of its replicas; slow devices may
+    be left idle."""
+    blocks = len(backprop_of(profile).blocks) - 1
     counts = [count for count in (1, 4, 8, 16, 32) if count <= profile.batch]
-    replicas = [cluster.devices // size >> n for n in range((cluster.devices // size).bit_length())]
+    sizes = list[int]()
+    for devices in cluster.counts_by_speed():
+        stages = min(devices, blocks)
+        replicas = devices // stages
+        sizes += [stages * (replicas >> n) for n in range(replicas.bit_length())]
     found = [
-        pipeline_time(profile, cluster.with_devices(size * each), count, min(batches, 8), seed)
-        for each in replicas
+        pipeline_time(profile, cluster.with_devices(size), count, min(batches, 8), seed)
+        for size in dict.fromkeys(sizes)
         for count in counts
     ]
     return min(found, key=lambda each: each.seconds)

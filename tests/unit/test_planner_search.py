@@ -227,6 +227,12 @@ def test_slow_devices_named_first_are_left_idle_where_they_do_not_help() -> None
     assert list(remarks(alike)) == []
 
 
+def test_of_many_speeds_few_are_tried_as_the_slowest() -> None:
+    assert Cluster(4).counts_by_speed() == [4]
+    assert Cluster(4, speeds=(0.5, 1.0, 0.5, 0.2)).counts_by_speed() == [1, 3, 4]
+    assert len(Cluster(64, speeds=tuple(1 / n for n in range(1, 65))).counts_by_speed()) == 8 + 1
+
+
 @settings(deadline=None, max_examples=60)
 @given(networks, st.integers(1, 4), st.integers(1, 3), links)
 def test_no_plan_across_hosts_has_a_lower_price(profile: Profile, devices: int, lanes: int, link: NetworkLink) -> None:

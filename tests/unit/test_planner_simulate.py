@@ -13,7 +13,7 @@ from ffdist.plan import Plan, PlanStage, Share
 from ffdist.planner import Cluster, NetworkLink, Profile, price
 from ffdist.planner.cluster import ExchangeCost
 from ffdist.planner.events import CorePool, EventQueue, Process, WorkerLinks
-from ffdist.planner.forecast import scaled
+from ffdist.planner.forecast import forecast, scaled
 from ffdist.planner.profile import BackpropProfile, BlockProfile, SampleCurve
 from ffdist.planner.schedules import ddp, one_batch, one_f_one_b, order_of
 from ffdist.planner.simulate import TimeDraw, messages_of, simulate
@@ -228,6 +228,13 @@ def test_the_more_devices_the_more_samples_on_all_sides() -> None:
     for rates in zip(*((point.best.rate, point.ddp.rate, point.pipelined.rate) for point in points), strict=True):
         assert list(rates) == sorted(rates)
     assert all(point.best.rate >= 0.9 * point.ddp.rate for point in points)
+
+
+def test_no_side_works_with_a_device_that_is_too_slow_to_help() -> None:
+    profile = network(*(block(n, 0.01, 0.1) for n in range(4)))
+    with_slow, without = forecast(profile, Cluster(4, speeds=(1e-3, 1.0, 1.0, 1.0))), forecast(profile, Cluster(3))
+    for name in ("data parallel", "backprop, DDP", "backprop, 1F1B"):
+        assert with_slow.speeds[name] == without.speeds[name]
 
 
 def test_a_link_carries_one_message_of_a_pipeline_at_a_time() -> None:
