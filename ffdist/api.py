@@ -38,6 +38,7 @@ from ffdist.options import check_fields
 from ffdist.payload import refuse_while_loading
 from ffdist.pipeline.classifier import Classifier
 from ffdist.pipeline.own_metrics import Metric, given_metrics
+from ffdist.plan import Plan
 from ffdist.planner.forecast import Forecast, Request
 from ffdist.runtime.agree import check_job
 from ffdist.runtime.folder import check_resumable, locked, new_run, nothing_left_note, read_recorded, resumed_run
@@ -191,6 +192,7 @@ class Pipeline:
             objects with update, compute and reset, or functions of scores [N, K] and labels [N], which give a number or
             several. They get the validation and the test samples; their values are in `result.history()`.
         options: fields of the settings by their own names, for this run: epochs, batch_size, augment, lr, schedule, ...
+            `plan` may be a `Plan`, such as `Pipeline.plan(...).plan`.
         Ctrl-C, SIGTERM and SIGHUP end the training early, after a snapshot; again, or before it has begun, they raise
         KeyboardInterrupt.
         Raises ConfigError, DataError and NetworkError for what does not go together, or not with the run that is to go
@@ -325,7 +327,7 @@ class Pipeline:
         memory_limit: str | float | None = None,
         speeds: Sequence[float] = (),
         lanes: int | None = None,
-        plan: str | Path | None = None,
+        plan: str | Path | Plan | None = None,
         fresh: bool = False,
         **options: Any,
     ) -> Forecast:
@@ -335,13 +337,15 @@ class Pipeline:
         devices: how many there are, a worker each. link: what joins them, "1gbit" or "25gbit,50us"; None: within this
             host, measured. memory_limit: bytes that a worker may hold, or "8GiB". speeds: of the devices, against the
             one here. lanes: of a batch; None: those of the settings, else as many as are fastest. plan: one to price, a
-            text or file, in place of the best. fresh: measured anew. options: fields of the settings.
+            text, file or `Plan`, in place of the best. fresh: measured anew. options: fields of the settings.
         Returns the best plan (`.plan`), its stages (`.best`), and simulated samples a second (`.speeds`), beside a pure
         pipeline, data parallelism, and backpropagation by DDP and 1F1B; `.scaled([8, 32])` for other devices.
         `.best.devices` are the numbers of the workers' devices, some of which may be left idle.
         Raises ConfigError where nothing keeps to the memory limit, and for what does not go together.
         """
-        text = str(plan) if isinstance(plan, Path) else plan
+        if isinstance(plan, Plan):
+            lanes = plan.lanes if lanes is None else lanes
+        text = str(plan) if isinstance(plan, Path | Plan) else plan
         request = Request(devices, link, memory_limit, tuple(speeds), lanes, text, fresh)
         check_fields(request, "Pipeline.plan")
         settings = self.settings.changed(**as_fields(options, "Pipeline.plan"))

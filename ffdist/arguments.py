@@ -11,6 +11,7 @@ import torch
 from ffdist.errors import ConfigError, setting
 from ffdist.objectives import Objective, load_objective
 from ffdist.options import nearest, text_of
+from ffdist.plan import Plan
 from ffdist.settings import GROUP_OF, GROUPS, Settings, kind_of
 from ffdist.settings.base import as_words
 from ffdist.spelling import in_call, is_plain
@@ -47,7 +48,13 @@ def as_settings(given: Settings | None, default: Settings) -> Settings:
 
 
 def as_fields(options: dict[str, Any], where: str) -> dict[str, Any]:
-    """Arguments as fields of the settings. Raises ConfigError for one that is none, with the nearest."""
+    """Arguments as fields of the settings; a `Plan` as its text, and its lanes. Raises ConfigError for one that is no
+    field, with the nearest."""
+    if isinstance(plan := options.get("plan"), Plan):
+        lanes = options.get("lanes")
+        if lanes not in (None, plan.lanes):
+            raise ConfigError("lanes and the plan disagree", where=where, expected=f"{plan.lanes} lanes", got=lanes)
+        options = options | {"plan": str(plan), "lanes": plan.lanes}
     for name, value in options.items():
         if name in OWN or (name in OTHERS and name not in GROUP_OF):
             raise ConfigError(

@@ -341,7 +341,7 @@ def with_ends(link: NetworkLink, ends: NetworkLink) -> NetworkLink:
 def parse_speeds(text: str) -> tuple[float, ...]:
     """ "1,1,0.5". Raises ConfigError for what are no numbers."""
     try:
-        speeds = tuple(float(word) for word in text.replace(",", " ").split())
+        speeds = tuple(float(word) for part in text.split(",") for word in part.split() or [""])
     except ValueError:
         speeds = ()
     if not speeds:

@@ -117,6 +117,7 @@ def test_a_memory_limit_is_kept_or_an_error_says_what_would_do(capsys: pytest.Ca
         (("--devices", "2", "--speeds", "1,0"), "--speeds"),
         (("--devices", "2", "--speeds", "fast,slow"), "--speeds"),
         (("--devices", "2", "--speeds", ""), "--speeds"),
+        (("--devices", "2", "--speeds", "1,,1"), "--speeds"),
         (("--link", "fast"), "--link"),
         (("--memory-limit", "8"), "--memory-limit"),
         (("--lanes", "0"), "--lanes"),

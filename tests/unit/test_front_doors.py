@@ -223,6 +223,10 @@ def test_a_plan_of_a_file_goes_with_the_run_by_either_door(tmp_path: Path) -> No
         pipeline.fit("digits", lanes=3, out=tmp_path / "python", progress=False)
     pipeline.fit("digits", out=tmp_path / "python", progress=False)
     file.unlink()
+    with pytest.raises(ConfigError, match=r"lanes and the plan disagree(.|\n)*expected: 2 lanes"):
+        Pipeline("cnnb", "sff", **options).fit("digits", plan=plan, lanes=3, progress=False)
+    Pipeline("cnnb", "sff", **options).fit("digits", plan=plan, out=tmp_path / "typed", progress=False)
+    assert fingerprint(tmp_path / "typed") == fingerprint(tmp_path / "python")
     for of in ("line", "python"):
         assert read_settings(tmp_path / of).plan.plan == str(plan)
         resumed = Pipeline.resume(tmp_path / of, epochs=2, progress=False)
