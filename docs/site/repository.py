@@ -101,12 +101,12 @@ def glossary() -> str:
 
 def settings() -> str:
     """All groups, a table each."""
-    from ffdist.cli.catalog import about
+    from ffdist.cli.catalog import setting_facts
     from ffdist.cli.help import heading
     from ffdist.settings import GROUP_OF, GROUPS
 
     parts, group = [], None
-    for each in map(about, GROUP_OF):
+    for each in map(setting_facts, GROUP_OF):
         if each["group"] != group:
             group = each["group"]
             parts.append(f"\n## {group}\n\n{heading(GROUPS[group]())}\n")

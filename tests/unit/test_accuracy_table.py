@@ -154,7 +154,7 @@ def test_a_run_cut_off_before_its_first_snapshot_begins_anew(trained: tuple[Path
 def test_a_row_that_is_asked_to_stop_awaits_its_run(tmp_path: Path) -> None:
     saves = "import pathlib, signal, sys, time; begun, saved = map(pathlib.Path, sys.argv[1:])\n"
     saves += "signal.signal(signal.SIGTERM, lambda *_: (time.sleep(0.2), saved.touch(), sys.exit(143)))\n"
-    saves += "begun.touch(); time.sleep(60)"
+    saves += "begun.touch(); [time.sleep(0.1) for _ in range(600)]"  # a signal just before a long sleep would wait
     begun, saved = tmp_path / "begun", tmp_path / "saved"
 
     def stop() -> None:

@@ -713,7 +713,9 @@ signal.signal(signal.SIGINT, signal.default_int_handler)  # whatever the tests r
 write = sys.modules["ffdist.data.prepare"].write
 def slow(*args, **kept):
     open({str(tmp_path / "started")!r}, "w").close()
-    import time; time.sleep(60)
+    import time
+    for _ in range(600):  # a signal that comes just before a sleep is handled after it
+        time.sleep(0.1)
 sys.modules["ffdist.data.prepare"].write = slow
 ffdist.cli.main(["data", "prepare", {str(tmp_path / "pets")!r}, "--out", {str(tmp_path / "new" / "out")!r}])
 """
