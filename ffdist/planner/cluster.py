@@ -15,7 +15,7 @@ from ffdist.pipeline.reduce import slices_pay
 
 MAX_DEVICES = 4096
 MAX_SPEEDS = 8
-"""Of more different speeds not each is tried as the slowest of those that work."""
+"""Speeds that are tried as the slowest of those that work, about."""
 
 
 @dataclass(frozen=True)

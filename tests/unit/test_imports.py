@@ -149,7 +149,7 @@ ROOMS = {
         "trust",
         "calls",
     },
-    "arguments": {"errors", "options", "settings", "objectives", "data", "spelling"},
+    "arguments": {"errors", "options", "plan", "settings", "objectives", "data", "spelling"},
     "sending": {"errors", "payload", "runtime"},
 }
 """What each room may import, besides itself; those in `ABOVE` may import anything."""
