@@ -207,8 +207,8 @@ OTHERS_SECONDS = 30.0
 def print_error(error: FfdistError) -> None:
     """Print an error on stderr, in one paragraph.
 
-    Errors in the settings are the same on every rank, so a host's first rank prints them; those of a tracker or
-    callback occur on the last rank alone.
+    Errors in the settings are the same on every rank, so a host's first rank prints them; another one waits to be ended
+    with it, and prints its own where nobody ends it. Those of a tracker or callback occur on the last rank alone.
     """
     world = World.from_env()
     if world and world.local_rank > 0 and isinstance(error, ConfigError) and not isinstance(error, ObserverError):

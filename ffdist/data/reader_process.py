@@ -39,7 +39,7 @@ Order = tuple[Any, ...]
 BEAT = "beat"
 """A sign of life, the one text among the answers."""
 EVERY = 0.5
-"""Seconds between two of them."""
+"""Seconds between two of them, as of a worker's (`runtime.heartbeat`, which data may not import)."""
 
 
 class Answers:
