@@ -6,9 +6,11 @@ At its end Python frees what torch has made, object by object, for up to a secon
 from __future__ import annotations
 
 import atexit
+import ctypes
 import gc
 import io
 import os
+import signal
 import sys
 import threading
 from collections.abc import Callable
@@ -20,6 +22,17 @@ FILES = {io.TextIOWrapper, io.BufferedWriter, io.BufferedRandom}
 """What `open` makes of files that can be written."""
 OF_SYSTEM = {"_io", "asyncio", "multiprocessing", "ray", "socket", "subprocess", "torch"}
 """Modules whose objects the system frees as well: memory, and connections, over which daemons may still speak."""
+PR_SET_PDEATHSIG = 1
+
+
+def end_with_parent(parent: int) -> None:
+    """The kernel ends this process when the thread that has started it ends, in the process `parent`, even where this
+    one is stopped (on Linux)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        # it may die between the fork and prctl, which then waits for the death of whoever has adopted this process
+        if os.getppid() != parent:  # it has died already
+            os._exit(1)
 
 
 def end_process(status: int) -> NoReturn:

@@ -15,12 +15,13 @@ from queue import SimpleQueue
 from threading import Event, Lock, Thread
 from typing import Any, NamedTuple
 
+from ffdist.exiting import end_with_parent
 from ffdist.loading import loading
 from ffdist.payload import Payload, unpack
 
 START = (
     "import sys; from multiprocessing.connection import Connection; line = Connection(int(sys.argv[1])); "
-    "sys.path[:] = line.recv(); from ffdist.data.reader_process import main; main(line)"
+    "sys.path[:] = line.recv(); from ffdist.data.reader_process import main; main(line, int(sys.argv[2]))"
 )
 
 
@@ -75,12 +76,13 @@ class Answers:
             pass
 
 
-def main(line: Connection) -> None:
-    """The main loop of a reader process.
+def main(line: Connection, parent: int) -> None:
+    """The main loop of a reader process, whose orders come from the process `parent`.
 
     It answers once whether it can read (None, or the error), and then each order: the error, or None and the bytes of
     the samples; and says that it lives, until it has answered.
     """
+    end_with_parent(parent)  # where this one is stopped, too: then the line's end tells it nothing
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # whoever has started it decides
     for stream in (sys.stdout, sys.stderr):  # what several print at a time comes out in whole lines

@@ -15,6 +15,7 @@ import sys
 import time
 import weakref
 from collections.abc import Callable
+from concurrent.futures import Future
 from contextlib import suppress
 from multiprocessing.connection import Connection
 from queue import LifoQueue
@@ -50,9 +51,11 @@ class ReaderProcess:
     def __init__(self, start: ReaderStart) -> None:
         self.line, there = multiprocessing.Pipe()
         flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined] - as multiprocessing has it
-        command = [sys.executable, *flags, "-c", START, str(there.fileno()), "ffdist-reader"]
-        self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=(there.fileno(),))
-        there.close()
+        command = [sys.executable, *flags, "-c", START, str(there.fileno()), str(os.getpid()), "ffdist-reader"]
+        started: Future[subprocess.Popen[bytes]] = Future()
+        # a reader ends with the thread that has started it, and whoever wants samples may be one of a moment
+        Thread(target=start_and_wait, args=(command, there, started), name="ffdist-reader", daemon=True).start()
+        self.process = started.result()
         Thread(target=send_start, args=(self.line, start), name="ffdist-reader", daemon=True).start()
 
     def take(self, order: Order, out: np.ndarray, where: str) -> None:
@@ -113,6 +116,19 @@ class ReaderProcess:
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
+
+
+def start_and_wait(command: list[str], there: Connection, started: Future[subprocess.Popen[bytes]]) -> None:
+    """Start a process that has the other end of a line, and wait for its end."""
+    try:
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=(there.fileno(),))
+    except BaseException as error:
+        started.set_exception(error)
+        return
+    finally:
+        there.close()
+    started.set_result(process)
+    process.wait()
 
 
 def send_start(line: Connection, start: ReaderStart) -> None:

@@ -17,9 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from ffdist.errors import exit_status
-from ffdist.exiting import end_process, end_process_now
+from ffdist.exiting import end_process, end_process_now, end_with_parent
 from ffdist.loading import import_seconds, loading
-from ffdist.runtime.child import end_with_parent
 from ffdist.runtime.interrupts import leave_at_once
 from ffdist.runtime.process_stat import is_alive
 

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import signal
@@ -15,6 +14,7 @@ from collections.abc import Sequence
 from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
 
+from ffdist.exiting import end_with_parent
 from ffdist.loading import loading
 from ffdist.payload import Script
 from ffdist.runtime.heartbeat import Activity, beating, stacks_to
@@ -25,7 +25,6 @@ START = (
     "import sys; from multiprocessing.connection import Connection; line = Connection(int(sys.argv[1])); "
     "sys.path[:] = line.recv(); from ffdist.runtime.child import main; main(line)"
 )
-PR_SET_PDEATHSIG = 1
 
 
 class ProcessStart(NamedTuple):
@@ -94,12 +93,3 @@ def main(connection: Connection) -> None:
         from ffdist.runtime.worker_main import run_child
 
     run_child(start, job, line, activity)
-
-
-def end_with_parent(parent: int) -> None:
-    """The kernel ends this process when the one that has started it dies, even where it is stopped (on Linux)."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        # it may die between the fork and prctl, which then waits for the death of whoever has adopted this process
-        if os.getppid() != parent:  # it has died already
-            os._exit(1)

@@ -14,9 +14,9 @@ from typing import NamedTuple
 
 from ffdist.errors import ConfigError, setting
 from ffdist.events import Observers
+from ffdist.exiting import end_with_parent
 from ffdist.notes import note
 from ffdist.runtime.agree import agree
-from ffdist.runtime.child import end_with_parent
 from ffdist.runtime.folder import has_ended, locked
 from ffdist.runtime.heartbeat import Activity
 from ffdist.runtime.job import Job

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from ffdist.errors import StageLostError
+from ffdist.exiting import end_with_parent
 from ffdist.runtime.heartbeat import EVERY, STACK, Activity, beating, silence_of, stacks_to
 from ffdist.runtime.interrupts import SIGNALS, signals_blocked
 from ffdist.runtime.world import World
@@ -109,4 +110,5 @@ def is_alone() -> bool:
 if __name__ == "__main__":
     for each in SIGNALS:
         signal.signal(each, signal.SIG_IGN)  # it ends with the rank
+    end_with_parent(int(sys.argv[1]))
     watch(int(sys.argv[1]), *map(float, sys.argv[2:]))

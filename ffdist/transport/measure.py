@@ -19,6 +19,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ffdist.device import CPU
+from ffdist.exiting import end_with_parent
 from ffdist.transport.base import Edge, Frame, Receiver, Sender
 from ffdist.transport.local import open_local
 from ffdist.transport.process_group import LOOPBACK
@@ -143,6 +144,8 @@ def pin_to_cores(rank: int, size: int) -> None:
 
 def watch_parent() -> None:
     """Watch the parent from a worker's start on: one that waits for its first task has nobody else to tell it."""
+    if parent := multiprocessing.parent_process():
+        end_with_parent(parent.pid or 0)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 

@@ -7,6 +7,8 @@ import os
 import pickle
 import random
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -367,6 +369,46 @@ def test_a_reader_that_fails_or_dies_is_one_error_and_after_one_that_was_killed_
     (tmp_path / "end").unlink()
     again = Loader(images, images.train, np.arange(12), batch_size=4, seed=0, train=False, workers=2)
     assert os.getpid() not in readers_of(again)
+
+
+READER = """
+import os, signal, sys
+from threading import Thread
+from ffdist.data.readers import ReaderProcess, ReaderStart
+from ffdist.payload import pack
+found = []
+first = Thread(target=lambda: found.append(ReaderProcess(ReaderStart([], 1, pack(len, "it")))))
+first.start()
+first.join()
+assert found[0].answer("here", 60) is None
+os.kill(found[0].process.pid, signal.SIGSTOP)
+print(found[0].process.pid, flush=True)
+signal.pause()
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no signal at a parent's death")
+def test_a_stopped_reader_outlives_the_thread_that_wanted_it_and_goes_with_its_process() -> None:
+    with subprocess.Popen([sys.executable, "-c", READER], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout
+        reader = int(parent.stdout.readline())
+        stopped = comes_to(reader, "T")
+        parent.kill()
+    assert stopped
+    assert comes_to(reader, "Z", "")
+
+
+def comes_to(pid: int, *states: str) -> bool:
+    """Whether a process comes to one of these states within ten seconds: letters, as ps has them; "" where it is
+    gone."""
+    state, deadline = None, time.monotonic() + 10
+    while state not in states and time.monotonic() < deadline:
+        try:
+            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        except OSError:
+            state = ""
+        time.sleep(0.01)
+    return state in states
 
 
 def test_what_no_other_process_can_have_is_read_one_after_another_which_is_noted(

@@ -67,6 +67,7 @@ ROOMS = {
         "cores",
         "digests",
         "errors",
+        "exiting",
         "folders",
         "known",
         "loading",
@@ -80,7 +81,7 @@ ROOMS = {
         "scratch",
         "seeds",
     },
-    "transport": {"device", "errors", "known", "edge_actor", "options", "renamed"},
+    "transport": {"device", "errors", "exiting", "known", "edge_actor", "options", "renamed"},
     "trackers": {"errors", "events", "pipeline", "regular", "renamed"},
     "pipeline": {
         "options",

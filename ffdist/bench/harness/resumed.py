@@ -5,6 +5,7 @@ from __future__ import annotations
 import faulthandler
 import json
 import multiprocessing
+import os
 import sys
 import time
 import traceback
@@ -14,6 +15,7 @@ from typing import Any
 
 from ffdist.bench.harness.record import Record, as_json, tidy
 from ffdist.bench.harness.table import Line, ResultTable, lines_of
+from ffdist.exiting import end_with_parent
 
 LAST_LINE = 75.0
 """Seconds that running work may still take past the deadline; then its process is ended."""
@@ -149,6 +151,7 @@ def complete(file: Path, main: Callable[[Path, float], None], deadline: float) -
 
 
 def _bounded(main: Callable[[Path, float], None], file: Path, deadline: float) -> None:
-    """A process that hangs says where, and ends."""
+    """A process that hangs says where, and ends; as it does with its parent."""
+    end_with_parent(os.getppid())
     faulthandler.dump_traceback_later(max(1.0, deadline + LAST_LINE - time.monotonic()), exit=True)
     main(file, deadline)

@@ -23,8 +23,8 @@ import torch.distributed as dist
 
 from ffdist.device import enter, group_backend, queues
 from ffdist.errors import StageError
+from ffdist.exiting import end_with_parent
 from ffdist.runtime.allocator import keep_freed_memory
-from ffdist.runtime.child import end_with_parent
 from ffdist.runtime.interrupts import SIGNALS, signals_blocked
 from ffdist.runtime.world import World
 from ffdist.scratch import scratch_folder
