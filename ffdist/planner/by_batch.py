@@ -10,12 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import accumulate, pairwise
-from math import ceil, inf, isfinite
+from math import inf, isfinite
 from typing import NamedTuple
+
+import numpy as np
 
 from ffdist.plan import Plan, PlanStage, Share
 from ffdist.planner.cluster import Cluster
-from ffdist.planner.cost import costs_of
+from ffdist.planner.cost import Array, PlanCosts, costs_of, running_max
 from ffdist.planner.price import Price, numbered, price
 from ffdist.planner.profile import Profile
 
@@ -60,16 +62,43 @@ def slower_than_all_before(cluster: Cluster) -> list[int]:
 
 
 class StageNeeds(NamedTuple):
-    """Seconds of a batch that blocks i..j need."""
+    """Seconds of a batch that blocks i..j need, at [i, j]."""
 
-    alone: float
+    alone: Array
     """By one worker; infinite where it has not the memory."""
-    cycle: float
+    cycle: Array
     """From a block's batch to its next one, where several workers share the batches; infinite likewise."""
-    busy: float
+    busy: Array
     """The work of all these workers together."""
-    carrying: float
+    carrying: Array
     """The same of their links."""
+
+    @classmethod
+    def of(cls, costs: PlanCosts, speed: float, limit: float) -> StageNeeds:
+        """The needs of devices of this speed that may hold so many bytes each."""
+        link, lanes = costs.cluster.link, costs.lanes
+        lane, add = costs.totals("lane"), costs.totals("add")
+        borders = lanes * (np.array(costs.receiving)[:-1, None] + np.array(costs.sending)[None, :])
+        computing = (lanes * (lane + add) + costs.totals("step") + costs.totals("after_lanes") - add) / speed
+        state = costs.totals("weights") + costs.totals("moments")
+        crossing = np.array(costs.crossing)
+        crossing = lanes * np.maximum(crossing[:-1, None], crossing[None, :])
+        alone = np.maximum(computing + borders, crossing * link.carrying(1.0))
+        longest = running_max(np.array([costs.by_batch_longest(block, speed) for block in range(costs.size)]))
+        cycle = (lanes - 1) * lane / speed + longest
+        blocks = np.arange(costs.size + 1)[None, :] - np.arange(costs.size)[:, None]
+        handing = costs.totals("handover") / speed + state * (link.sender + link.receiver) + 2 * blocks * link.message
+        if isfinite(limit):
+            one = np.ones(1, int)
+            memory = costs.memories(lanes * one, one)[:, :, 0]
+            alone[memory > limit] = inf
+            cycle[memory + costs.by_batch_slots() > limit] = inf
+        return cls(alone, cycle, computing + borders + handing, (state + crossing) * link.carrying(1.0))
+
+    def workers(self, seconds: float) -> Array:
+        """The fewest workers that they need; infinite where no number is enough."""
+        several = np.ceil(np.maximum(self.busy, self.carrying) / seconds - CLOSE)
+        return np.where(self.alone <= seconds, 1.0, np.where(self.cycle > seconds, inf, np.maximum(2.0, several)))
 
 
 class ByBatchSearch:
@@ -82,7 +111,7 @@ class ByBatchSearch:
         self.costs = costs_of(profile, cluster, lanes)
         self.speed = min((cluster.speed(worker) for worker in range(cluster.devices)), default=1.0)
         self.limit = cluster.memory_limit if cluster.memory_limit is not None else inf
-        self._needs: dict[tuple[int, int], StageNeeds] = {}
+        self.needs = StageNeeds.of(self.costs, self.speed, self.limit)
 
     def best(self, below: float = inf) -> list[WorkersOfStage] | None:
         """The stages that take the least time; None where that is more than `below`."""
@@ -106,47 +135,26 @@ class ByBatchSearch:
     def longest(self) -> float:
         """Seconds in which any stages that fit into memory are done."""
         size = self.costs.size
-        links = max(self.carrying(i, j, 1) for i in range(size) for j in range(i + 1, size + 1))
-        return 2 * (self.compute_seconds(0, size) + sum(self.borders(i, i + 1) for i in range(size)) + links)
+        links = self.needs.carrying.max()
+        return float(2 * (self.compute_seconds(0, size) + sum(self.borders(i, i + 1) for i in range(size)) + links))
 
     def within(self, seconds: float) -> list[WorkersOfStage] | None:
         """Stages of no more workers than there are, none of which takes longer."""
         size = self.costs.size
-        fewest: list[tuple[int, WorkersOfStage | None]] = [(0, None)]
+        workers = self.needs.workers(seconds)
+        fewest, first = np.zeros(size + 1), [0] * (size + 1)
         for j in range(1, size + 1):
-            options = [
-                (fewest[i][0] + workers, WorkersOfStage(i, j, workers))
-                for i in range(j)
-                if (workers := self.needed(i, j, seconds))
-            ]
-            fewest.append(min(options, default=(self.cluster.devices + 1, None)))
-        if fewest[size][0] > self.cluster.devices:
+            before = fewest[:j] + workers[:j, j]
+            first[j] = int(before.argmin())
+            fewest[j] = before[first[j]]
+        if fewest[size] > self.cluster.devices:
             return None
         stages: list[WorkersOfStage] = []
-        while (stage := fewest[stages[-1].i if stages else size][1]) is not None:
-            stages.append(stage)
+        j = size
+        while j:
+            stages.append(WorkersOfStage(first[j], j, int(workers[first[j], j])))
+            j = first[j]
         return stages[::-1]
-
-    def needed(self, i: int, j: int, seconds: float) -> int:
-        """The fewest workers that blocks i..j need; 0 where no number is enough."""
-        if (i, j) not in self._needs:
-            self._needs[i, j] = self._needs_of(i, j)
-        needs = self._needs[i, j]
-        if needs.alone <= seconds:
-            return 1
-        if needs.cycle > seconds:
-            return 0
-        return max(2, ceil(needs.busy / seconds - CLOSE), ceil(needs.carrying / seconds - CLOSE))
-
-    def _needs_of(self, i: int, j: int) -> StageNeeds:
-        costs, borders = self.costs, self.borders(i, j)
-        alone, cycle = self.compute_seconds(i, j) + borders, costs.by_batch_cycle(i, j, self.speed)
-        if isfinite(self.limit):
-            graph = costs.largest_graph[i][j - i - 1]
-            alone = alone if costs.memory(i, j, self.lanes, 1) + graph <= self.limit else inf
-            cycle = cycle if isfinite(alone) and costs.by_batch_memory(i, j) + graph <= self.limit else inf
-        busy = costs.by_batch_busy(i, j, 1, self.speed) + borders
-        return StageNeeds(max(alone, self.carrying(i, j, 1)), cycle, busy, 2 * self.carrying(i, j, 2))
 
     def seconds(self, stages: Sequence[WorkersOfStage]) -> float:
         """Seconds of a batch."""
@@ -169,12 +177,6 @@ class ByBatchSearch:
     def borders(self, i: int, j: int) -> float:
         """Seconds of computing that the batch takes on its way in and out."""
         return self.lanes * (self.costs.receiving[i] + self.costs.sending[j])
-
-    def carrying(self, i: int, j: int, workers: int) -> float:
-        """Seconds that a worker's link carries what it sends of a batch, or what it gets, on average."""
-        handed = self.costs.state(i, j) if workers > 1 else 0.0
-        crossing = self.lanes * max(self.costs.crossing[i], self.costs.crossing[j])
-        return self.cluster.link.carrying((handed + crossing) / workers)
 
     def with_all(self, stages: Sequence[WorkersOfStage]) -> list[WorkersOfStage]:
         """The same with work for every device: each goes where workers have the most to do."""

@@ -96,6 +96,10 @@ class ExchangeCost:
         """True if each adds up a slice of its own."""
         return workers > 1 and slices_pay(workers, self.choice)
 
+    def is_halved(self, workers: int, lanes: int, num_bytes: float) -> bool:
+        """True if they add up by halves. num_bytes: of the stage's gradients."""
+        return halves_pay(workers, lanes, int(num_bytes), self.choice)
+
     def parts(self, workers: int) -> int:
         """The number of parts that a block's gradients are cut into, of which a message has one."""
         return workers if self.is_sliced(workers) else 1
@@ -105,7 +109,7 @@ class ExchangeCost:
 
         num_bytes: of the stage's gradients. weights: whether new weights are handed on, and not sums of gradients.
         """
-        if halves_pay(workers, lanes, int(num_bytes), self.choice):
+        if self.is_halved(workers, lanes, num_bytes):
             levels = range(workers.bit_length() - 1)
             back = 1.0 if weights else self.short
             return (

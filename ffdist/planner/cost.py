@@ -32,6 +32,9 @@ from itertools import accumulate, pairwise
 from math import ceil, log2
 from typing import NamedTuple
 
+import numpy as np
+import numpy.typing as npt
+
 from ffdist.pipeline.bucket import bucket_sizes
 from ffdist.pipeline.by_batch import OTHER_FRAMES, frames_of
 from ffdist.planner.cluster import Cluster, ExchangeRound
@@ -57,6 +60,38 @@ def costs_of(profile: Profile, cluster: Cluster, lanes: int) -> PlanCosts:
     if key not in profile.kept:
         profile.kept[key] = PlanCosts(profile, cluster, lanes)
     return profile.kept[key]
+
+
+Array = npt.NDArray[np.float64]
+
+
+def running_max(each: Array) -> Array:
+    """The largest of blocks i..j, at [i, j]; 0 for no blocks. each: of [block, ...], none below 0."""
+    size = len(each)
+    later = np.arange(size)[:, None] <= np.arange(size)[None, :]
+    of_each = np.where(later.reshape(size, size, *(1,) * (each.ndim - 1)), each[None], 0.0)
+    found = np.maximum.accumulate(of_each, axis=1)
+    return np.concatenate([np.zeros_like(found[:, :1]), found], axis=1)
+
+
+class ExchangeSum(NamedTuple):
+    """All rounds of an exchange together, as of `ExchangeRound`."""
+
+    gradients: float
+    running: float
+    messages: int
+    number: int
+    """The number of rounds."""
+
+    @classmethod
+    def of(cls, rounds: Sequence[ExchangeRound]) -> ExchangeSum:
+        """The sum of these rounds."""
+        return cls(
+            sum(each.gradients for each in rounds),
+            sum(each.running for each in rounds),
+            sum(each.messages for each in rounds),
+            len(rounds),
+        )
 
 
 class PlanCosts:
@@ -107,12 +142,22 @@ class PlanCosts:
         }
         self._longest: dict[tuple[int, int, int, float], float] = {}
         self._buckets: dict[tuple[int, int, int], list[int]] = {}
+        self._rounds: dict[tuple[int, bool], ExchangeSum] = {}
         self._loads: dict[tuple[int, int, int, float], WorkerLoad] = {}
 
     def total(self, name: str, i: int, j: int) -> float:
         """The sum of one cost over blocks i..j."""
         sums = self._sums[name]
         return sums[j] - sums[i]
+
+    def each(self, name: str) -> Array:
+        """One cost of each block."""
+        return np.diff(np.array(self._sums[name]))
+
+    def totals(self, name: str) -> Array:
+        """`total` of all blocks, at [i, j]."""
+        sums = np.array(self._sums[name])
+        return sums[None, :] - sums[:-1, None]
 
     @cached_property
     def largest_graph(self) -> list[list[float]]:
@@ -132,9 +177,20 @@ class PlanCosts:
         """Bytes of blocks i..j that each of the workers sends in a round, and gets."""
         return each.gradients * self.total("gradients", i, j) + each.running * self.total("running", i, j)
 
+    def all_rounds(self, i: int, j: int, workers: int) -> ExchangeSum:
+        """The sum of all `rounds`."""
+        num_bytes = self.total("gradients", i, j)
+        key = (workers, self.cluster.exchange.is_halved(workers, self.lanes, num_bytes))
+        if key not in self._rounds:
+            self._rounds[key] = ExchangeSum.of(self.rounds(i, j, workers))
+        return self._rounds[key]
+
     def exchanged(self, i: int, j: int, workers: int) -> float:
-        """The bytes of all rounds."""
-        return sum(self.sent(i, j, each) for each in self.rounds(i, j, workers))
+        """The bytes that each of the workers of a stage with blocks i..j sends in all rounds, and gets."""
+        return self._bytes_of(i, j, self.all_rounds(i, j, workers))
+
+    def _bytes_of(self, i: int, j: int, rounds: ExchangeSum) -> float:
+        return rounds.gradients * self.total("gradients", i, j) + rounds.running * self.total("running", i, j)
 
     def messages(self, i: int, j: int, each: ExchangeRound, buckets: int = 1) -> float:
         """Seconds of computing that each of the workers loses with a round, where blocks i..j travel in so many
@@ -155,7 +211,14 @@ class PlanCosts:
         if workers == 1:
             return own
         buckets = len(self.bucket_sizes(i, j, workers))
-        return own + sum(self.messages(i, j, each, buckets) for each in self.rounds(i, j, workers))
+        return own + self.all_messages(i, j, self.all_rounds(i, j, workers), buckets)
+
+    def all_messages(self, i: int, j: int, rounds: ExchangeSum, buckets: int = 1) -> float:
+        """The sum of `messages` over all rounds. rounds: of the stage of which blocks i..j are a part."""
+        link = self.cluster.link
+        blocks = self.total("exchange", i, j) if self.profile.on_cpu else 0.0
+        of_bytes = self._bytes_of(i, j, rounds) * (link.sender + link.receiver)
+        return of_bytes + rounds.messages * (blocks + 2 * buckets * link.message)
 
     def bucket_sizes(self, i: int, j: int, workers: int) -> list[int]:
         """The numbers of blocks of i..j that travel together, in order."""
@@ -178,23 +241,19 @@ class PlanCosts:
         key = (i, j, workers, speed)
         if key not in self._longest:
             ends = [i, *(i + end for end in accumulate(self.bucket_sizes(i, j, workers)))]
-            rounds = self.rounds(i, j, workers)
+            rounds = self.all_rounds(i, j, workers)
             self._longest[key] = max(
                 self.total("lane", first, end) / speed + self.exchange(first, end, workers, speed, rounds)
                 for first, end in pairwise(ends)
             )
         return self._longest[key]
 
-    def exchange(self, i: int, j: int, workers: int, speed: float, rounds: Sequence[ExchangeRound]) -> float:
+    def exchange(self, i: int, j: int, workers: int, speed: float, rounds: ExchangeSum) -> float:
         """Seconds from the last gradient of blocks that travel together until a worker may compute with their new
         weights. rounds: of their stage."""
-        on_the_way = sum(self.round(i, j, each) + self.messages(i, j, each) for each in rounds)
-        return on_the_way + self.update(i, j, workers) / speed
-
-    def round(self, i: int, j: int, each: ExchangeRound) -> float:
-        """Seconds that a round of blocks that travel together is on its way."""
         link = self.cluster.link
-        return link.on_the_way(self.sent(i, j, each)) + link.latency
+        on_the_way = link.on_the_way(self._bytes_of(i, j, rounds)) + rounds.number * link.latency
+        return on_the_way + self.all_messages(i, j, rounds) + self.update(i, j, workers) / speed
 
     def load(self, i: int, j: int, workers: int, speed: float) -> WorkerLoad:
         """The load of one of so many workers of a stage i..j; kept, as the search asks for the same ones again."""
@@ -230,18 +289,15 @@ class PlanCosts:
     def by_batch_cycle(self, i: int, j: int, speed: float) -> float:
         """Seconds from a block's batch to its next one, of the block with the most. Lanes go through all blocks one
         after the other, so that a block has learned with the last of them, and the next batch's first waits for it."""
-        return (self.lanes - 1) * self.total("lane", i, j) / speed + self._by_batch_longest(i, j, speed)
+        longest = max(self.by_batch_longest(block, speed) for block in range(i, j))
+        return (self.lanes - 1) * self.total("lane", i, j) / speed + longest
 
-    def _by_batch_longest(self, i: int, j: int, speed: float) -> float:
+    def by_batch_longest(self, index: int, speed: float) -> float:
         """Seconds from a block's last lane to its next batch."""
-        key = (i, j, 0, speed)
-        if key not in self._longest:
-            block, link = self.profile.blocks[j - 1], self.cluster.link
-            own = (self.lane[j - 1] + self.step[j - 1] + self.after_lanes[j - 1] + block.handover) / speed
-            own += link.on_the_way(float(block.state_bytes)) + link.latency
-            own += block.state_bytes * (link.sender + link.receiver) + 2 * link.message
-            self._longest[key] = max(own, self._by_batch_longest(i, j - 1, speed)) if j - 1 > i else own
-        return self._longest[key]
+        block, link = self.profile.blocks[index], self.cluster.link
+        own = (self.lane[index] + self.step[index] + self.after_lanes[index] + block.handover) / speed
+        own += link.on_the_way(float(block.state_bytes)) + link.latency
+        return own + block.state_bytes * (link.sender + link.receiver) + 2 * link.message
 
     def by_batch_memory(self, i: int, j: int) -> float:
         """The same as `memory`, with the slots of the edges from the worker before and to the next one: as many as may
@@ -260,3 +316,24 @@ class PlanCosts:
             + self.total("moments", i, j) / self.slices(workers)
             + (self.cluster.queue + 1) * (self.message[i] + self.message[j])
         )
+
+    def memories(self, lanes: npt.NDArray[np.int64], workers: npt.NDArray[np.int64]) -> Array:
+        """`memory` and the largest graph of all blocks, at [i, j, k], for the k-th of these numbers."""
+        slices = np.array([self.slices(int(each)) for each in workers])
+        buffers = 1 + np.ceil(np.log2(lanes)) + (workers > 1)
+        weights, gradients, moments = (self.totals(name)[:, :, None] for name in ("weights", "gradients", "moments"))
+        message = np.array(self.message)
+        queues = (self.cluster.queue + 1) * (message[:-1, None] + message[None, :])
+        at_work = running_max(np.array(self.graph))
+        return weights + buffers * gradients + moments / slices + (queues + at_work)[:, :, None]
+
+    def by_batch_slots(self) -> Array:
+        """The part of `by_batch_memory` that is not `memory`, at [i, j]."""
+        states = np.array([0.0, *accumulate(self.state(block, block + 1) for block in range(self.size))])
+        found = np.zeros((self.size, self.size + 1))
+        for blocks in range(1, self.size + 1):
+            starts = np.arange(self.size + 1 - blocks)
+            frames = frames_of(blocks)
+            largest = np.max([states[starts + each.stop] - states[starts + each.start] for each in frames], axis=0)
+            found[starts, starts + blocks] = 2 * (len(frames) + OTHER_FRAMES + 1) * largest
+        return found

@@ -21,15 +21,27 @@ has only to show that nothing is below. Where they are too many for that, the pl
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
+from functools import cached_property
 from itertools import accumulate
 from math import ceil, inf, isfinite, prod
 from operator import attrgetter
-from typing import NamedTuple
 
 from ffdist.plan import Plan, PlanStage, Share
 from ffdist.planner.cluster import Cluster
 from ffdist.planner.cost import costs_of
+from ffdist.planner.fewest import FewestWorkers
+from ffdist.planner.partial_plan import (
+    NextDevices,
+    OpenStage,
+    PartialPlan,
+    compositions,
+    dealt_out,
+    is_covered,
+    mirrored,
+    shares_of_lanes,
+    start_of,
+)
 from ffdist.planner.price import Price, numbered
 from ffdist.planner.profile import Profile
 
@@ -50,53 +62,6 @@ MAX_TRIED = 100_000
 """The partial plans that one question to all orders and shares may look at."""
 
 
-class PartialPlan(NamedTuple):
-    """Blocks up to some border dealt out, and what the last worker has taken on so far."""
-
-    free: tuple[int, ...]
-    """The devices without work: where any may be next, for each kind how many are no slower; else how many."""
-    kind: int
-    """The kind of the last worker's device, by the place of its speed among all speeds; -1 for no worker yet."""
-    worker: int
-    """The last one that has something, in the order in which they got it; -1 for none yet."""
-    busy: float
-    """Seconds busy of the last worker in each batch."""
-    out: float
-    """Bytes that its link sends."""
-    back: float
-    """Bytes that its link gets."""
-    memory: float
-    """Bytes that it holds, without the graph."""
-    graph: float
-    """Bytes of its largest block at work."""
-    lanes: int
-    """The lanes of the last stage, by this worker; its output is sent when it is known who takes it on."""
-    before: PartialPlan | None = None
-    """The one that this extends."""
-    stage: tuple[int, int] = (0, 0)
-    """The last stage: its first block, and the first one after it."""
-    counts: tuple[int, ...] = ()
-    """Lanes of the stage's workers in order; the last is `worker`."""
-    kinds: tuple[int, ...] = ()
-    """The kinds of their devices."""
-    spent: float = 0.0
-    """Seconds busy of all workers before the last, where they share cores."""
-
-    @property
-    def total(self) -> float:
-        """Seconds busy of all workers so far."""
-        return self.spent + self.busy if self.worker >= 0 else 0.0
-
-
-class NextDevices(NamedTuple):
-    """Devices that may be the next ones to get work."""
-
-    kinds: tuple[int, ...]
-    """Their kinds, in order."""
-    free: tuple[int, ...]
-    """Those without work then, as of `PartialPlan`."""
-
-
 class PlanSearch:
     """The search for one number of lanes.
 
@@ -113,6 +78,8 @@ class PlanSearch:
         self.rate = cluster.link.rate if cluster.link.wired else inf
         self.cores = inf if cluster.cores is None else cluster.cores
         in_order = cluster.fastest(cluster.devices)
+        self.most_workers = min(lanes, cluster.devices) if shared else 1
+        """The most workers of a stage."""
         self.speeds = sorted({cluster.speed(device) for device in in_order}, reverse=True)
         """The speed of each kind of device, from the fastest on."""
         self.devices = [[device for device in in_order if cluster.speed(device) == speed] for speed in self.speeds]
@@ -149,9 +116,15 @@ class PlanSearch:
         self.low = 0.0
         """A time that no plan keeps to."""
         self._tried = 0
+        self._next_number: list[list[int]] = []
         self._most: dict[tuple[int, int, int, int, bool], int] = {}
+        self._most_new: dict[tuple[int, int], int] = {}
         self._capacity: dict[tuple[int, ...], float] = {}
         self._next: dict[tuple[tuple[int, ...], int], list[NextDevices]] = {}
+
+    @cached_property
+    def _fewest(self) -> FewestWorkers:
+        return FewestWorkers(self.costs, self.speeds[0], self.most_workers)
 
     @property
     def bounded(self) -> bool:
@@ -170,7 +143,7 @@ class PlanSearch:
         if self.least_seconds() > below * (1 + CLOSE):
             return None
         self._try_all(False)
-        if isfinite(self.limit) and self.fitting(self.limit) is None:
+        if isfinite(self.limit) and not isfinite(below) and self.fitting(self.limit) is None:
             return None
         found = self._halved(below, within)
         if not (self.tries_orders or self.tries_shares):
@@ -178,12 +151,13 @@ class PlanSearch:
         self._try_all(True)
         if found is None:
             return self._halved(below, within)
+        self.low = self.least_seconds() * (1 - CLOSE)
         return self._undercut(found, within)
 
     def best_from(self, found: Price) -> Price:
         """The best plan, from one that `near_best` found."""
         while (better := self.within(found.seconds * (1 - CLOSE))) and better.seconds < found.seconds:
-            found = self._bisect(better, COARSE)
+            found = self._undercut(better, COARSE)
         return found
 
     def least_seconds(self) -> float:
@@ -208,15 +182,18 @@ class PlanSearch:
         return found and self._bisect(found, within)
 
     def _undercut(self, found: Price, within: float) -> Price:
-        """A plan so near to the best, from one that very likely is."""
-        self.low, step = self.least_seconds() * (1 - CLOSE), within
-        while (goal := found.seconds / (1 + step)) > self.low:
+        """A plan so near to the best, from one that very likely is: what is asked first is whether one is below it."""
+        step = within
+        while found.seconds > self.low * (1 + within) * (1 + CLOSE):
+            goal = found.seconds / (1 + step)
+            if goal <= self.low:
+                goal = found.seconds / (1 + within)
             better = self.within(goal)
             if better is None or better.seconds >= found.seconds:
-                self.low = goal
-                break
-            found, step = better, 4 * step
-        return self._bisect(found, within)
+                self.low, step = goal, within
+            else:
+                found, step = better, 4 * step
+        return found
 
     def _bisect(self, found: Price, within: float) -> Price:
         """A plan that is so near to the best, from one that is not."""
@@ -236,19 +213,24 @@ class PlanSearch:
         one_way = self.loose and not self.cluster.link.receiver and not self.all_shares
         self.fewest = one_way or self.lanes > FEW
         self.summed = self.timed and isfinite(self.cores)
-        self._most, self._tried = {}, 0
+        self._most, self._most_new, self._tried = {}, {}, 0
         size = self.costs.size
         runs: list[list[PartialPlan]] = [[self._first()], *([] for _ in range(size))]
+        fewest = self._fewest.within(seconds, self.limit)
         for i in range(size):
+            if not runs[i]:
+                continue
+            self._next_number = fewest[i].tolist()
             closed = self.closed(runs[i], i)
             for j in range(i + 1, size + 1):
                 workers = self.least_workers(i, j)
-                if workers > min(self.lanes, self.cluster.devices):
+                if workers > self.most_workers:
                     break
+                workers = self.next_number(workers, j)
                 for run in closed:
                     self.add(runs[j], self.by_new_workers(run, workers, i, j), j)
                 for run in runs[i] if self.shared and i else ():
-                    self.add(runs[j], self.by_last_worker(run, max(1, workers - 1), i, j), j)
+                    self.add(runs[j], self.by_last_worker(run, workers, i, j), j)
             if self._tried > MAX_TRIED and (self.any_order or self.all_shares):
                 self.cut_short, self.tries_orders, self.tries_shares = True, False, False
                 self._try_all(False)
@@ -378,6 +360,22 @@ class PlanSearch:
         if it had nothing else to do."""
         return (self.speeds[last] + self.capacity(free)) * self.seconds * (1 + CLOSE)
 
+    def most_new(self, free: tuple[int, ...], j: int) -> int:
+        """The most new workers of a stage, after whom those left can still do the blocks from j on in time."""
+        if self.any_order or not self.timed:
+            return free[-1]
+        key = (free[0], j)
+        if key not in self._most_new:
+            first, low, high = len(self.row) - free[0], 0, free[0]
+            while low < high:
+                middle = (low + high + 1) // 2
+                if self.work[j] <= self.most_after((free[0] - middle,), self.row[first + middle - 1]):
+                    low = middle
+                else:
+                    high = middle - 1
+            self._most_new[key] = low
+        return self._most_new[key]
+
     def capacity(self, free: tuple[int, ...]) -> float:
         """The speeds of the free devices, added up."""
         if free not in self._capacity:
@@ -412,11 +410,11 @@ class PlanSearch:
 
     def by_new_workers(self, run: PartialPlan, workers: int, i: int, j: int) -> Iterator[PartialPlan]:
         """Blocks i..j as one stage after `run`, by new workers alone. workers: the fewest that may do."""
-        most = min(self.lanes, run.free[-1]) if self.shared else min(1, run.free[-1])
+        most = min(self.most_workers, self.most_new(run.free, j))
         spent = self.spent_by(run, i) if self.summed else 0.0
         enough: set[tuple[int, ...]] = set()
         while workers <= most:
-            yield from self.shared_out(run, (), (), workers, i, j, spent, enough)
+            yield from self.shared_out(run, OpenStage(i, j, workers), spent, enough)
             if enough and not self.any_order:
                 return
             workers = self.more(workers, 0, 0, i, j)
@@ -434,7 +432,7 @@ class PlanSearch:
 
     def with_head(self, run: PartialPlan, lanes: int | None, workers: int, i: int, j: int) -> Iterator[PartialPlan]:
         """lanes: how many the last worker takes; None: as many as it can."""
-        upto, enough = min(self.lanes, run.free[-1] + 1), set[tuple[int, ...]]()
+        upto, enough = min(self.lanes, self.most_new(run.free, j) + 1), set[tuple[int, ...]]()
         while workers <= upto:
             head = self.head(run, lanes, workers, i, j)
             if head and workers == 1:
@@ -443,7 +441,8 @@ class PlanSearch:
                     enough.add(())
             elif head:
                 spent = self.spent_by(head, j) if self.summed else 0.0
-                yield from self.shared_out(head, (head.lanes,), (head.kind,), workers, i, j, spent, enough)
+                stage = OpenStage(i, j, workers, (head.lanes,), (head.kind,))
+                yield from self.shared_out(head, stage, spent, enough)
             if enough and not self.any_order:
                 return
             workers = self.more(workers, head.lanes if head else 0, 1, i, j)
@@ -476,28 +475,26 @@ class PlanSearch:
     def more(self, workers: int, had: int, heads: int, i: int, j: int) -> int:
         """The next number of workers to try where so many were too few. Of many one more changes each one's part of
         the rest so little that it is as many as the lanes need at once."""
-        if workers < FEW:
-            return workers + 1
-        each = self.most(0, workers, i, j, last=True)
-        return max(workers + 1, heads + ceil((self.lanes - had) / each)) if each else self.lanes + 1
+        wanted = workers + 1
+        if workers >= FEW:
+            each = self.most(0, workers, i, j, last=True)
+            wanted = max(wanted, heads + ceil((self.lanes - had) / each)) if each else self.lanes + 1
+        return self.next_number(wanted, j)
+
+    def next_number(self, workers: int, j: int) -> int:
+        """The first number, from this one on, of workers that may do the stage up to j in time."""
+        return self._next_number[j][workers - 1] if workers <= self.most_workers else workers
 
     def shared_out(
-        self,
-        run: PartialPlan,
-        counts: tuple[int, ...],
-        kinds: tuple[int, ...],
-        workers: int,
-        i: int,
-        j: int,
-        spent: float,
-        enough: set[tuple[int, ...]],
+        self, run: PartialPlan, stage: OpenStage, spent: float, enough: set[tuple[int, ...]]
     ) -> Iterator[PartialPlan]:
         """The rest of a stage's lanes to new workers, each as many as it can take; the last one more, where that may
         help.
 
-        counts, kinds: of those who have some already. spent: seconds of all workers so far. enough: the kinds, fastest
-        first, of fewer new workers who could do the same; this adds to it.
+        spent: seconds of all workers so far. enough: the kinds, fastest first, of fewer new workers who could do the
+        same; this adds to it.
         """
+        i, j, workers, counts, kinds = stage
         rest, more = self.lanes - sum(counts), workers - len(counts)
         if more > run.free[-1] or rest < more or (self.summed and not self.can_spend(spent, j)):
             return
@@ -519,7 +516,8 @@ class PlanSearch:
                 if self.summed:
                     for each, kind in zip(dealt, devices[:-1], strict=True):
                         now += each * self.costs.sending[j] + self.begun(each, workers, i, j, kind)
-                new = self.add_worker(run, free, (*counts, *dealt, lanes), (*kinds, *devices), workers, i, j, now, more)
+                whole = OpenStage(i, j, workers, (*counts, *dealt, lanes), (*kinds, *devices))
+                new = self.add_worker(run, free, whole, now, more)
                 yield new
                 if self.is_enough(new, i, j):
                     found.append(tuple(sorted(devices)))
@@ -553,18 +551,10 @@ class PlanSearch:
         return upto
 
     def add_worker(
-        self,
-        before: PartialPlan,
-        free: tuple[int, ...],
-        counts: tuple[int, ...],
-        kinds: tuple[int, ...],
-        workers: int,
-        i: int,
-        j: int,
-        spent: float,
-        more: int,
+        self, before: PartialPlan, free: tuple[int, ...], stage: OpenStage, spent: float, more: int
     ) -> PartialPlan:
         """The last of so many more workers, who begins with its lanes of this stage."""
+        i, j, workers, counts, kinds = stage
         lanes, costs, kind = counts[-1], self.costs, kinds[-1]
         load = costs.load(i, j, workers, self.speeds[kind])
         return PartialPlan(
@@ -649,56 +639,6 @@ class PlanSearch:
                 stages.append(PlanStage(names, ordered))
         left = [iter(devices) for devices in self.devices]
         return Plan(self.lanes, tuple(stages)), [next(left[kinds[worker]]) for worker in range(len(kinds))]
-
-
-def dealt_out(lanes: int, room: Sequence[int]) -> list[int]:
-    """Lanes to workers with room for so many each: the first ones take all they can, but one for each other."""
-    dealt: list[int] = []
-    for place, each in enumerate(room):
-        dealt.append(min(each, lanes - (len(room) - 1 - place)))
-        lanes -= dealt[-1]
-    return dealt
-
-
-def compositions(have: Sequence[int], many: int) -> Iterator[tuple[int, ...]]:
-    """Each way to take so many, of some of which there are so many each."""
-    if not have:
-        if not many:
-            yield ()
-        return
-    for count in range(max(0, many - sum(have[1:])), min(have[0], many) + 1):
-        for others in compositions(have[1:], many - count):
-            yield (count, *others)
-
-
-def is_covered(devices: tuple[int, ...], enough: set[tuple[int, ...]]) -> bool:
-    """True if one of these devices is not needed, and is no slower than the last: it could stand for that one."""
-    ordered = sorted(devices)
-    places = (place for place, kind in enumerate(ordered) if kind <= devices[-1])
-    return any((*ordered[:place], *ordered[place + 1 :]) in enough for place in places)
-
-
-def start_of(run: PartialPlan) -> PartialPlan | None:
-    """The run before the stage that ends this one."""
-    before = run.before
-    if before is not None and before.stage == run.stage and before.counts:
-        return before.before  # the head of the same stage
-    return before
-
-
-def shares_of_lanes(run: PartialPlan, lanes: int) -> list[Share]:
-    """The lanes of a stage in the order of its workers."""
-    first, shares = 0, list[Share]()
-    for place, count in enumerate(run.counts):
-        shares.append(Share(run.worker - len(run.counts) + 1 + place, range(first, first + count)))
-        first += count
-    assert first == lanes
-    return shares
-
-
-def mirrored(shares: Sequence[Share], lanes: int) -> list[Share]:
-    """Lanes counted from the other end: who has the last ones of one stage has the first ones of the next."""
-    return [Share(share.worker, range(lanes - share.lanes.stop, lanes - share.lanes.start)) for share in shares]
 
 
 def at_most(upto: int, room: float, each: float, first: int = 0) -> int:

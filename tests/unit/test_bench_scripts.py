@@ -14,7 +14,7 @@ import pytest
 import torch
 import tyro
 
-from benchmarks import changes, finite, floors, pulses, ray_transports, simulation, snapshots, workers
+from benchmarks import changes, finite, floors, pulses, ray_transports, search_times, simulation, snapshots, workers
 from benchmarks.report import report
 from benchmarks.segments import estimate
 from ffdist.bench import harness
@@ -180,9 +180,17 @@ def test_a_change_is_undone_in_a_process_that_answers_with_its_time_a_step() -> 
     assert min(here.recv()[1] for _ in range(2)) > 0
 
 
+def test_the_search_for_a_plan_is_timed(tmp_path: Path) -> None:
+    search_times.main(repeats=2, forecast=False, cases=1, record=tmp_path)
+    (record,) = tmp_path.glob("*.json")
+    (row,) = (row for row in read(record)["rows"] if row["metric"] == "search")
+    assert (row["blocks"], row["lanes"], row["exact"], row["n"]) == (64, 1, "yes", 2)
+    assert 0 < row["spread"][0] <= row["value"] <= row["spread"][1]
+
+
 def test_every_script_says_its_options(capsys: pytest.CaptureFixture[str]) -> None:
     """Those that are told by a function's own parameters."""
-    for script in (changes, floors, pulses, ray_transports, simulation, snapshots, workers):
+    for script in (changes, floors, pulses, ray_transports, search_times, simulation, snapshots, workers):
         with pytest.raises(SystemExit) as ended:
             tyro.cli(script.main, args=["--help"])
         assert ended.value.code == 0

@@ -27,6 +27,8 @@ from ffdist.planner import (
     price,
 )
 from ffdist.planner.by_batch import best_by_batch
+from ffdist.planner.cost import costs_of
+from ffdist.planner.fewest import FewestWorkers
 from ffdist.planner.forecast import SURE, fastest, forecast, simulated
 from ffdist.planner.plan_search import PlanSearch
 from ffdist.planner.search import PAYS, best_pipeline, best_price, data_parallel, in_mib, least_memory
@@ -395,12 +397,35 @@ def test_no_plan_takes_less_memory_than_the_least_that_is_told(profile: Profile,
     assert in_mib(least_memory(profile, cluster, counts)) == in_mib(wanted)
 
 
+@settings(deadline=None, max_examples=60)
+@given(networks, links, st.integers(1, 9), st.integers(1, 7), st.sampled_from([0.4, 0.9, 1.5]), st.data())
+def test_numbers_of_workers_that_are_left_out_could_not_do_it_in_time(
+    profile: Profile, link: NetworkLink, lanes: int, workers: int, factor: float, data: st.DataObject
+) -> None:
+    """However the lanes are shared, one of so many workers has a W-th of them, rounded up, and is late, or lacks
+    memory; and one worker is left out only where it is."""
+    costs = costs_of(profile, Cluster(workers, link), lanes)
+    i = data.draw(st.integers(0, costs.size - 1))
+    j = data.draw(st.integers(i + 1, costs.size))
+    seconds = factor * lanes * sum(costs.lane) / data.draw(st.integers(1, workers))
+    limit = data.draw(st.sampled_from([inf, 5e6, 5e7]))
+    first = FewestWorkers(costs, 1.0, workers).within(seconds, limit)[i, j]
+    assert list(first) == sorted(first)
+    for many in range(1, workers + 1):
+        most = -(-lanes // many)
+        late = costs.busy(i, j, most, many, 1.0) > seconds or costs.cycle(i, j, most, many, 1.0) > seconds
+        late |= link.carrying(costs.exchanged(i, j, many)) > seconds
+        late |= costs.memory(i, j, most, many) + costs.largest_graph[i][j - i - 1] > limit
+        assert late or first[many - 1] == many
+        assert many > 1 or not late or first[0] > 1
+
+
 def test_the_least_memory_of_many_lanes_and_devices_is_soon_told() -> None:
     profile = network(*(block(n, 0.02, 1.0 + n % 4) for n in range(8)))
     begun = time.process_time()
     with pytest.raises(ConfigError, match="no plan keeps to the memory limit"):
         best_plan(profile, Cluster(16, memory_limit=1e4))
-    assert time.process_time() - begun < 6.0
+    assert time.process_time() - begun < 3.0
 
 
 def test_sixty_four_blocks_on_sixty_four_devices_take_less_than_a_second() -> None:
@@ -431,7 +456,7 @@ def test_thirty_blocks_on_unlike_devices_take_seconds_at_most(name: str, lanes: 
     profile = network(*(block(n, *each) for n, each in enumerate(sizes)))
     begun = time.process_time()
     assert PlanSearch(profile, CLUSTERS[name], lanes).least()
-    assert time.process_time() - begun < 5.0
+    assert time.process_time() - begun < 3.0
 
 
 @pytest.mark.parametrize(
