@@ -20,6 +20,8 @@ from ffdist.errors import ConfigError, users_code
 from ffdist.trust import check_trusted
 
 T = TypeVar("T")
+MAX_CODE = 1 << 26
+"""Bytes of a file of code, at most."""
 
 
 ALIASES = {
@@ -101,6 +103,13 @@ def _import(place: str, kind: str) -> types.ModuleType:
     folder = str(path.absolute().parent if in_folder else Path.cwd())
     if folder not in sys.path:
         sys.path.append(folder)
+    if is_file and (size := path.stat().st_size) > MAX_CODE:  # Python would read all of it
+        raise ConfigError(
+            f"'{place}' is too large for code",
+            where=f"{kind} {place}:...",
+            expected=f"{MAX_CODE:,} bytes at most",
+            got=f"{size:,}",
+        )
     module_name = path.stem if is_file else path.name
     with users_code(ConfigError, f"'{place}' cannot be imported", where=f"{kind} {place}:..."):
         try:

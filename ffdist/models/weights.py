@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ffdist.errors import ConfigError, NetworkError, described, setting
 from ffdist.options import path_of
+from ffdist.regular import open_regular
 
 IMAGENET = {"resnet18": "resnet18", "mobilenet-v3-small": "mobilenet_v3_small", "vit": "vit_b_16"}
 """The torchvision model whose ImageNet weights fit each network, given its options."""
@@ -21,6 +22,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
     nothing but tensors is ever unpickled.
     """
     try:
+        open_regular(path).close()  # of a pipe torch would wait for the end
         if path.suffix == ".safetensors":
             return _read_safetensors(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
@@ -86,7 +88,9 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 def _reason(error: Exception) -> str:
     """The reason in torch's error, without its advice to unpickle the file all the same."""
     _, _, rest = str(error).partition("WeightsUnpickler error:")
-    return rest.strip().splitlines()[0] if rest.strip() else described(error)
+    if rest.strip():
+        return rest.strip().splitlines()[0]
+    return "a tar, or zeros alone" if "legacy .tar" in str(error) else described(error)
 
 
 def _no_state_error(path: Path, found: str) -> NetworkError:

@@ -14,6 +14,7 @@ from ffdist.errors import ConfigError, described
 from ffdist.plan.file import FORMAT, as_json, from_json
 from ffdist.plan.stage import PlanStage, Share, spread
 from ffdist.plan.text import parse, plan_error
+from ffdist.regular import read_bytes
 from ffdist.renamed import renamed_arguments
 
 
@@ -175,7 +176,7 @@ class Plan:
 def read_plan(path: Path) -> Plan:
     """A plan's file; it has still to be checked against a network. Raises ConfigError where it is none."""
     try:
-        value = json.loads(path.read_text("utf-8-sig"))
+        value = json.loads(read_bytes(path).decode("utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(
             "a plan cannot be read",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import os
+import stat
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -24,9 +26,14 @@ MAX_BYTES = 1 << 24
 
 def read_bytes(path: Path) -> bytes:
     """The contents of a file, or of a pipe, as `<(command)` gives one. Raises OSError, also for more than `MAX_BYTES`
-    bytes."""
-    with path.open("rb") as file:
+    bytes, and for a pipe into which nobody writes."""
+    # to open a pipe that has no writer would take for ever
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NONBLOCK", 0))
+    with open(descriptor, "rb") as file:
+        os.set_blocking(descriptor, True)
         data = file.read(MAX_BYTES + 1)
+        if not data and stat.S_ISFIFO(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EPIPE, "nobody writes into this pipe", str(path))
     if len(data) > MAX_BYTES:
         raise OSError(errno.EFBIG, f"it has more than {MAX_BYTES:,} bytes", str(path))
     return data

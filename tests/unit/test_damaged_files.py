@@ -15,12 +15,16 @@ from ffdist.cli import main
 from ffdist.digests import with_digest, without_digest
 from ffdist.errors import ConfigError, FfdistError, SnapshotError
 from ffdist.events import PulseReported, RunStopped
+from ffdist.models.weights import read_state
+from ffdist.options import find
 from ffdist.pipeline.message import Snapshot
 from ffdist.plan import Plan
+from ffdist.plan.plan import read_plan
 from ffdist.regular import read_bytes
 from ffdist.report.log import PULSES, RUN_LOG, StageLog, run_log
 from ffdist.runtime.folder import locked
 from ffdist.runtime.run import PLAN, load_classifier, read_settings, saved_plan, write_plan
+from ffdist.settings.toml import settings_in
 from ffdist.snapshot import SnapshotStore
 from ffdist.snapshot.chosen import MARK, marked_best, read_mark
 from ffdist.snapshot.manifest import MANIFEST, committed
@@ -97,6 +101,18 @@ def test_only_regular_files_are_read(tmp_path: Path, make: Callable[[Path], None
     make(tmp_path / "x")
     with pytest.raises(OSError, match=r"no regular file|may have"):
         read_bytes(tmp_path / "x")
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("make", [pipe, endless, far_too_large])
+@pytest.mark.parametrize("use", [settings_in, read_plan, read_state, lambda path: find(f"{path}:Net", {}, "network")])
+def test_what_a_user_names_has_an_end_or_is_an_error_at_once(
+    tmp_path: Path, make: Callable[[Path], None], use: Callable[[Path], object]
+) -> None:
+    make(tmp_path / "x.py")
+    with pytest.raises(FfdistError) as raised:
+        use(tmp_path / "x.py")
+    assert "weights_only" not in str(raised.value), "torch's advice to unpickle it"
 
 
 def flipped(path: Path, before: str, after: str) -> None:

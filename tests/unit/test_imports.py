@@ -33,7 +33,7 @@ ROOMS = {
     "edge_actor": set(),
     "notes": {"spelling"},
     "plain": {"notes"},
-    "plan": {"errors", "renamed"},
+    "plan": {"errors", "regular", "renamed"},
     "planner": {
         "baselines",
         "cores",
@@ -54,7 +54,7 @@ ROOMS = {
     "options": {"errors", "trust"},
     "seeds": {"device", "errors"},
     "trust": {"errors"},
-    "models": {"device", "errors", "options", "known", "renamed", "seeds"},
+    "models": {"device", "errors", "options", "known", "regular", "renamed", "seeds"},
     "objectives": {"errors", "options", "known", "renamed"},
     "cores": set(),
     "payload": {"errors"},
