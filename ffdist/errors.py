@@ -26,7 +26,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from ffdist.spelling import as_field, setting, spelled
 
@@ -159,11 +159,15 @@ class PeerTimeoutError(TransportError):
 class Interrupted(KeyboardInterrupt):
     """Told to stop by a signal, and stopped at once."""
 
+    latest: ClassVar[Interrupted | None] = None
+    """The one that was made last: a library may make a plain KeyboardInterrupt of what a handler raises."""
+
     def __init__(self, number: int, *, begun: bool = False) -> None:
         """number: the signal's. begun: whether stages were at work, so that a run folder has something to keep."""
         self.number = number
         self.begun = begun
         super().__init__(f"told to stop by {signal.Signals(number).name}")
+        Interrupted.latest = self
 
     @property
     def status(self) -> int:

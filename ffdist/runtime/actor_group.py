@@ -26,7 +26,8 @@ from ffdist.runtime.interrupts import say_stopping
 from ffdist.runtime.job import Job
 from ffdist.runtime.outcome import Result
 from ffdist.runtime.ray_actor import CONCURRENCY, NOTE, ActorInfo, WorkerActor
-from ffdist.runtime.ray_cluster import RayOptions, needs, no_room_error
+from ffdist.runtime.ray_cluster import RayOptions, check_node, needs, no_room_error
+from ffdist.runtime.ray_own import check_own_ray
 from ffdist.runtime.ray_store import Address, KeyValueActor
 from ffdist.runtime.supervise import AttemptLost
 from ffdist.runtime.worker_stages import StoppedBeforeStartError
@@ -56,6 +57,8 @@ class ActorGroup:
     """Whether an observer wants the run to end."""
     is_placed: bool = False
     """Whether every stage has its place, and `run` was called on it."""
+    begun: bool = False
+    """Whether stages were at work in an earlier attempt."""
 
     def attempt(self, number: int, observer: Observer) -> Result:
         """One attempt of the pipeline. Raises AttemptLost where another may help, else what stopped it."""
@@ -72,7 +75,7 @@ class ActorGroup:
         if errors:
             self._dismiss_unfit(set(errors))
             if any(isinstance(error, StoppedBeforeStartError) for error in errors.values()):
-                raise Interrupted(self.stop_signal, begun=number > 0)
+                raise Interrupted(self.stop_signal, begun=self.begun)
             raise error_of_attempt(errors, self.actor_infos)
         return result
 
@@ -80,7 +83,7 @@ class ActorGroup:
         """End the run early, with a snapshot, as a signal tells. Raises Interrupted where no stage runs yet."""
         self.stop_signal = number
         if not self.is_placed:
-            raise Interrupted(number)
+            raise Interrupted(number, begun=self.begun)
         if self.actors[0] is not None:
             self.actors[0].stop.remote()
 
@@ -97,14 +100,22 @@ class ActorGroup:
 
     def _gather(self, number: int) -> None:
         """Every stage in its place and ready, and where they meet."""
+        if self.is_placed:
+            self.is_placed, self.begun = False, True
+            if self.stop_signal:  # it came between two attempts
+                self.stop(self.stop_signal)
+            check_node()
         size = len(self.actors)
         self.actors = [actor or self._make(rank) for rank, actor in enumerate(self.actors)]
         ready = [
             a.prepare.remote(World(r, size, 0, number, local_size=1), self.run, self.data)
             for r, a in enumerate(self.actors)
         ]
+        deadline = time.monotonic() + self.options.start_timeout.total_seconds()
+        while len(ray.wait(ready, num_returns=size, timeout=POLL_SECONDS)[0]) < size and time.monotonic() < deadline:
+            check_own_ray()
         try:
-            self.actor_infos = ray.get(ready, timeout=self.options.start_timeout.total_seconds())
+            self.actor_infos = ray.get(ready, timeout=POLL_SECONDS)
             self.meeting = self._meeting()
         except GetTimeoutError:
             raise self._late_error(ready) from None
@@ -159,6 +170,7 @@ class ActorGroup:
         events = {actor.events.remote(): rank for rank, actor in enumerate(self.actors)}
         beats = Heartbeats(self.options.timeout)
         while runs or (events and not errors):
+            check_own_ray()
             ready, _ = ray.wait(
                 [*runs, *events], timeout=POLL_SECONDS if deadline is None else max(0.0, deadline - time.monotonic())
             )

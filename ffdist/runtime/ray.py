@@ -19,6 +19,7 @@ from ffdist.runtime.job import Job
 from ffdist.runtime.outcome import Result
 from ffdist.runtime.ray_cluster import RayOptions, joined, room
 from ffdist.runtime.ray_metrics import metered
+from ffdist.runtime.ray_own import interrupts_kept
 from ffdist.runtime.supervise import note_in, supervise
 
 LOG = "ray.log"
@@ -41,7 +42,7 @@ def run_ray(
     takes the run back to its last snapshot, as `supervise` has it. Raises the job's own error, the reason of the last
     loss, or ConfigError for a cluster that does not answer or has no room.
     """
-    with joined(options, stages), room(options, stages) as group:
+    with joined(options, stages), interrupts_kept(), room(options, stages) as group:
         actors = ActorGroup(make_job, run and run.absolute(), data, options, group, [None] * stages)
         observing = stopping(metered(with_ray_log(run, observer)), actors.end_early)
         with closing(actors), interrupts(actors.stop) as request:

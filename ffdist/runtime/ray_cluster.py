@@ -2,32 +2,24 @@
 
 from __future__ import annotations
 
-import ctypes
-import logging
 import math
 import os
-import secrets
-import shutil
-import signal
 import socket
 import subprocess
 import sys
-import tempfile
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import ray
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 
 from ffdist.cores import available_cores
-from ffdist.errors import ConfigError, Interrupted, setting
-from ffdist.runtime.interrupts import signals_restored
+from ffdist.errors import ConfigError, StageLostError, setting
+from ffdist.runtime.ray_own import QUIET, dead_process, own_ray, signals_kept
 
 ANSWER = 30.0
 """Seconds in which a cluster must answer."""
@@ -42,8 +34,6 @@ if found and found["ray_version"] != ray.__version__:
 """
 """Asks a cluster, as `ray health-check` does, in a third of its time: that imports all of Ray's commands. In a process
 of its own, since where nothing answers Ray tries for minutes, and then aborts."""
-POLL_SECONDS = 0.005
-"""Seconds between two looks at a signal's handler."""
 
 
 @dataclass(frozen=True)
@@ -77,56 +67,17 @@ def joined(options: RayOptions, stages: int) -> Iterator[None]:
         yield
         return
     address = options.address or os.environ.get("RAY_ADDRESS") or "local"
-    quiet = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
     if address == "local":
-        cpus = max(available_cores(), math.ceil(stages * options.cpus_per_stage))
-        take_own_token()
-        with starting(), signals_kept(), session_of_its_own():
-            context: Any = ray.init("local", num_cpus=cpus, include_dashboard=False, **quiet)
-        leaving = removed_afterwards(Path(context.address_info["session_dir"]))
-    else:
-        check_health(address)
-        with signals_kept():
-            ray.init(address, **quiet)
-        leaving = nullcontext()
-    with leaving:
-        try:
+        with own_ray(max(available_cores(), math.ceil(stages * options.cpus_per_stage))):
             yield
-        finally:
-            ray.shutdown()
-
-
-@contextmanager
-def session_of_its_own() -> Iterator[None]:
-    """A context in which Ray starts its processes outside of this one's group: a signal to all of that, as timeout(1)
-    and a terminal's end send, would end them before the stages have made their snapshot."""
-    from ray._private import services
-
-    before = services.ConsolePopen
-    if sys.platform == "linux":  # elsewhere Ray ends them by their group
-        services.ConsolePopen = partial(before, start_new_session=True)  # there is no other way in
+        return
+    check_health(address)
+    with signals_kept():
+        ray.init(address, **QUIET)
     try:
         yield
     finally:
-        services.ConsolePopen = before
-
-
-@contextmanager
-def removed_afterwards(folder: Path) -> Iterator[None]:
-    """A context after which the folder of a Ray that was this run's alone is gone, which Ray would keep for good; where
-    the run has failed, it stays for its logs."""
-    try:
-        yield
-    except Interrupted:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
-    shutil.rmtree(folder, ignore_errors=True)
-
-
-def take_own_token() -> None:
-    """Make a token for a Ray of this host alone: Ray would keep one in the home folder, where it may not write,
-    perhaps, and for which every cluster that is started later would ask."""
-    os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+        ray.shutdown()
 
 
 def with_token(address: str) -> dict[str, str]:
@@ -136,62 +87,6 @@ def with_token(address: str) -> dict[str, str]:
     kept = Path(os.path.expanduser("~/.ray/auth_token")).is_file()
     given = {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys()
     return {**({"RAY_AUTH_MODE": "token"} if found and (kept or given) else {}), **os.environ}
-
-
-@contextmanager
-def signals_kept() -> Iterator[None]:
-    """Raises Interrupted for SIGTERM, which Ray takes for itself when it starts: in Python it would end this program
-    with 15, and in C++ abort it."""
-    try:
-        with signals_restored(), put_back(signal.SIGTERM):
-            yield
-    except SystemExit as left:
-        if left.code != signal.SIGTERM:
-            raise
-        raise Interrupted(signal.SIGTERM) from left
-
-
-@contextmanager
-def put_back(number: int) -> Iterator[None]:
-    """A context in which the kernel calls for a signal what it called before: what C++ puts in its place goes again at
-    once."""
-    sigaction, before, now = ctypes.CDLL(None).sigaction, *(ctypes.create_string_buffer(512) for _ in range(2))
-    sigaction(number, None, before)
-    done = threading.Event()
-
-    def look() -> None:
-        while not done.wait(POLL_SECONDS):
-            sigaction(number, None, now)
-            if now.raw != before.raw:
-                sigaction(number, before, None)
-
-    # in a thread, since the main one is within Ray's C++ meanwhile, which sets its handlers there
-    thread = threading.Thread(target=look, name="ffdist handlers", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        done.set()
-        thread.join()
-
-
-@contextmanager
-def starting() -> Iterator[None]:
-    """Raises ConfigError where a Ray of this host alone cannot start within."""
-    try:
-        yield
-    except Exception as error:  # whatever Ray meets with: it has no errors of its own for this
-        said = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        remedies = {
-            "AF_UNIX": "a shorter TMPDIR",
-            "timed out": f"wait until this machine has less to do, or {setting('plan.launcher', 'processes')}",
-            "": f"a /dev/shm that can be written, or {setting('plan.launcher', 'processes')}",
-        }
-        remedy = next(text for sign, text in remedies.items() if sign in said)
-        ray.shutdown()
-        raise ConfigError(
-            "Ray cannot start on this host", where=f"TMPDIR {tempfile.gettempdir()}", got=said, remedy=remedy
-        ) from error
 
 
 def check_health(address: str) -> None:
@@ -272,7 +167,20 @@ def room(options: RayOptions, stages: int) -> Iterator[PlacementGroup]:
         yield group
     finally:
         # also where it was not granted in time: the request would stay, and be granted later to nobody
-        remove_placement_group(group)
+        if not dead_process():  # else nobody answers, and Ray ends this process after a minute
+            remove_placement_group(group)
+
+
+def check_node() -> None:
+    """Raises StageLostError where the node of this process has left the cluster: nobody starts actors for it then."""
+    own = ray.get_runtime_context().get_node_id()
+    if not any(node["Alive"] for node in ray.nodes() if node["NodeID"] == own):
+        raise StageLostError(
+            "the Ray node of this process has left the cluster",
+            where=f"node {own}",
+            got="its raylet has died, or is cut off",
+            remedy=f"start it again, and go on from the last snapshot: {setting('resume')}",
+        )
 
 
 def needs(options: RayOptions, stages: int) -> dict[str, float]:

@@ -14,7 +14,8 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -28,16 +29,17 @@ from ray.cluster_utils import Cluster
 from traces import read
 
 from ffdist import Pipeline
-from ffdist.bench.victims import descendants, left_of
+from ffdist.bench.victims import ProcessId, descendants, left_of
 from ffdist.cli import main
 from ffdist.errors import ConfigError, DataError, Interrupted, StageError
-from ffdist.events import EpochEnded, RunEvent, StagesPlaced
+from ffdist.events import EpochEnded, RunEvent, RunRestarted, StagesPlaced
 from ffdist.report.log import read_run_log
 from ffdist.runtime.actor_errors import check_actor_infos
 from ffdist.runtime.process_stat import is_alive
 from ffdist.runtime.ray import RayOptions, run_ray
 from ffdist.runtime.ray_actor import ActorInfo, actor_info
-from ffdist.runtime.ray_cluster import check_health, listens, put_back, with_token
+from ffdist.runtime.ray_cluster import check_health, listens, with_token
+from ffdist.runtime.ray_own import put_back
 from ffdist.runtime.threads import run_threads
 from ffdist.snapshot import committed, latest
 from ffdist.snapshot.writers import written_there
@@ -243,6 +245,21 @@ def test_asked_to_stop_before_the_stages_are_ready_it_was_interrupted_and_nothin
     assert (caught.value.status, caught.value.begun) == (129, False)
 
 
+def test_asked_to_stop_while_a_lost_worker_is_replaced_it_stops_at_once(driver: str, tmp_path: Path) -> None:
+    run, gate = begun(tmp_path / "run"), new_gate(tmp_path)
+    events = Events(lambda events: os.kill(events.pids(0)[1], signal.SIGKILL) or open_gate(gate))
+
+    def hear(event: RunEvent) -> None:
+        events(event)
+        if isinstance(event, RunRestarted):  # the new worker takes longer than this to start
+            threading.Timer(0.2, lambda: os.kill(os.getpid(), signal.SIGHUP)).start()
+
+    with pytest.raises(Interrupted) as caught:
+        run_ray(GatedJob(run, gate), 2, hear, run=run, options=SPREAD)
+    assert (caught.value.status, caught.value.begun) == (129, True)
+    assert len(events.of("placed")) == 1
+
+
 def test_a_signals_handler_that_c_puts_in_the_place_of_pythons_goes_again() -> None:
     heard = list[int]()
     before = signal.signal(signal.SIGUSR2, lambda number, frame: heard.append(number))
@@ -363,23 +380,44 @@ def test_a_token_that_lies_there_is_for_a_cluster_that_is_found_on_this_host(
     assert with_token("auto")["RAY_AUTH_MODE"] == "disabled"
 
 
-def test_a_ray_of_this_host_alone_makes_a_snapshot_when_its_terminal_ends_and_leaves_nothing(tmp_path: Path) -> None:
-    home, run = tmp_path / "home", tmp_path / "run"
+@contextmanager
+def own_ray_at_work(run: Path) -> Iterator[tuple[subprocess.Popen[str], set[ProcessId], Path]]:
+    """A run by a Ray of this host alone, which has made a snapshot: its process, those below it, and the folder where
+    Ray has its own. All are gone in the end."""
     command = [sys.executable, "-m", "ffdist", "train", "--launcher", "ray", "--stages", "1", "--samples", "64"]
     given = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_AUTH", "RAY_ADDRESS"))}
     command += ["--epochs", "100000", "--threads", "1", "--keep", "3", "--out", str(run)]
     with tempfile.TemporaryDirectory(dir="/tmp") as short:  # sockets lie in it
-        env = {**given, "HOME": str(home), "RAY_TMPDIR": short}
+        env = {**given, "HOME": str(run.parent / "home"), "RAY_TMPDIR": short}
         process = subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True, start_new_session=True)
         while not committed(run) and process.poll() is None:
             time.sleep(0.1)
         seen = set(descendants(process.pid))
+        yield process, seen, Path(short)
+        assert not left_of(seen, 20)
+
+
+def test_a_ray_of_this_host_alone_that_has_lost_a_process_ends_its_run_at_once_and_leaves_none(tmp_path: Path) -> None:
+    with own_ray_at_work(tmp_path / "run") as (process, seen, _):
+        (pid,) = (each.pid for each in seen if Path(f"/proc/{each.pid}/exe").resolve().name == "gcs_server")
+        os.kill(pid, signal.SIGKILL)
+        _, text = process.communicate(timeout=60)
+        assert process.returncode == 1
+        assert (
+            f"ffdist: error: gcs_server of this run's Ray has died\n  where: process {pid}\n  got: killed by SIG"
+            in text
+        )
+        assert "Traceback" not in text
+
+
+def test_a_ray_of_this_host_alone_makes_a_snapshot_when_its_terminal_ends_and_leaves_nothing(tmp_path: Path) -> None:
+    home, run = tmp_path / "home", tmp_path / "run"
+    with own_ray_at_work(run) as (process, _, short):
         os.killpg(process.pid, signal.SIGHUP)  # Ray's own processes are not in the group: they end last
         _, text = process.communicate(timeout=60)
         assert process.returncode == 129, text
         assert "Traceback" not in text
-        assert not left_of(seen, 20)
-        assert not list(Path(short).glob("ray/session_2*"))
+        assert not list(short.glob("ray/session_2*"))
     _, end = read_run_log(run)
     assert end
     assert end["reason"] == "interrupted"

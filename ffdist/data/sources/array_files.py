@@ -142,7 +142,7 @@ def opened(path: Path) -> Mapping[str, np.ndarray]:
             with loaded:
                 found |= {name: loaded[name] for name in loaded.files}
         except ERRORS as error:
-            pickled = "Object arrays" in str(error)
+            pickled = "Object arrays" in str(error) or "pickled (object)" in str(error)  # of no zip, too
             raise DataError(
                 "a NumPy file cannot be read",
                 where=file,
