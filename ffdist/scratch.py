@@ -1,7 +1,9 @@
-"""Folders that a process needs for a while, and that go with it: what a killed one has left is removed by the next."""
+"""Folders and files that a process needs for a while, and that go with it: what a killed one has left is removed by the
+next."""
 
 from __future__ import annotations
 
+import glob
 import os
 import shutil
 import tempfile
@@ -53,3 +55,21 @@ def remove_unheld(folders: Iterable[Path]) -> None:
                     shutil.rmtree(folder, ignore_errors=True)
             finally:
                 os.close(descriptor)
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file, whole or not at all, first under a name of this process's, as others may write it, too; what killed
+    ones have left under theirs is removed. Raises OSError."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
+        with suppress(OSError), left.open("rb") as file:
+            if lock(file) == "held":
+                left.unlink()
+    while True:
+        with partial.open("wb") as file:
+            lock(file, wait=True)  # who looks holds it for a moment
+            if os.fstat(file.fileno()).st_nlink:  # else one who has looked took it for left, before it was held
+                file.write(data)
+                file.flush()
+                partial.replace(path)
+                return

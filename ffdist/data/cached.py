@@ -29,6 +29,7 @@ from ffdist.data.sources.splits import choice, read_splits
 from ffdist.errors import ConfigError, DataError, setting
 from ffdist.folders import UNWRITABLE, container_note
 from ffdist.notes import note, silenced
+from ffdist.scratch import write_whole
 
 MAKING = 1
 """The version of what `prepare` makes of a source; another number where that changes."""
@@ -188,9 +189,7 @@ def read_entry(index: Path) -> CacheEntry | None:
 
 def write_entry(index: Path, entry: CacheEntry) -> None:
     """Write an index entry, whole or not at all: other processes may read it at the same time."""
-    partial = index.with_suffix(f".{os.getpid()}.partial")
-    partial.write_text(json.dumps(asdict(entry)), encoding="utf-8")
-    partial.replace(index)
+    write_whole(index, json.dumps(asdict(entry)).encode())
 
 
 @contextmanager

@@ -24,6 +24,7 @@ from ffdist.data.places import cache_folder
 from ffdist.errors import ConfigError, SnapshotError, setting
 from ffdist.notes import note
 from ffdist.remote import RemoteFolder
+from ffdist.scratch import write_whole
 
 MIRRORS = "remote-runs"
 """The folder in the cache."""
@@ -105,11 +106,9 @@ def fetch(folder: RemoteFolder, name: str, to: Path) -> None:
 
 
 def save(path: Path, data: bytes) -> None:
-    """Write a file, whole or not at all: first under a name of this process's, as others may mirror this address."""
+    """Write a file, whole or not at all, as others may mirror this address."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    partial.write_bytes(data)
-    partial.replace(path)
+    write_whole(path, data)
 
 
 @contextmanager

@@ -100,7 +100,7 @@ ROOMS = {
     "settings": {"calls", "errors", "known", "options", "spelling"},
     "presets": {"errors", "options", "settings"},
     "baselines": {"device", "errors", "options", "known", "models", "objectives", "data", "pipeline", "settings"},
-    "snapshot": {"data", "folders", "regular", "remote", "digests", "errors", "locks", "notes", "pipeline"},
+    "snapshot": {"data", "folders", "regular", "remote", "digests", "errors", "locks", "notes", "pipeline", "scratch"},
     "report": {"errors", "events", "folders", "json_lines", "plain", "pipeline", "regular"},
     "page": {
         "data",

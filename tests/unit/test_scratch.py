@@ -1,4 +1,4 @@
-"""Folders that a process needs for a while."""
+"""Folders and files that a process needs for a while."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import pytest
 
 from ffdist import Pipeline
 from ffdist.events import RunEvent
-from ffdist.scratch import PREFIX, scratch_folder
+from ffdist.locks import lock
+from ffdist.scratch import PREFIX, scratch_folder, write_whole
 
 MADE = """
 import sys, tempfile, time
@@ -56,3 +57,16 @@ def test_what_a_killed_process_has_left_is_removed_by_the_next_one_and_nothing_e
     assert len({*seen}) == 1
     assert folder not in seen
     assert sorted(temporary.iterdir()) == sorted(others)
+
+
+def test_who_writes_a_file_removes_what_killed_processes_have_left_of_it_and_leaves_what_others_write(
+    tmp_path: Path,
+) -> None:
+    left, written, another = (tmp_path / name for name in (".x.json.7.partial", ".x.json.8.partial", ".y.7.partial"))
+    left.touch()
+    another.touch()
+    with written.open("wb") as file:
+        assert lock(file) == "held"
+        write_whole(tmp_path / "x.json", b"new")
+    assert sorted(tmp_path.iterdir()) == [written, another, tmp_path / "x.json"]
+    assert (tmp_path / "x.json").read_bytes() == b"new"
