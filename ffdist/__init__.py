@@ -16,6 +16,8 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import sys
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -138,7 +140,7 @@ def __getattr__(name: str) -> Any:
     if name == "__version__":
         return importlib.metadata.version("ffdist")
     if name in ("models", "objectives", "presets", "settings"):
-        return importlib.import_module(f"ffdist.{name}")
+        return _imported(f"ffdist.{name}")
     if name in _RENAMED:
         from ffdist.renamed import warn_renamed
 
@@ -146,4 +148,13 @@ def __getattr__(name: str) -> Any:
         name = _RENAMED[name]
     if name not in _PLACES:
         raise AttributeError(f"module 'ffdist' has no attribute '{name}'")
-    return getattr(importlib.import_module(_PLACES[name]), name)
+    return getattr(_imported(_PLACES[name]), name)
+
+
+def _imported(place: str) -> ModuleType:
+    if place in sys.modules:
+        return importlib.import_module(place)  # waits for another thread's import
+    from ffdist.loading import loading
+
+    with loading():
+        return importlib.import_module(place)

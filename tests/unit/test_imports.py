@@ -324,6 +324,19 @@ def test_loading_leaves_the_collector_of_garbage_as_it_was() -> None:
         assert imported_by(f"{code}\nassert gc.isenabled() is {enabled}", "gc") == ["gc"]
 
 
+def test_what_is_imported_from_ffdist_is_loaded_without_looks_for_garbage_and_timed_once() -> None:
+    code = """
+from ffdist.loading import loading, taken
+for _ in range(2):
+    from ffdist import StopRun
+assert len(taken) == 1, taken
+with loading():
+    from ffdist import Settings
+assert len(taken) == 2, "the one within is part of it"
+"""
+    assert imported_by(code, "ffdist.settings") == ["ffdist.settings"]
+
+
 THROUGH_DOORS = """
 import json, sys, traceback
 
