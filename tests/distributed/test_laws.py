@@ -113,7 +113,7 @@ def test_by_gloo_nobody_gets_in_once_the_ranks_are_joined(crew: Crew, tmp_path: 
 def test_stages_that_are_started_for_it_equal_one_process_bit_for_bit(
     alone: tuple[list[str], list[dict[str, Any]], Any], tmp_path: Path
 ) -> None:
-    result = run_stages(DigitsJob(noisy=True), tmp_path, 3)
+    result = run_stages(DigitsJob(noisy=True), tmp_path, 2)
     assert (fingerprint(tmp_path), learned(result.records), result.test) == alone
 
 
@@ -182,7 +182,7 @@ def test_workers_that_share_blocks_equal_one_bit_for_bit(
 
 @pytest.mark.parametrize("plan", ["* @ 0:0-1, 1:2-3", "* @ 0, 1 by batch"])
 def test_replicas_asked_to_stop_end_after_one_snapshot_and_go_on(
-    plan: str, alone_in_lanes: tuple[list[str], list[dict[str, Any]], Any], tmp_path: Path
+    plan: str, alone_in_lanes: tuple[list[str], list[dict[str, Any]], Any], crew: Crew, tmp_path: Path
 ) -> None:
     options = {"plan": plan, "lanes": 4, "report_every": 0.0}
 
@@ -195,7 +195,7 @@ def test_replicas_asked_to_stop_end_after_one_snapshot_and_go_on(
     manifest = latest(tmp_path)
     assert manifest
     assert manifest.batch
-    result = run_processes(TrainingMain(replace(make, settings=options | {"resume": True})), 2, QUIET)
+    result = run_in(crew, replace(make, settings=options | {"resume": True}), 2)
     assert (fingerprint(tmp_path), learned(result.records), result.test) == alone_in_lanes
 
 
@@ -210,7 +210,9 @@ def kill_stage_at(step: int, rank: int) -> Any:
     return report
 
 
-def test_a_killed_stage_ends_the_others_with_an_error_that_names_it_and_the_run_resumes(tmp_path: Path) -> None:
+def test_a_killed_stage_ends_the_others_with_an_error_that_names_it_and_the_run_resumes(
+    crew: Crew, tmp_path: Path
+) -> None:
     make = DigitsJob(noisy=True, settings={"report_every": 0.0, "snapshot_every": 5})
     run_threads(replace(make, run=tmp_path / "whole")(), QUIET)
     cut = replace(make, run=tmp_path / "cut", settings=make.settings | {"stages": 3})
@@ -219,7 +221,7 @@ def test_a_killed_stage_ends_the_others_with_an_error_that_names_it_and_the_run_
     manifest = latest(tmp_path / "cut")
     assert manifest is not None
     assert manifest.step >= 5
-    run_stages(make, tmp_path / "cut", 2, resume=True)
+    run_in(crew, placed(make, tmp_path / "cut", 2, {"resume": True}), 2)
     assert fingerprint(tmp_path / "cut") == fingerprint(tmp_path / "whole")
 
 
@@ -241,9 +243,10 @@ def test_the_error_of_the_stage_that_failed_is_raised_not_what_its_neighbours_sa
         run_stages(DigitsJob(objective=Exploding()), tmp_path, 3)
 
 
-def test_an_error_before_the_stream_begins_reaches_every_stage(tmp_path: Path) -> None:
-    with pytest.raises(FfdistError, match=r"plan\.cut does not fit"):
-        run_stages(DigitsJob(), tmp_path, 2, cut=[1, 1])
+def test_an_error_before_the_stream_begins_reaches_every_stage(crew: Crew, tmp_path: Path) -> None:
+    for outcome in crew.run(work, placed(DigitsJob(), tmp_path, 2, {"cut": [1, 1]}), 2, timeout=250)[:2]:
+        with pytest.raises(FfdistError, match=r"plan\.cut does not fit"):
+            outcome.unwrap()
 
 
 def test_a_stage_that_is_killed_and_one_that_is_stopped_are_replaced_and_change_nothing(tmp_path: Path) -> None:
