@@ -9,9 +9,10 @@ import pytest
 
 from ffdist.transport.contract import ContractRank, Crew, RankOutcome, run_processes
 
-__all__ = ["SITE", "ContractRank", "Crew", "RankOutcome", "hide_gpus", "restore_gpus", "run_processes"]
+__all__ = ["SITE", "ContractRank", "Crew", "RankOutcome", "hide_gpus", "python_path", "restore_gpus", "run_processes"]
 SITE = str(Path(__file__).parent / "site")
 """What processes that tests start have on their path first."""
+ROOT = Path(__file__).parents[1]
 GPUS = "CUDA_VISIBLE_DEVICES"
 given = os.environ.get(GPUS)
 
@@ -19,6 +20,11 @@ given = os.environ.get(GPUS)
 def hide_gpus() -> None:
     """From this process and those it starts: the laws are laws of a CPU, wherever the tests run."""
     os.environ[GPUS] = ""
+
+
+def python_path(*folders: Path) -> str:
+    """For the environment of processes that find these alone; ffdist's own where none is told."""
+    return os.pathsep.join(map(str, (SITE, *(folders or (ROOT,)))))
 
 
 def restore_gpus(patch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from harness import python_path
 from jobs import fingerprint
 
 import ffdist
@@ -42,12 +43,12 @@ print(json.dumps([[found.what, found.found] for found in transport_checks(2)]))
 def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Of processes that import the copy."""
     folder = tmp_path_factory.mktemp("copy")
-    shutil.copytree(PACKAGE, folder / "ffdist", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(PACKAGE, folder / "ffdist", ignore=shutil.ignore_patterns("*.pyc.*"))
     shutil.copy(OWN, folder / "ffdist" / "transport")
     registry = folder / "ffdist" / "known.py"
     before, start, after = registry.read_text().partition("TRANSPORT_PLACES = {\n")
     registry.write_text(before + start + LINE + after)
-    return os.environ | {"PYTHONPATH": os.pathsep.join(map(str, (folder, HERE, HERE.parent)))}
+    return os.environ | {"PYTHONPATH": python_path(folder, HERE, HERE.parent)}
 
 
 def command(environment: dict[str, str], *words: str | Path) -> str:
