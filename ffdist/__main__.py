@@ -17,7 +17,7 @@ from ffdist.loading import missing_package_text
 
 try:
     from ffdist import cli
-    from ffdist.exiting import end_process
+    from ffdist.exiting import begin_own_program, end_process
 except ModuleNotFoundError as error:
     if text := missing_package_text(error):
         sys.exit(text)
@@ -26,6 +26,7 @@ except ModuleNotFoundError as error:
 
 def main() -> None:
     """The program: `ffdist.cli.main`, and then the process's end."""
+    begin_own_program()
     status: str | int | None = None
     try:
         cli.main()

@@ -11,6 +11,7 @@ import platform
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -36,6 +37,17 @@ def seen() -> Accelerators:
     """Those that this process sees. No device is set up for it."""
     here = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     return Accelerators(here.type, torch.accelerator.device_count()) if here else Accelerators(None, 0)
+
+
+def may_need_driver(device: str) -> bool:
+    """True if work on this device, or on "auto", may need a driver: what one has opened does not outlive a fork. It is
+    not asked itself: that opens it."""
+    if device == "cpu":
+        return False
+    kind = torch.accelerator.current_accelerator()  # as torch was built, whether there is one or not
+    if kind is None or device != "auto":
+        return kind is not None
+    return kind.type != "cuda" or Path("/dev/kfd").exists() or any(Path("/dev").glob("nvidia[0-9]*"))
 
 
 def parsed(name: str) -> tuple[str, int | None]:

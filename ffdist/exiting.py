@@ -1,4 +1,4 @@
-"""The end of a process of ffdist's own.
+"""A process of ffdist's own: its name, its parent, and its end.
 
 At its end Python frees what torch has made, object by object, for up to a second; the system frees it anyway.
 """
@@ -22,7 +22,8 @@ FILES = {io.TextIOWrapper, io.BufferedWriter, io.BufferedRandom}
 """What `open` makes of files that can be written."""
 OF_SYSTEM = {"_io", "asyncio", "multiprocessing", "ray", "socket", "subprocess", "torch"}
 """Modules whose objects the system frees as well: memory, and connections, over which daemons may still speak."""
-PR_SET_PDEATHSIG = 1
+_own_program = False
+PR_SET_PDEATHSIG, PR_SET_NAME = 1, 15
 
 
 def end_with_parent(parent: int) -> None:
@@ -33,6 +34,23 @@ def end_with_parent(parent: int) -> None:
         # it may die between the fork and prctl, which then waits for the death of whoever has adopted this process
         if os.getppid() != parent:  # it has died already
             os._exit(1)
+
+
+def name_process(name: str) -> None:
+    """Give this process a name, of up to 15 characters, for `ps` and `top` (on Linux)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_NAME, name.encode(), 0, 0, 0)
+
+
+def begin_own_program() -> None:
+    """Note that this process is a program of ffdist's own from its beginning, and not one in which it is called."""
+    global _own_program
+    _own_program = True
+
+
+def in_own_program() -> bool:
+    """True if it was noted."""
+    return _own_program
 
 
 def end_process(status: int) -> NoReturn:

@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
+from ffdist.runtime.child import WORKER
 from ffdist.runtime.process_stat import ProcessStat, stat_of
 
 RAY_ACTOR = "ray::WorkerActor"
@@ -64,11 +65,18 @@ def command_line_of(pid: int) -> list[str]:
     return []
 
 
+def name_of(pid: int) -> str:
+    """The name that a process has given itself; empty where it is gone."""
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    return ""
+
+
 def is_worker(seen: ProcessId, launcher: str) -> bool:
     """True if it is a stage's process of such a launcher."""
     words = command_line_of(seen.pid)
     if launcher == "processes":
-        return any(word.startswith("stage-") for word in words)
+        return name_of(seen.pid).startswith(WORKER)
     if launcher == "ray":
         return words[:1] != [] and words[0].startswith(RAY_ACTOR)
     return "ffdist" in words and "-m" in words and "train" in words and _has_rank(seen.pid)

@@ -15,6 +15,7 @@ from ffdist.cli.help import Flag, Positional, arguments_of, is_many, typed_text
 from ffdist.cli.hints import stray_word_error
 from ffdist.cli.parsing import help_of, parsed_values, split_at_dashes, wants_help
 from ffdist.errors import ConfigError, setting
+from ffdist.exiting import in_own_program
 from ffdist.folders import command
 from ffdist.loading import loading
 from ffdist.notes import note
@@ -300,5 +301,9 @@ def main(args: Sequence[str]) -> None:
     with watched(made.settings.run.timeout, Activity()) if is_alone() else nullcontext():
         with loading():
             from ffdist.cli.training import train
+            from ffdist.runtime.fork_server import start_fork_server
 
+        plan = made.settings.plan
+        if in_own_program() and plan.launcher == "processes" and "RANK" not in os.environ and not made.dry_run:
+            start_fork_server(made.settings.compute.device)
         train(made, ["ffdist", "train", *args])

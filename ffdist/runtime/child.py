@@ -1,4 +1,5 @@
-"""The first lines of a stage's process: it can be told to stop, and ends with who started it, before torch is there.
+"""The first lines of a stage's process: it can be told to stop, and ends with who started it, before torch is there,
+where it is not forked from one that has it.
 
 `START` is its program; this module imports nothing that takes long.
 """
@@ -14,7 +15,7 @@ from collections.abc import Sequence
 from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
 
-from ffdist.exiting import end_with_parent
+from ffdist.exiting import end_with_parent, name_process
 from ffdist.loading import loading
 from ffdist.payload import Script
 from ffdist.runtime.heartbeat import Activity, beating, stacks_to
@@ -26,6 +27,9 @@ START = (
     "sys.path[:] = line.recv(); from ffdist.runtime.child import main; main(line)"
 )
 
+WORKER = "worker-"
+"""What a worker's process is called by `ps` and `top`, before its number."""
+
 
 class ProcessStart(NamedTuple):
     """The first message to a stage's process, before the job."""
@@ -34,6 +38,7 @@ class ProcessStart(NamedTuple):
     store: str
     """The file through which the stages meet."""
     parent: int
+    """The process that it ends with."""
     argv: Sequence[str]
     script: Script | None
 
@@ -82,6 +87,7 @@ def main(connection: Connection) -> None:
     try:
         start: ProcessStart = connection.recv()
         end_with_parent(start.parent)
+        name_process(f"{WORKER}{start.world.rank}")
         job = connection.recv_bytes()
     except (EOFError, OSError):
         sys.exit(1)

@@ -22,7 +22,8 @@ from threading import Thread
 
 from ffdist.errors import StageLostError, setting
 from ffdist.payload import Payload
-from ffdist.runtime.child import START, ProcessStart
+from ffdist.runtime.child import START, WORKER, ProcessStart
+from ffdist.runtime.fork_server import ForkedProcess, ServerLostError, fork_server
 from ffdist.runtime.heartbeat import STACK
 from ffdist.runtime.interrupts import signals_blocked
 from ffdist.runtime.world import World
@@ -42,7 +43,7 @@ class WorkerProcess:
     """A worker's process, what it reports, and the error that it reported."""
 
     rank: int
-    process: subprocess.Popen[bytes]
+    process: subprocess.Popen[bytes] | ForkedProcess
     line: Connection
     stderr: int
     """The descriptor of what it writes there."""
@@ -111,12 +112,11 @@ class WorkerProcess:
     def close(self) -> None:
         """Close its pipes, once it has ended."""
         self.line.close()
-        assert self.process.stderr
-        self.process.stderr.close()
+        os.close(self.stderr)
 
     def died_error(self) -> StageLostError:
         """The error of one that has ended without telling of its own: its status, and what it wrote last."""
-        code = self.process.returncode
+        code = self.process.wait()
         how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
         said = "\n    ".join(["", *self.said.strip().splitlines()])
         return StageLostError(
@@ -131,26 +131,33 @@ class WorkerProcess:
 def start_worker(world: World, store: str, descriptors: tuple[int, ...], payload: Payload) -> WorkerProcess:
     """A process that waits for its job, which is sent as fast as it takes it."""
     here, there = multiprocessing.Pipe()
-    flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined] - as multiprocessing has it
-    command = [sys.executable, *flags, "-c", START, str(there.fileno()), f"stage-{world.rank}"]
-    # a signal in between would leave a process that nobody knows of; the child lets them in again when it has handlers
-    with signals_blocked():
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            bufsize=0,
-            pass_fds=(there.fileno(), *descriptors),
-        )
-        assert process.stderr
-        os.set_blocking(process.stderr.fileno(), False)
-        worker = WorkerProcess(world.rank, process, here, process.stderr.fileno())
-    # held here, too, it would keep the line open when the worker dies, and its end would not be seen
-    there.close()
-    start = ProcessStart(world, store, os.getpid(), sys.argv, payload.script)
+    stderr, write_end = os.pipe()
+    os.set_blocking(stderr, False)
+    try:
+        # a signal in between would leave a process that nobody knows of; the child lets them in when it has handlers
+        with signals_blocked():
+            process, parent = forked_or_interpreter(there.fileno(), write_end, descriptors)
+            worker = WorkerProcess(world.rank, process, here, stderr)
+    finally:  # held here, too, they would stay open when the worker dies, and its end would not be seen
+        there.close()
+        os.close(write_end)
+    start = ProcessStart(world, store, parent, sys.argv, payload.script)
     # a pipe holds little: a worker that still starts would make the launcher wait, and the other workers with it
-    Thread(target=send_job, args=(here, start, payload.data), name=f"send stage-{world.rank}", daemon=True).start()
+    Thread(target=send_job, args=(here, start, payload.data), name=f"send {WORKER}{world.rank}", daemon=True).start()
     return worker
+
+
+def forked_or_interpreter(
+    line: int, stderr: int, descriptors: tuple[int, ...]
+) -> tuple[subprocess.Popen[bytes] | ForkedProcess, int]:
+    """A process that is to read from this line what it is, and the number of the one that it ends with."""
+    if server := fork_server():
+        with suppress(ServerLostError):
+            return server.start(line, stderr, descriptors), server.pid
+    flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined] - as multiprocessing has it
+    command = [sys.executable, *flags, "-c", START, str(line)]
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=stderr, pass_fds=(line, *descriptors))
+    return process, os.getpid()
 
 
 def send_job(line: Connection, start: ProcessStart, data: bytes) -> None:

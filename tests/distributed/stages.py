@@ -5,6 +5,9 @@ from __future__ import annotations
 import contextlib
 from pathlib import Path
 
+from ffdist.bench.victims import descendants, name_of
+from ffdist.runtime.child import WORKER
+
 
 def children(parent: int) -> list[int]:
     """Process ids of those that this one has started, and that are no zombies."""
@@ -18,8 +21,8 @@ def children(parent: int) -> list[int]:
 
 
 def stages_of(parent: int, rank: int) -> list[int]:
-    """The process of a stage, where it is alive."""
-    return [pid for pid in children(parent) if f"stage-{rank}" in command(pid)]
+    """The process of a worker, where it is alive."""
+    return [each.pid for each in descendants(parent) if name_of(each.pid) == f"{WORKER}{rank}"]
 
 
 def command(pid: int) -> list[str]:

@@ -70,7 +70,7 @@ class Dying:
     how: str
 
     def __call__(self) -> Job:
-        if any("stage-1" in word for word in Path("/proc/self/cmdline").read_text().split("\0")):
+        if Path("/proc/self/comm").read_text().strip() == "worker-1":
             os.write(2, b"the last words\n")
             if self.how == "killed":
                 os.kill(os.getpid(), signal.SIGKILL)
