@@ -179,7 +179,7 @@ def check_node() -> None:
             "the Ray node of this process has left the cluster",
             where=f"node {own}",
             got="its raylet has died, or is cut off",
-            remedy=f"start it again, and go on from the last snapshot: {setting('resume')}",
+            remedy="start it again: ray start",
         )
 
 

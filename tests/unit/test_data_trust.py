@@ -181,3 +181,10 @@ def test_numbers_cut_off_between_opening_and_reading_are_one_error(tmp_path: Pat
     os.truncate(tmp_path / "x.npy", 128 + 64 * 100)
     with pytest.raises(DataError, match="ends in row 100"):
         source.floats("train")
+
+
+def test_foreign_bytes_are_called_so_without_numpys_advice_to_unpickle_them(tmp_path: Path) -> None:
+    (tmp_path / "x.npz").write_bytes(bytes(100))
+    with pytest.raises(DataError) as error:
+        prepare(str(tmp_path / "x.npz"), tmp_path / "out")
+    assert error.value.got == "neither an array nor a zip of such"

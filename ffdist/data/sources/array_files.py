@@ -142,12 +142,14 @@ def opened(path: Path) -> Mapping[str, np.ndarray]:
             with loaded:
                 found |= {name: loaded[name] for name in loaded.files}
         except ERRORS as error:
-            pickled = "Object arrays" in str(error) or "pickled (object)" in str(error)  # of no zip, too
+            pickled = "Object arrays" in str(error)
+            # of foreign bytes numpy says that they may be unpickled
+            got = "neither an array nor a zip of such" if "allow_pickle" in str(error) else why(error)
             raise DataError(
                 "a NumPy file cannot be read",
                 where=file,
                 expected="arrays of numbers or texts",
-                got="arrays of Python's objects, which would have to be unpickled" if pickled else why(error),
+                got="arrays of Python's objects, which would have to be unpickled" if pickled else got,
                 remedy="save numbers: numpy.stack(list(x)), y.astype(str)" if pickled else "save it anew",
             ) from error
     return found
