@@ -15,6 +15,7 @@ from pickle import PicklingError
 from typing import Any
 
 import pytest
+from harness import python_path
 from jobs import QUIET, DigitsJob
 from stages import children
 from torch import nn
@@ -96,7 +97,7 @@ print(pipeline.fit("digits", epochs=1, progress=False).reason)
 
 
 def script(*words: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
-    env = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    env = os.environ | {"PYTHONPATH": python_path()}
     command = [sys.executable, *words]
     return subprocess.run(command, input=stdin, env=env, capture_output=True, text=True, timeout=240, check=False)
 

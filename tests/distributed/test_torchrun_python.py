@@ -74,35 +74,34 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def test_every_rank_has_what_one_process_has(alone: Path, tmp_path: Path) -> None:
-    assert run(tmp_path / "out", 2) == (alone / "alone.json").read_text()
+def test_every_rank_has_what_one_process_has_and_goes_on_where_it_was_when_it_is_started_again(
+    alone: Path, tmp_path: Path
+) -> None:
+    found = run(tmp_path / "out", 2, "fail once", options=("--max-restarts=1",))
+    assert found == (alone / "alone.json").read_text()
     assert fingerprint(tmp_path / "out/kept") == fingerprint(alone / "kept")
     begun = [json.loads(line) for line in (tmp_path / "out/kept/environment.jsonl").read_text().splitlines()]
     assert [(start["launcher"], start["stages"]) for start in begun] == [("torchrun", 2)] * 2
 
 
-def test_a_script_that_is_started_again_goes_on_where_it_was(alone: Path, tmp_path: Path) -> None:
-    found = run(tmp_path / "out", 2, "fail once", options=("--max-restarts=1",))
-    assert found == (alone / "alone.json").read_text()
-    assert fingerprint(tmp_path / "out/kept") == fingerprint(alone / "kept")
-
-
 REFUSED = """
-import os, sys
+import json, os, sys
 from ffdist import FfdistError, Pipeline
 from pathlib import Path
 
-os.environ["LOCAL_WORLD_SIZE"] = sys.argv[2]
-pipeline = Pipeline("mlp", "sff")
-try:
-    pipeline.fit("digits", epochs=1, progress=False, stages=int(sys.argv[3]))
-except FfdistError as error:
-    (Path(sys.argv[1]) / f"{os.environ['RANK']}.json").write_text(str(error))
+found, pipeline = [], Pipeline("mlp", "sff")
+for ranks_of_a_host, stages in ((1, 2), (2, 1)):
+    os.environ["LOCAL_WORLD_SIZE"] = str(ranks_of_a_host)
+    try:
+        pipeline.fit("digits", epochs=1, progress=False, stages=stages)
+    except FfdistError as error:
+        found.append(str(error))
+(Path(sys.argv[1]) / f"{os.environ['RANK']}.json").write_text(json.dumps(found))
 """
 
 
 def test_what_cannot_be_joined_is_an_error_on_every_rank(tmp_path: Path) -> None:
-    found = run(tmp_path / "hosts", 2, "1", "2", script=REFUSED)
-    assert "a run on several hosts needs a folder" in found
-    assert "fit(data, out=FOLDER)" in found
-    assert "plan.stages and torchrun disagree" in run(tmp_path / "stages", 2, "2", "1", script=REFUSED)
+    hosts, stages = json.loads(run(tmp_path / "out", 2, script=REFUSED))
+    assert "a run on several hosts needs a folder" in hosts
+    assert "fit(data, out=FOLDER)" in hosts
+    assert "plan.stages and torchrun disagree" in stages

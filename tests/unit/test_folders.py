@@ -12,12 +12,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from harness import python_path
 
-import ffdist
 from ffdist.cli import main
 from ffdist.folders import command, container_note, is_persistent_mount, remedy_unwritable, why_unwritable
 
-SOURCE = Path(ffdist.__file__).parents[1]
 IN_CONTAINER = """\
 1024 853 0:61 / / rw,relatime master:388 - overlay overlay rw,lowerdir=/l/A:/l/B,upperdir=/o/diff,workdir=/o/work
 1027 1024 0:65 / /dev rw,nosuid - tmpfs tmpfs rw,size=65536k,mode=755
@@ -106,7 +105,7 @@ def foreign(ours: Path) -> Path:
 def without_rights(folder: Path, *words: object, **env: str) -> str:
     """What ffdist says on stderr when it fails in a folder, started by a user who is allowed no more than others."""
     rights = ["setpriv", "--inh-caps=-all", "--bounding-set=-all"] if os.geteuid() == 0 else []
-    environment = {**os.environ, "PYTHONPATH": str(SOURCE), "OMP_NUM_THREADS": "1", **env}
+    environment = {**os.environ, "PYTHONPATH": python_path(), "OMP_NUM_THREADS": "1", **env}
     done = subprocess.run(
         [*rights, sys.executable, "-m", "ffdist", *map(str, words)],
         env=environment,
