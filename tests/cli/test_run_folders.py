@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from harness import python_path
 from jobs import fingerprint
 from PIL import Image
 
@@ -195,7 +196,7 @@ def test_own_code_is_found_from_any_folder_and_what_becomes_of_it_is_noted(
     (home / "nets/__init__.py").touch()
     (home / "nets/small.py").write_text(NETWORK)
     own = ["--model", "nets.small:build", "--objective", "my_rule_of_a_test.py:Mine", "--model-args", "width=12"]
-    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    env = {**os.environ, "PYTHONPATH": python_path()}
     train = ["train", "--launcher", "threads", "--stages", "1", "--epochs", "1", *own, "--out", "r"]
     for folder, args in ((home, train), (elsewhere, ["eval", "../home/r", "--json"])):
         command = [sys.executable, "-m", "ffdist", *args]
