@@ -54,7 +54,7 @@ def test_from_a_bare_tree_without_our_packages_what_failed_is_reported_and_tried
 ) -> None:
     tree, out, pictures = tmp_path / "tree", tmp_path / "out", tmp_path / "pictures.npz"
     for folder in ("ffdist", "benchmarks"):
-        shutil.copytree(ROOT / folder, tree / folder, ignore=shutil.ignore_patterns("__pycache__", "records"))
+        shutil.copytree(ROOT / folder, tree / folder, ignore=shutil.ignore_patterns("*.pyc.*", "records"))
     (tree / "sitecustomize.py").write_text(ABSENT)
     pictures.write_bytes(b"no pictures")
     args = ["--out", str(out), "--device", "cpu", "--quick", "--data", str(pictures), "--parts", "accuracy", "serial"]
