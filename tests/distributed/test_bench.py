@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
+from harness import python_path
 from PIL import Image
 from stages import command
 
@@ -60,11 +61,10 @@ def bench(capsys: pytest.CaptureFixture[str], *args: str) -> tuple[dict, str]:
     return json.loads(out), err
 
 
-def test_throughput_prints_the_promised_keys_and_all_of_ddp_tunings(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "ffdist", "bench", "throughput", *SMALL, "--against", "ddp", "--record", tmp_path]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
-    assert done.returncode == 0, done.stderr
-    found, progress = json.loads(done.stdout), done.stderr
+def test_throughput_prints_the_promised_keys_and_all_of_ddp_tunings(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found, progress = bench(capsys, "throughput", *SMALL, "--against", "ddp", "--record", str(tmp_path))
     promised = {"model", "devices", "precision", "batch", "ours", "theirs", "ratio", "ratio_min", "ratio_max", "n"}
     assert promised <= found.keys()
     assert found["n"] == len(found["pairs"]) >= 1
@@ -281,7 +281,7 @@ if __name__ == "__main__":
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT], ids=lambda number: number.name)
 def test_what_measures_ends_with_who_wanted_to_know(script: str, number: signal.Signals, tmp_path: Path) -> None:
     (tmp_path / "measure.py").write_text(script)
-    env = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    env = os.environ | {"PYTHONPATH": python_path()}
     with subprocess.Popen([sys.executable, tmp_path / "measure.py"], stdout=subprocess.PIPE, text=True, env=env) as own:
         assert own.stdout
         members = [int(word) for word in own.stdout.readline().split()]
