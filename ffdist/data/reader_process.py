@@ -1,12 +1,12 @@
 """A process that makes samples for another one, whose orders come over a line; it ends with that one.
 
-`START` is its program; this module imports nothing that takes long.
+`START` is its program. Before torch is imported, signals are left to whoever has started the process, and it is bound
+to that one's end, of which its line tells it nothing where it is stopped.
 """
 
 from __future__ import annotations
 
 import os
-import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -15,13 +15,15 @@ from queue import SimpleQueue
 from threading import Event, Lock, Thread
 from typing import Any, NamedTuple
 
-from ffdist.exiting import end_with_parent
 from ffdist.loading import loading
 from ffdist.payload import Payload, unpack
 
 START = (
-    "import sys; from multiprocessing.connection import Connection; line = Connection(int(sys.argv[1])); "
-    "sys.path[:] = line.recv(); from ffdist.data.reader_process import main; main(line, int(sys.argv[2]))"
+    "import signal, sys; "
+    "[signal.signal(each, signal.SIG_IGN) for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]; "
+    "from multiprocessing.connection import Connection; line = Connection(int(sys.argv[1])); "
+    "sys.path[:] = line.recv(); from ffdist.exiting import end_with_parent; end_with_parent(int(sys.argv[2])); "
+    "from ffdist.data.reader_process import main; main(line)"
 )
 
 
@@ -76,15 +78,12 @@ class Answers:
             pass
 
 
-def main(line: Connection, parent: int) -> None:
-    """The main loop of a reader process, whose orders come from the process `parent`.
+def main(line: Connection) -> None:
+    """The main loop of a reader process.
 
     It answers once whether it can read (None, or the error), and then each order: the error, or None and the bytes of
     the samples; and says that it lives, until it has answered.
     """
-    end_with_parent(parent)  # where this one is stopped, too: then the line's end tells it nothing
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)  # whoever has started it decides
     for stream in (sys.stdout, sys.stderr):  # what several print at a time comes out in whole lines
         stream.reconfigure(line_buffering=True, write_through=False)  # pyright: ignore[reportAttributeAccessIssue]
     orders: SimpleQueue[Order] = SimpleQueue()
