@@ -19,9 +19,10 @@ from typing import Literal
 from ffdist.bench.fault_schedule import Fault
 from ffdist.bench.harness.result import Progress
 from ffdist.bench.ray_nodes import RayNodes
-from ffdist.bench.victims import ProcessId, descendants, is_worker, kept_in, shared_by
+from ffdist.bench.victims import ProcessId, descendants, is_worker, kept_in, name_of, shared_by
 from ffdist.errors import StageError
 from ffdist.report.log import PULSES
+from ffdist.runtime.child import FORK_SERVER
 from ffdist.runtime.record import ENVIRONMENT
 
 Launcher = Literal["processes", "torchrun", "ray"]
@@ -140,6 +141,8 @@ class DisturbedRun:
         if not workers:
             return False
         victim = workers[fault.worker % len(workers)].pid
+        if fault.victim == "fork server":  # none any more, where it was killed already: then a worker
+            victim = next((each.pid for each in self.descendants() if name_of(each.pid) == FORK_SERVER), victim)
         others = [each.pid for each in workers if each.pid != victim]
         with paused(others if fault.moment == "exchange" and self.shares_blocks else []):
             if fault.victim == "node" and self.nodes:

@@ -181,7 +181,9 @@ def faults(kills: int, seed: int, launcher: Launcher, folder: Path, progress: Pr
         with nothing_left(run), ExitStack() as cluster:
             if launcher == "ray":
                 run.nodes = cluster.enter_context(closing(RayNodes(folder / "ray")))
-            outcomes = kill_and_finish(run, schedule(kills, seed, nodes=launcher == "ray"))
+            outcomes = kill_and_finish(
+                run, schedule(kills, seed, nodes=launcher == "ray", servers=launcher == "processes")
+            )
     finally:
         if run.process and run.process.poll() is None:
             workers = {*run.descendants()}

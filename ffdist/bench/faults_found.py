@@ -14,7 +14,12 @@ from ffdist.bench.harness.summary import Summary
 from ffdist.bench.harness.table import ResultTable
 from ffdist.cores import available_cores
 
-VICTIMS = {"worker": "a worker", "launcher": "what had started the workers", "node": "a node of Ray's"}
+VICTIMS = {
+    "worker": "a worker",
+    "launcher": "what had started the workers",
+    "node": "a node of Ray's",
+    "fork server": "what workers are forked from",
+}
 
 
 @dataclass

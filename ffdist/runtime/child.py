@@ -27,8 +27,8 @@ START = (
     "sys.path[:] = line.recv(); from ffdist.runtime.child import main; main(line)"
 )
 
-WORKER = "worker-"
-"""What a worker's process is called by `ps` and `top`, before its number."""
+WORKER, FORK_SERVER = "worker-", "fork-server"
+"""What a worker's process is called by `ps` and `top`, before its number, and what it is forked from."""
 
 
 class ProcessStart(NamedTuple):

@@ -27,6 +27,7 @@ from typing import Any, NoReturn
 from ffdist.device import may_need_driver
 from ffdist.exiting import end_with_parent, name_process
 from ffdist.loading import import_seconds
+from ffdist.runtime.child import FORK_SERVER
 from ffdist.runtime.interrupts import signals_blocked
 
 ANSWER = 10.0
@@ -165,7 +166,7 @@ def serve(there: socket.socket, launcher: int) -> NoReturn:
     """The server's life: an order after the other, until the launcher is gone."""
     try:
         end_with_parent(launcher)
-        name_process("fork-server")
+        name_process(FORK_SERVER)
         line = Connection(os.dup(there.fileno()))
         while True:
             order = json.loads(line.recv_bytes())

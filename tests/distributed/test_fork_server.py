@@ -19,6 +19,7 @@ from stages import stages_of
 from ffdist.bench.victims import descendants, left_of, name_of
 from ffdist.cli import main
 from ffdist.device import may_need_driver
+from ffdist.runtime.child import FORK_SERVER
 from ffdist.runtime.fork_server import fork_server
 from ffdist.runtime.process_stat import parent_of
 from ffdist.snapshot import committed
@@ -53,7 +54,7 @@ def soon(true: Callable[[], T]) -> T:
 
 
 def server_of(launcher: int) -> int:
-    return next(each.pid for each in descendants(launcher) if name_of(each.pid) == "fork-server")
+    return next(each.pid for each in descendants(launcher) if name_of(each.pid) == FORK_SERVER)
 
 
 def test_whoever_is_killed_the_run_ends_with_the_bits_of_threads(tmp_path: Path) -> None:
@@ -82,7 +83,7 @@ def test_workers_end_with_their_launcher(tmp_path: Path) -> None:
     with training(tmp_path / "run") as launcher:
         soon(lambda: committed(tmp_path / "run"))
         all_of = set(descendants(launcher.pid))
-        assert {name_of(each.pid) for each in all_of} >= {"fork-server", "worker-0", "worker-1"}
+        assert {name_of(each.pid) for each in all_of} >= {FORK_SERVER, "worker-0", "worker-1"}
         launcher.kill()
         assert not left_of(all_of, 5.0)
 

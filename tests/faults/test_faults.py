@@ -36,6 +36,7 @@ def test_a_seed_draws_every_moment_and_both_victims_and_always_the_same() -> Non
     assert {fault.moment for fault in faults} == set(MOMENTS)
     assert {fault.victim for fault in faults} == {"worker", "launcher"}
     assert {fault.victim for fault in schedule(50, 0, nodes=True)} == {"worker", "launcher", "node"}
+    assert {fault.victim for fault in schedule(50, 0, servers=True)} == {"worker", "launcher", "fork server"}
     assert [fault.moment for fault in faults[-LAST:]] == ["last commit"] * LAST
 
 
@@ -57,7 +58,7 @@ def test_asked_to_stop_it_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_a_run_that_is_killed_equals_one_that_is_not_and_leaves_nothing(tmp_path: Path) -> None:
     """What has started the workers at a commit, and a worker at the last one."""
-    assert [fault.victim for fault in schedule(2, SEED)] == ["launcher", "worker"]
+    assert [fault.victim for fault in schedule(2, SEED, servers=True)] == ["launcher", "worker"]
     words = ["faults", "--kills", "2", "--seed", str(SEED), "--folder", str(tmp_path / "runs"), "--json"]
     done = subprocess.run(
         [sys.executable, "-m", "ffdist", "bench", *words], capture_output=True, text=True, check=False
