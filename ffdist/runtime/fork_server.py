@@ -32,8 +32,6 @@ from ffdist.runtime.interrupts import signals_blocked
 
 ANSWER = 10.0
 """Seconds within which the server answers; a stopped one is told to go on."""
-ABOVE = 200
-"""Descriptors wait above this one, at least, while others are put into their places."""
 MAX_DESCRIPTORS = 16
 
 _server: ForkServer | None = None
@@ -50,7 +48,9 @@ def start_fork_server(device: str) -> None:
         and threading.active_count() == 1
         and not may_need_driver(device)
     ):
-        use_fork_server(ForkServer.forked())
+        with suppress(OSError):  # a system without pidfd (Linux before 5.3), or with no room for a process
+            os.close(os.pidfd_open(os.getpid()))
+            use_fork_server(ForkServer.forked())
 
 
 def use_fork_server(server: ForkServer) -> None:
@@ -86,20 +86,27 @@ class ForkServer:
         launcher = os.getpid()
         sys.stdout.flush()
         sys.stderr.flush()
-        with signals_blocked():  # for ever in the server: what is sent to all processes is the launcher's to answer
-            if (pid := os.fork()) == 0:
+        with there:
+            try:
+                # for ever in the server: what is sent to all processes is the launcher's to answer
+                with signals_blocked():
+                    if (pid := os.fork()) == 0:
+                        here.close()
+                        serve(there, launcher)
+            except OSError:
                 here.close()
-                serve(there, launcher)
-        there.close()
+                raise
         return cls(pid, here)
 
     def start(self, line: int, stderr: int, descriptors: Sequence[int]) -> ForkedProcess:
         """Fork a worker. line, stderr: its ends of these. descriptors: those that it has under the same numbers.
 
-        Raises ServerLostError.
+        Raises ServerLostError; OSError where the system has no room for a process.
         """
         order = {"order": "start", "numbers": list(descriptors), "environment": dict(os.environ)}
         answer = self.ask(order, [line, stderr, *descriptors])
+        if number := answer.get("errno"):
+            raise OSError(number, os.strerror(number))
         return ForkedProcess(self, int(answer["pid"]))
 
     def ask(self, order: Mapping[str, Any], descriptors: Sequence[int] = ()) -> dict[str, Any]:
@@ -172,14 +179,18 @@ def serve(there: socket.socket, launcher: int) -> NoReturn:
             order = json.loads(line.recv_bytes())
             if order["order"] == "start":
                 _, descriptors, _, _ = socket.recv_fds(there, 1, MAX_DESCRIPTORS)
-                pid = os.fork()
+                try:
+                    pid = os.fork()
+                    answer = {"pid": pid}
+                except OSError as error:  # the other workers live on until the launcher ends them
+                    pid = None
+                    answer = {"errno": error.errno}
                 if pid == 0:
                     line.close()
                     there.close()
                     become_worker(order, descriptors)
                 for each in descriptors:
                     os.close(each)
-                answer = {"pid": pid}
             else:
                 answer = {"status": os.waitstatus_to_exitcode(os.waitpid(order["pid"], 0)[1])}
             line.send_bytes(json.dumps(answer).encode())
@@ -214,11 +225,14 @@ def put_in_place(descriptors: Sequence[int], numbers: Sequence[int]) -> int:
     import fcntl
 
     # none may be overwritten that is still to be moved
-    above = max([ABOVE, *numbers]) + 1
+    above = max([2, *numbers]) + 1
     line, stderr, *shared = (fcntl.fcntl(each, fcntl.F_DUPFD_CLOEXEC, above) for each in descriptors)
     for each in descriptors:
         os.close(each)
-    nothing = os.open(os.devnull, os.O_RDONLY)
+    # as high, or it could be 0 itself, where the command was started without stdin
+    opened = os.open(os.devnull, os.O_RDONLY)
+    nothing = fcntl.fcntl(opened, fcntl.F_DUPFD_CLOEXEC, above)
+    os.close(opened)
     for each, number in ((nothing, 0), (stderr, 2), *zip(shared, numbers, strict=True)):
         os.dup2(each, number, inheritable=number <= 2)
         os.close(each)
@@ -228,6 +242,8 @@ def put_in_place(descriptors: Sequence[int], numbers: Sequence[int]) -> int:
 def forget_inherited() -> None:
     """Forget what an interpreter of its own would not have: the launcher's state of random numbers, and of time."""
     import numpy as np
+    import torch
 
     np.random.seed()
+    torch.default_generator.seed()
     import_seconds(forget=True)

@@ -14,7 +14,7 @@ from ffdist import errors
 from ffdist.errors import FfdistError, Interrupted
 from ffdist.events import Observer, from_json, stopping
 from ffdist.runtime.heartbeat import silence_of
-from ffdist.runtime.interrupts import StopRequest, say_stopping
+from ffdist.runtime.interrupts import StopRequest, handled_signals, say_stopping
 from ffdist.runtime.outcome import Result
 from ffdist.runtime.supervise import verdict
 from ffdist.runtime.worker_process import WorkerProcess
@@ -127,6 +127,8 @@ class ProcessMonitor:
                 worker.done = True
             case "ready":
                 self.ready |= worker.rank == 0
+            case "signal" if event["number"] not in handled_signals():
+                pass  # sent to all processes, of which this one has to go on: the end of a terminal below nohup
             case "signal":
                 if not self.stop_request.number:
                     self.stop_request.number, self.stop_request.at = event["number"], time.monotonic()

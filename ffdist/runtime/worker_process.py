@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from threading import Thread
 
-from ffdist.errors import StageLostError, setting
+from ffdist.errors import StageError, StageLostError, setting
 from ffdist.payload import Payload
 from ffdist.runtime.child import START, WORKER, ProcessStart
 from ffdist.runtime.fork_server import ForkedProcess, ServerLostError, fork_server
@@ -129,7 +129,8 @@ class WorkerProcess:
 
 
 def start_worker(world: World, store: str, descriptors: tuple[int, ...], payload: Payload) -> WorkerProcess:
-    """A process that waits for its job, which is sent as fast as it takes it."""
+    """A process that waits for its job, which is sent as fast as it takes it. Raises StageError where the system has no
+    room for it."""
     here, there = multiprocessing.Pipe()
     stderr, write_end = os.pipe()
     os.set_blocking(stderr, False)
@@ -138,13 +139,34 @@ def start_worker(world: World, store: str, descriptors: tuple[int, ...], payload
         with signals_blocked():
             process, parent = forked_or_interpreter(there.fileno(), write_end, descriptors)
             worker = WorkerProcess(world.rank, process, here, stderr)
+    except OSError as error:
+        here.close()
+        os.close(stderr)
+        raise not_started_error(world.rank, error) from error
     finally:  # held here, too, they would stay open when the worker dies, and its end would not be seen
         there.close()
         os.close(write_end)
     start = ProcessStart(world, store, parent, sys.argv, payload.script)
     # a pipe holds little: a worker that still starts would make the launcher wait, and the other workers with it
-    Thread(target=send_job, args=(here, start, payload.data), name=f"send {WORKER}{world.rank}", daemon=True).start()
+    sender = Thread(target=send_job, args=(here, start, payload.data), name=f"send {WORKER}{world.rank}", daemon=True)
+    try:
+        sender.start()
+    except RuntimeError as error:
+        worker.end()
+        worker.close()
+        raise not_started_error(world.rank, error) from error
     return worker
+
+
+def not_started_error(rank: int, error: Exception) -> StageError:
+    return StageError(
+        f"worker {rank} cannot be started",
+        where=f"host {platform.node()}",
+        expected="room for another process, and its threads",
+        got=str(error),
+        remedy="fewer workers; or let the system have more processes (`ulimit -u`, or the container's limit of "
+        "processes), memory, and open files (`ulimit -n`)",
+    )
 
 
 def forked_or_interpreter(

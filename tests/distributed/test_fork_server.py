@@ -2,26 +2,36 @@
 
 from __future__ import annotations
 
+import json
 import os
+import random
+import resource
 import signal
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
+import numpy as np
 import pytest
+import torch
 from jobs import fingerprint
 from stages import stages_of
 
 from ffdist.bench.victims import descendants, left_of, name_of
 from ffdist.cli import main
 from ffdist.device import may_need_driver
+from ffdist.errors import StageError
+from ffdist.payload import Payload
 from ffdist.runtime.child import FORK_SERVER
-from ffdist.runtime.fork_server import fork_server
+from ffdist.runtime.fork_server import forget_inherited, fork_server, put_in_place, start_fork_server
 from ffdist.runtime.process_stat import parent_of
+from ffdist.runtime.worker_process import start_worker
+from ffdist.runtime.world import World
 from ffdist.snapshot import committed
 
 pytestmark = pytest.mark.distributed
@@ -88,11 +98,78 @@ def test_workers_end_with_their_launcher(tmp_path: Path) -> None:
         assert not left_of(all_of, 5.0)
 
 
-def test_a_server_is_of_the_process_that_has_started_it() -> None:
-    assert fork_server()
+def passes_in_child(check: Callable[[], object]) -> bool:
+    """Whether a check passes in a process of its own, which it may spoil."""
     if (child := os.fork()) == 0:
-        os._exit(0 if fork_server() is None else 1)
-    assert os.waitpid(child, 0)[1] == 0
+        try:
+            check()
+            os._exit(0)
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(1)
+    return os.waitpid(child, 0)[1] == 0
+
+
+def test_a_server_is_of_the_process_that_has_started_it() -> None:
+    def check() -> None:
+        assert fork_server() is None
+
+    assert fork_server()
+    assert passes_in_child(check)
+
+
+def test_unseeded_numbers_of_two_workers_differ() -> None:
+    def draw() -> None:
+        forget_inherited()
+        os.write(write_end, json.dumps([random.random(), np.random.rand(), torch.rand(()).item()]).encode())
+
+    reader, write_end = os.pipe()
+    drawn = list[list[float]]()
+    for _ in range(2):
+        assert passes_in_child(draw)
+        drawn.append(json.loads(os.read(reader, 1000)))
+    os.close(reader)
+    os.close(write_end)
+    assert all(mine != other for mine, other in zip(*drawn, strict=True)), drawn
+
+
+def test_descriptors_get_their_places_where_few_are_allowed_and_stdin_was_closed() -> None:
+    def check() -> None:
+        os.closerange(3, 1 << 16)
+        os.close(0)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (20, 20))
+        files = [os.memfd_create(name) for name in ("line", "stderr", "shared")]  # the first one is 0
+        expected = [os.fstat(each).st_ino for each in files]
+        line = put_in_place(files, [7])
+        assert [os.fstat(each).st_ino for each in (line, 2, 7)] == expected
+        assert os.path.samestat(os.fstat(0), os.stat(os.devnull))
+        assert len(os.listdir("/proc/self/fd")) == 6, "none is left over: 0, 1, 2, line, 7, and the listing's own"
+
+    assert passes_in_child(check)
+
+
+def test_where_the_system_has_no_room_for_a_process_an_error_says_so_and_the_server_lives() -> None:
+    def start() -> None:
+        with pytest.raises(StageError, match=r"worker 3 cannot be started(.|\n)*got: .*unavailable(.|\n)*ulimit -u"):
+            start_worker(World(3, 4, 3, 0), "", (), Payload(b"", None))
+
+    def check() -> None:
+        if os.getuid() == 0:  # whom nothing limits
+            os.setuid(65534)
+        start_fork_server("cpu")
+        server = fork_server()
+        assert server
+        resource.prlimit(server.pid, resource.RLIMIT_NPROC, (0, 0))
+        start()
+        assert fork_server() is server
+        server.end()
+        resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))
+        start_fork_server("cpu")
+        assert fork_server() is None
+        start()
+
+    assert passes_in_child(check)
 
 
 def test_nothing_is_forked_where_a_driver_may_be_in_use() -> None:

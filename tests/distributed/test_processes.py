@@ -45,13 +45,31 @@ def test_a_pipeline_of_processes_is_fitted_in_any_thread() -> None:
 
 
 def test_asked_twice_to_stop_it_ends_at_once() -> None:
-    def interrupt_twice(event: dict[str, Any]) -> None:
+    def interrupt_twice(event: object) -> None:
         signal.raise_signal(signal.SIGINT)
         time.sleep(0.4)
         signal.raise_signal(signal.SIGINT)
 
     with pytest.raises(KeyboardInterrupt):
         run_processes(TrainingMain(DigitsJob(settings={"stages": 2})), 2, interrupt_twice)
+
+
+@dataclass(frozen=True)
+class HangingUp(DigitsJob):
+    """A job in whose making each process gets SIGHUP, as at the end of a terminal."""
+
+    def __call__(self) -> Job:
+        signal.raise_signal(signal.SIGHUP)
+        return super().__call__()
+
+
+def test_what_is_ignored_below_nohup_does_not_stop_the_run_where_workers_get_it() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        result = run_processes(TrainingMain(HangingUp(settings={"stages": 2})), 2, QUIET)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert result.reason == "finished"
 
 
 class Unsendable(DigitsJob):
