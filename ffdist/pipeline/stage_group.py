@@ -165,13 +165,13 @@ class StageGroup:
 
     def announcements(self, step: int) -> dict[str, int | None]:
         """The announcements of this worker to the others, sent with any exchange."""
-        return {"told": self.announce_stop(step), "pulse": self.announce_pulse(step)}
+        return {"stop_step": self.announce_stop(step), "pulse": self.announce_pulse(step)}
 
     def receive_announcements(self, frames: Iterable[Frame]) -> None:
         """Take the others' announcements."""
         for frame in frames:
             if self.stop_step is None:
-                self.stop_step = frame.fields["told"]
+                self.stop_step = frame.fields["stop_step"]
             pulse = frame.fields.get("pulse")
             if pulse is not None and pulse > self.pulsed:
                 self.pulse_step = pulse
