@@ -75,6 +75,8 @@ class ForkServer:
         """pid: of a child of this process that is in `serve`, with the other end of this socket."""
         self.pid = pid
         """0 when it is lost."""
+        self.orders = 0
+        """The number of the last order."""
         self.owner = os.getpid()
         self.socket = here
         self.line = Connection(os.dup(here.fileno()))
@@ -113,13 +115,16 @@ class ForkServer:
         """The answer to an order. Raises ServerLostError."""
         if not self.pid:
             raise ServerLostError
+        self.orders += 1
         try:
             os.kill(self.pid, signal.SIGCONT)
-            self.line.send_bytes(json.dumps(order).encode())
+            self.line.send_bytes(json.dumps({**order, "number": self.orders}).encode())
             if descriptors:
                 socket.send_fds(self.socket, [b"."], list(descriptors))
-            if self.line.poll(ANSWER):
-                return json.loads(self.line.recv_bytes())
+            while self.line.poll(ANSWER):
+                answer = json.loads(self.line.recv_bytes())
+                if answer["number"] == self.orders:  # else of one that a signal has kept from being read
+                    return answer
         except (EOFError, OSError):
             pass
         self.end()
@@ -193,7 +198,7 @@ def serve(there: socket.socket, launcher: int) -> NoReturn:
                     os.close(each)
             else:
                 answer = {"status": os.waitstatus_to_exitcode(os.waitpid(order["pid"], 0)[1])}
-            line.send_bytes(json.dumps(answer).encode())
+            line.send_bytes(json.dumps({**answer, "number": order["number"]}).encode())
     except (EOFError, OSError):  # the launcher has gone
         pass
     except BaseException:

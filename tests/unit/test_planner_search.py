@@ -425,7 +425,7 @@ def test_the_least_memory_of_many_lanes_and_devices_is_soon_told() -> None:
     begun = time.process_time()
     with pytest.raises(ConfigError, match="no plan keeps to the memory limit"):
         best_plan(profile, Cluster(16, memory_limit=1e4))
-    assert time.process_time() - begun < 3.0
+    assert time.process_time() - begun < 5.0
 
 
 def test_sixty_four_blocks_on_sixty_four_devices_take_less_than_a_second() -> None:
@@ -456,7 +456,7 @@ def test_thirty_blocks_on_unlike_devices_take_seconds_at_most(name: str, lanes: 
     profile = network(*(block(n, *each) for n, each in enumerate(sizes)))
     begun = time.process_time()
     assert PlanSearch(profile, CLUSTERS[name], lanes).least()
-    assert time.process_time() - begun < 3.0
+    assert time.process_time() - begun < 5.0
 
 
 @pytest.mark.parametrize(
