@@ -53,6 +53,8 @@ COARSE = 1e-3
 """How near the halving comes to the least time, before each found plan's own price is undercut."""
 GROWING = (1.01, 1.02, 1.04, 1.08, 1.2, 1.5, *(2.0,) * 12, inf)
 """What the first bound is multiplied by until there is a plan."""
+NEAR = 1.25
+"""Up to so many times the least time, a bound is asked for at once, and not those below it first."""
 FEW = 8
 """Up to so many lanes, each number that the worker before may take of a stage is tried; of more, the most."""
 MAX_MIXES = 10_000
@@ -118,7 +120,7 @@ class PlanSearch:
         self._tried = 0
         self._next_number: list[list[int]] = []
         self._most: dict[tuple[int, int, int, int, bool], int] = {}
-        self._most_new: dict[tuple[int, int], int] = {}
+        self._most_new: dict[tuple[tuple[int, ...], int], int] = {}
         self._capacity: dict[tuple[int, ...], float] = {}
         self._next: dict[tuple[tuple[int, ...], int], list[NextDevices]] = {}
 
@@ -171,9 +173,10 @@ class PlanSearch:
         self.all_shares = all_of_them and self.tries_shares
 
     def _halved(self, below: float, within: float) -> Price | None:
-        if isfinite(below) and self.within(below) is None:
-            return None
         self.low, found = self.least_seconds() * (1 - CLOSE), None
+        if below < self.low * NEAR:
+            found = self.within(below)
+            return found and self._bisect(found, within)
         for times in GROWING:  # a time too short is soon found to be so: few runs keep to it
             found = self.within(min(self.low * times, below))
             if found or self.low * times >= below:
@@ -362,19 +365,40 @@ class PlanSearch:
 
     def most_new(self, free: tuple[int, ...], j: int) -> int:
         """The most new workers of a stage, after whom those left can still do the blocks from j on in time."""
-        if self.any_order or not self.timed:
+        if not self.timed:
             return free[-1]
-        key = (free[0], j)
+        key = (free, j)
         if key not in self._most_new:
-            first, low, high = len(self.row) - free[0], 0, free[0]
-            while low < high:
-                middle = (low + high + 1) // 2
-                if self.work[j] <= self.most_after((free[0] - middle,), self.row[first + middle - 1]):
-                    low = middle
-                else:
-                    high = middle - 1
-            self._most_new[key] = low
+            self._most_new[key] = self._most_new_any(free, j) if self.any_order else self._most_new_in_order(free[0], j)
         return self._most_new[key]
+
+    def _most_new_in_order(self, free: int, j: int) -> int:
+        first, low, high = len(self.row) - free, 0, free
+        while low < high:
+            middle = (low + high + 1) // 2
+            if self.work[j] <= self.most_after((free - middle,), self.row[first + middle - 1]):
+                low = middle
+            else:
+                high = middle - 1
+        return low
+
+    def _most_new_any(self, free: tuple[int, ...], j: int) -> int:
+        """The slowest ones, but for the last: of these the least is left undone."""
+        have = [upto - before for upto, before in zip(free, (0, *free), strict=False)]
+        kinds = [kind for kind, count in enumerate(have) for _ in range(count)]
+        if not kinds:
+            return 0
+        last, *others = kinds
+        left, many = self.capacity(free) - self.speeds[last], 1
+        enough = self.work[j] / (self.seconds * (1 + CLOSE)) - self.speeds[last]
+        if left < enough:
+            return 0
+        for kind in reversed(others):
+            left -= self.speeds[kind]
+            if left < enough:
+                break
+            many += 1
+        return many
 
     def capacity(self, free: tuple[int, ...]) -> float:
         """The speeds of the free devices, added up."""
@@ -505,7 +529,7 @@ class PlanSearch:
             if enough and is_covered(devices, enough):
                 found.append(tuple(sorted(devices)))
                 continue
-            room = [self.most(kind, workers, i, j, last=False) for kind in devices[:-1]]
+            room = self.rooms(devices[:-1], workers, i, j)
             if room and min(room) < 1:
                 continue
             least = max(1, rest - sum(room))
@@ -522,6 +546,12 @@ class PlanSearch:
                 if self.is_enough(new, i, j):
                     found.append(tuple(sorted(devices)))
         enough.update(found)
+
+    def rooms(self, kinds: tuple[int, ...], workers: int, i: int, j: int) -> list[int]:
+        """Lanes that each worker on these devices can take, where others come after it."""
+        if kinds and kinds[0] == kinds[-1]:  # they come from the fastest on: all are alike
+            return [self.most(kinds[0], workers, i, j, last=False)] * len(kinds)
+        return [self.most(kind, workers, i, j, last=False) for kind in kinds]
 
     def begun(self, lanes: int, workers: int, i: int, j: int, kind: int) -> float:
         """Seconds busy of a worker with these lanes alone, whose output is not sent yet."""
