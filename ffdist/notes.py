@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 
 from ffdist.spelling import as_field, as_flags, spelled
@@ -35,13 +35,27 @@ def silenced() -> Iterator[None]:
 @contextmanager
 def spelled_as_flags() -> Iterator[None]:
     """A context whose notes spell settings as the command line does, in processes that are started within, too."""
-    before = os.environ.get(FLAGS)
-    os.environ[FLAGS] = "1"
+    with _in_environment(FLAGS):
+        yield
+
+
+@contextmanager
+def quieted(quiet: bool) -> Iterator[None]:
+    """A context in which the user hears of errors alone, where that is wanted, in processes that are started within,
+    too."""
+    with _in_environment(QUIET) if quiet else nullcontext():
+        yield
+
+
+@contextmanager
+def _in_environment(name: str) -> Iterator[None]:
+    before = os.environ.get(name)
+    os.environ[name] = "1"
     try:
         yield
     finally:
         if before is None:
-            os.environ.pop(FLAGS, None)
+            os.environ.pop(name, None)
 
 
 def note(text: str) -> None:

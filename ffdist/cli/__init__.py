@@ -29,7 +29,7 @@ from ffdist.errors import (
 from ffdist.exiting import end_process_now
 from ffdist.folders import check_temporary
 from ffdist.loading import missing_package_text
-from ffdist.notes import QUIET, spelled_as_flags
+from ffdist.notes import quieted, spelled_as_flags
 from ffdist.options import nearest
 from ffdist.plain import let_any_text_pass
 from ffdist.presets import PRESETS
@@ -62,16 +62,14 @@ COMMANDS = {
 def main(argv: Sequence[str] | None = None) -> None:
     """Run one command. Exits with 0; 1 for an error; 2 for a wrong command line; 129, 130 or 143 after SIGHUP, Ctrl-C
     or SIGTERM, also where a run has made a snapshot and can be resumed."""
-    with signals_restored(), spelled_as_flags():
+    verbose, args = split_off_flags(VERBOSE, sys.argv[1:] if argv is None else argv)
+    quiet, args = split_off_flags(SILENT, args)
+    with signals_restored(), spelled_as_flags(), quieted(quiet):
         handle_signals(leave_at_once)
         let_any_text_pass()
-        verbose, args = split_off_flags(VERBOSE, sys.argv[1:] if argv is None else argv)
-        quiet, args = split_off_flags(SILENT, args)
         try:
             command, args = read(args)
             module, _, function = COMMANDS[command][0].partition(":")
-            if quiet:
-                os.environ[QUIET] = "1"
             check_temporary()
             getattr(importlib.import_module(module), function)(args)
             sys.stdout.flush()  # here, where a closed pipe raises BrokenPipeError, and not at the interpreter's end

@@ -340,11 +340,9 @@ def test_the_name_of_a_thing_of_another_kind_is_said_to_be_one(capsys: pytest.Ca
 
 def test_quiet_says_results_alone_and_json_is_one_object(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = str(tmp_path / "run")
-    try:
-        status, out, err = outcome_of(capsys, "-q", "train", "--out", run, "--json", *TINY)
-    finally:
-        os.environ.pop("FFDIST_QUIET", None)
+    status, out, err = outcome_of(capsys, "-q", "train", "--out", run, "--json", *TINY)
     assert (status, err) == (0, "")
+    assert "FFDIST_QUIET" not in os.environ, "a program that has run the command says what it has to say"
     assert json.loads(out)["run"] == run
     for args in (
         ["train", "--resume", run, "--json"],

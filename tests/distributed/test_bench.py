@@ -174,6 +174,14 @@ def test_memory_of_a_stage_does_not_grow_with_the_number_of_stages() -> None:
     assert min(use.queue for use in many) >= 3 * frame, "a stage's edges have a slot more than they are deep"
 
 
+@pytest.fixture(autouse=True)
+def members_are_forked(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From a process that has torch, where memory is not what is measured."""
+    if "hold_less" not in request.node.name:
+        multiprocessing.set_forkserver_preload(["ffdist.bench.sides"])
+        monkeypatch.setattr(WorkerPool, "start_method", "forkserver")
+
+
 def meet_elsewhere(member: PoolMember) -> tuple[str, float]:
     """This rank's network, and the sum over ranks."""
     join(member, torch.device("cpu"), 1)
