@@ -105,7 +105,9 @@ class ForkServer:
 
         Raises ServerLostError; OSError where the system has no room for a process.
         """
-        order = {"order": "start", "numbers": list(descriptors), "environment": dict(os.environ)}
+        order: dict[str, Any] = {"order": "start", "numbers": list(descriptors), "environment": dict(os.environ)}
+        with suppress(OSError):  # it was removed
+            order["folder"] = os.getcwd()
         answer = self.ask(order, [line, stderr, *descriptors])
         if number := answer.get("errno"):
             raise OSError(number, os.strerror(number))
@@ -212,6 +214,8 @@ def become_worker(order: Mapping[str, Any], descriptors: Sequence[int]) -> NoRet
         line = put_in_place(descriptors, order["numbers"])
         os.environ.clear()
         os.environ.update(order["environment"])
+        with suppress(OSError, KeyError):
+            os.chdir(order["folder"])
         forget_inherited()
         connection = Connection(line)
         sys.path[:] = connection.recv()
