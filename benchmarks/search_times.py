@@ -89,9 +89,11 @@ def uneven(blocks: int, megabytes: float) -> Profile:
     return Profile("made up", "rule", BATCH, 1, "fp32", "a CPU", True, 1, {}, tuple(each), source, sliced=True)
 
 
-def uneven_block(n: int, seconds: float, megabytes: float, sent: float) -> BlockProfile:
-    """The n-th; a quarter of a batch takes 0.3 of its time."""
-    sizes, step = (BATCH // 4, BATCH), 1e-4
+def uneven_block(
+    n: int, seconds: float, megabytes: float, sent: float, step: float = 1e-4, batch: int = BATCH
+) -> BlockProfile:
+    """The n-th; a quarter of a batch takes 0.3 of its time, as smaller messages cost more a sample."""
+    sizes = (batch // 4, batch)
     weights = int(megabytes * 1e6)
     return BlockProfile(
         f"block{n}",
@@ -104,7 +106,7 @@ def uneven_block(n: int, seconds: float, megabytes: float, sent: float) -> Block
         weights,
         2 * weights,
         sent,
-        SampleCurve.proportional(BATCH, 1e7 * seconds + 1),
+        SampleCurve.proportional(batch, 1e7 * seconds + 1),
         lane=step / 3,
         lanes=step / 4,
         exchange=step / 5,

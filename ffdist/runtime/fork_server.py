@@ -203,7 +203,7 @@ def serve(there: socket.socket, launcher: int) -> NoReturn:
             line.send_bytes(json.dumps({**answer, "number": order["number"]}).encode())
     except (EOFError, OSError):  # the launcher has gone
         pass
-    except BaseException:
+    except BaseException:  # said here: what is above on the stack is the launcher's, and must not go on
         traceback.print_exc()
     os._exit(1)
 
@@ -224,7 +224,7 @@ def become_worker(order: Mapping[str, Any], descriptors: Sequence[int]) -> NoRet
         main(connection)
     except SystemExit as end:
         os._exit(end.code if isinstance(end.code, int) else 1)
-    except BaseException:
+    except BaseException:  # said here: what is above on the stack is the launcher's, and must not go on
         traceback.print_exc()
     os._exit(1)
 

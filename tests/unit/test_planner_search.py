@@ -11,6 +11,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from benchmarks.search_times import uneven_block
 from ffdist.cli.planning import remarks
 from ffdist.errors import ConfigError
 from ffdist.plan import Plan, PlanStage, Share
@@ -37,25 +38,7 @@ BATCH = 64
 
 
 def block(index: int, seconds: float, megabytes: float = 1.0, sent: float = 1e4, step: float = 1e-4) -> BlockProfile:
-    """Smaller messages cost more a sample, as measured ones do."""
-    size = int(megabytes * 1e6)
-    return BlockProfile(
-        f"block{index}",
-        SampleCurve((BATCH // 4, BATCH), ((0.3 * seconds / 3,), (seconds / 3,))),
-        SampleCurve((BATCH // 4, BATCH), ((0.3 * seconds * 2 / 3,), (seconds * 2 / 3,))),
-        step,
-        step / 2,
-        size // 4,
-        size,
-        size,
-        2 * size,
-        sent,
-        SampleCurve.proportional(BATCH, 1e7 * seconds + 1),
-        lane=step / 3,
-        lanes=step / 4,
-        exchange=step / 5,
-        handover=step / 2,
-    )
+    return uneven_block(index, seconds, megabytes, sent, step, BATCH)
 
 
 def network(*blocks: BlockProfile, sliced: bool = True) -> Profile:
