@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from math import ceil, inf
@@ -124,13 +125,23 @@ def with_all(profile: Profile, cluster: Cluster, found: Price) -> Price:
 
 
 def with_one_worker_more(plan: Plan) -> Iterator[Plan]:
-    """Each plan with one worker more, who takes some of the lanes, or of the blocks, that one worker has in a stage."""
+    """Each plan with one worker more, who takes some of the lanes, or of the blocks, that one worker has in a stage, or
+    all that a worker of several stages has in one. There are some while a worker has more than one lane of one block.
+    """
     new = plan.workers
+    serves = Counter(share.worker for stage in plan.stages for share in stage.shares)
     for n, stage in enumerate(plan.stages):
         for k, share in enumerate(stage.shares):
-            for workers in ((share.worker, new), (new, share.worker)):
-                for changed in (*by_lanes(stage, k, workers), *by_blocks(stage, k, workers)):
-                    yield replace(plan, stages=(*plan.stages[:n], *changed, *plan.stages[n + 1 :]))
+            parted = [
+                changed
+                for workers in ((share.worker, new), (new, share.worker))
+                for changed in (*by_lanes(stage, k, workers), *by_blocks(stage, k, workers))
+            ]
+            if serves[share.worker] > 1:
+                shares = (*stage.shares[:k], replace(share, worker=new), *stage.shares[k + 1 :])
+                parted.append([replace(stage, shares=shares)])
+            for changed in parted:
+                yield replace(plan, stages=(*plan.stages[:n], *changed, *plan.stages[n + 1 :]))
 
 
 def by_lanes(stage: PlanStage, k: int, workers: tuple[int, int]) -> Iterator[list[PlanStage]]:

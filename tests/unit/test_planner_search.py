@@ -32,7 +32,15 @@ from ffdist.planner.cost import costs_of
 from ffdist.planner.fewest import FewestWorkers
 from ffdist.planner.forecast import SURE, fastest, forecast, simulated
 from ffdist.planner.plan_search import PlanSearch
-from ffdist.planner.search import PAYS, best_pipeline, best_price, data_parallel, in_mib, least_memory
+from ffdist.planner.search import (
+    PAYS,
+    best_pipeline,
+    best_price,
+    data_parallel,
+    in_mib,
+    least_memory,
+    with_one_worker_more,
+)
 
 BATCH = 64
 
@@ -174,6 +182,26 @@ def test_devices_in_another_order_get_the_same_work(
         assert other.plan.renumbered([found.devices.index(device) for device in devices]) == found.plan
     if len(found.devices) == len(speeds):
         assert price(profile, clusters[0], found.plan).seconds == found.seconds, "worker i is on device i"
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.integers(1, 4), st.integers(1, 4), st.data())
+def test_there_is_a_part_for_another_worker_while_one_has_two(lanes: int, blocks: int, data: st.DataObject) -> None:
+    """However many workers serve in several stages: from a worker of everything to a worker a lane a block."""
+    names = tuple(f"block{n}" for n in range(blocks))
+    plan = Plan.replicated(names, 1, lanes)
+    while plan.workers < lanes * blocks:
+        parted = list(with_one_worker_more(plan))
+        assert all(each.workers == plan.workers + 1 and each.lanes == lanes for each in parted)
+        for each in parted:
+            each.check(names)
+        plan = data.draw(st.sampled_from(parted))
+
+
+def test_every_device_has_work_where_a_worker_of_two_stages_is_the_one_to_part() -> None:
+    profile = network(*(block(n, 0.125, 0.1, 1e3, 0.0) for n in range(2)), sliced=False)
+    found = best_price(profile, Cluster(4, speeds=(1.0, 1.0, 0.4, 0.4)), exactly=True)
+    assert found.devices == (0, 1, 2, 3)
 
 
 def work_of(found: Price, cluster: Cluster) -> list[tuple[tuple[str, ...], list[tuple[float, range]]]]:

@@ -165,16 +165,15 @@ class StoppingSplit(Split):
 class StoppedInValidation(DigitsJob):
     """Told to stop when the first worker reads the fifth of a validation's ten batches."""
 
-    by_launcher: bool = False
-    """Whether its launcher is another process."""
+    process: int | None = None
+    """The one that is told; None: the one that makes the job."""
 
     def __call__(self) -> Job:
         job = super().__call__()
         validation = job.loaders().validation
         assert validation
         assert len(validation) == 10
-        process = os.getppid() if self.by_launcher else os.getpid()
-        split = StoppingSplit(job.images.train, int(validation.indices[4 * 16]), process)
+        split = StoppingSplit(job.images.train, int(validation.indices[4 * 16]), self.process or os.getpid())
         return replace(job, images=replace(job.images, train=split))
 
 
@@ -192,7 +191,7 @@ def test_told_to_stop_in_a_validation_it_does_so_at_once_and_makes_it_again(
 ) -> None:
     settings = {"samples": 800, "batch_size": 16, "lanes": 2, "plan": plan, "schedule": "plateau", "patience": 0}
     whole = run_threads(DigitsJob(tmp_path / "whole", 2, settings=settings | {"plan": "* @ 0"})(), QUIET)
-    make = StoppedInValidation(tmp_path / "cut", 2, settings=settings, by_launcher=launcher == "processes")
+    make = StoppedInValidation(tmp_path / "cut", 2, settings=settings, process=os.getpid())
     cut = run_processes(TrainingMain(make), 2, QUIET) if launcher == "processes" else run_threads(make(), QUIET)
     manifest = latest(tmp_path / "cut")
     assert manifest
