@@ -51,6 +51,11 @@ class PlanStage:
             return self.shares[order % len(self.shares)].worker
         return self.shares[bisect_right(self.shares, lane, key=lambda share: share.lanes.start) - 1].worker
 
+    def workers_of_lanes(self, order: int = 0) -> list[int]:
+        """The worker of each lane of batch `order`."""
+        shares = (self.shares[order % len(self.shares)],) if self.by_batch else self.shares
+        return [share.worker for share in shares for _ in share.lanes]
+
     def lanes_of(self, worker: int) -> range:
         """The lanes that a worker computes here; of its own batches, where they go by batch."""
         return next(share.lanes for share in self.shares if share.worker == worker)

@@ -53,6 +53,8 @@ class NextDevices(NamedTuple):
     """Their kinds, in order."""
     free: tuple[int, ...]
     """Those without work then, as of `PartialPlan`."""
+    left: float
+    """The speeds of those and of the last of these, added up."""
 
 
 class OpenStage(NamedTuple):

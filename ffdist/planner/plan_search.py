@@ -21,6 +21,7 @@ has only to show that nothing is below. Where they are too many for that, the pl
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 from functools import cached_property
 from itertools import accumulate
@@ -88,6 +89,8 @@ class PlanSearch:
         """The devices of each kind, by their numbers."""
         self.row = tuple(kind for kind, devices in enumerate(self.devices) for _ in devices)
         """The kinds of all devices, from the fastest on."""
+        self.slowest = [0.0, *accumulate(self.speeds[kind] for kind in reversed(self.row))]
+        """The speeds of so many of the slowest devices, added up."""
         costs, size = self.costs, self.costs.size
         self.work = [self._work_from(i) for i in range(size + 1)]
         """Seconds, on a device of speed 1, that the blocks from one on take at least of all workers together."""
@@ -121,6 +124,11 @@ class PlanSearch:
         self._next_number: list[list[int]] = []
         self._most: dict[tuple[int, int, int, int, bool], int] = {}
         self._most_new: dict[tuple[tuple[int, ...], int], int] = {}
+        self._least_left: list[float] = []
+        """The speeds, added up, that the blocks from each one on need at least: of the devices left, and of the last
+        one before them, if it had nothing else to do."""
+        self._fewest_left: list[int] = []
+        """How many of the slowest devices that is."""
         self._capacity: dict[tuple[int, ...], float] = {}
         self._next: dict[tuple[tuple[int, ...], int], list[NextDevices]] = {}
 
@@ -217,6 +225,8 @@ class PlanSearch:
         self.fewest = one_way or self.lanes > FEW
         self.summed = self.timed and isfinite(self.cores)
         self._most, self._most_new, self._tried = {}, {}, 0
+        self._least_left = [work / (seconds * (1 + CLOSE)) for work in self.work]
+        self._fewest_left = [bisect_left(self.slowest, speeds) for speeds in self._least_left]
         size = self.costs.size
         runs: list[list[PartialPlan]] = [[self._first()], *([] for _ in range(size))]
         fewest = self._fewest.within(seconds, self.limit)
@@ -226,10 +236,9 @@ class PlanSearch:
             self._next_number = fewest[i].tolist()
             closed = self.closed(runs[i], i)
             for j in range(i + 1, size + 1):
-                workers = self.least_workers(i, j)
+                workers = self._next_number[j][0]
                 if workers > self.most_workers:
-                    break
-                workers = self.next_number(workers, j)
+                    continue
                 for run in closed:
                     self.add(runs[j], self.by_new_workers(run, workers, i, j), j)
                 for run in runs[i] if self.shared and i else ():
@@ -358,29 +367,16 @@ class PlanSearch:
         """True if all workers together may have spent so much before the blocks from j on."""
         return spent + self.work[j] / self.speeds[0] <= self.cores * self.seconds * (1 + CLOSE)
 
-    def most_after(self, free: tuple[int, ...], last: int) -> float:
-        """Seconds, on a device of speed 1, of what the free devices can compute in time, and the last one before them
-        if it had nothing else to do."""
-        return (self.speeds[last] + self.capacity(free)) * self.seconds * (1 + CLOSE)
-
     def most_new(self, free: tuple[int, ...], j: int) -> int:
         """The most new workers of a stage, after whom those left can still do the blocks from j on in time."""
         if not self.timed:
             return free[-1]
+        if not self.any_order:
+            return max(0, min(free[0], free[0] + 1 - self._fewest_left[j]))
         key = (free, j)
         if key not in self._most_new:
-            self._most_new[key] = self._most_new_any(free, j) if self.any_order else self._most_new_in_order(free[0], j)
+            self._most_new[key] = self._most_new_any(free, j)
         return self._most_new[key]
-
-    def _most_new_in_order(self, free: int, j: int) -> int:
-        first, low, high = len(self.row) - free, 0, free
-        while low < high:
-            middle = (low + high + 1) // 2
-            if self.work[j] <= self.most_after((free - middle,), self.row[first + middle - 1]):
-                low = middle
-            else:
-                high = middle - 1
-        return low
 
     def _most_new_any(self, free: tuple[int, ...], j: int) -> int:
         """The slowest ones, but for the last: of these the least is left undone."""
@@ -390,7 +386,7 @@ class PlanSearch:
             return 0
         last, *others = kinds
         left, many = self.capacity(free) - self.speeds[last], 1
-        enough = self.work[j] / (self.seconds * (1 + CLOSE)) - self.speeds[last]
+        enough = self._least_left[j] - self.speeds[last]
         if left < enough:
             return 0
         for kind in reversed(others):
@@ -407,7 +403,7 @@ class PlanSearch:
                 each = zip(self.speeds, free, (0, *free), strict=False)
                 self._capacity[free] = sum(speed * (upto - before) for speed, upto, before in each)
             else:
-                self._capacity[free] = sum(self.speeds[kind] for kind in self.row[len(self.row) - free[0] :])
+                self._capacity[free] = self.slowest[free[0]]
         return self._capacity[free]
 
     def next_devices(self, free: tuple[int, ...], many: int) -> list[NextDevices]:
@@ -419,7 +415,7 @@ class PlanSearch:
                 self._next[key] = list(self._any_next(free, many))
             else:
                 begin = len(self.row) - free[0]
-                self._next[key] = [NextDevices(self.row[begin : begin + many], (free[0] - many,))]
+                self._next[key] = [NextDevices(self.row[begin : begin + many], (free[0] - many,), inf)]
         return self._next[key]
 
     def _any_next(self, free: tuple[int, ...], many: int) -> Iterator[NextDevices]:
@@ -429,8 +425,8 @@ class PlanSearch:
                 left = [count - (kind == last) for kind, count in enumerate(have)]
                 for taken in compositions(left, many - 1):
                     kinds = tuple(kind for kind, count in enumerate(taken) for _ in range(count))
-                    after = accumulate(count - less for count, less in zip(left, taken, strict=True))
-                    yield NextDevices((*kinds, last), tuple(after))
+                    after = tuple(accumulate(count - less for count, less in zip(left, taken, strict=True)))
+                    yield NextDevices((*kinds, last), after, self.speeds[last] + self.capacity(after))
 
     def by_new_workers(self, run: PartialPlan, workers: int, i: int, j: int) -> Iterator[PartialPlan]:
         """Blocks i..j as one stage after `run`, by new workers alone. workers: the fewest that may do."""
@@ -491,11 +487,6 @@ class PlanSearch:
                 return head
         return None
 
-    def least_workers(self, i: int, j: int) -> int:
-        """A number that is never too large: by computing alone, on the fastest devices."""
-        work = self.lanes * self.costs.total("lane", i, j) / self.speeds[0]
-        return max(1, ceil(work / self.seconds * (1 - CLOSE))) if self.timed else 1
-
     def more(self, workers: int, had: int, heads: int, i: int, j: int) -> int:
         """The next number of workers to try where so many were too few. Of many one more changes each one's part of
         the rest so little that it is as many as the lanes need at once."""
@@ -523,8 +514,8 @@ class PlanSearch:
         if more > run.free[-1] or rest < more or (self.summed and not self.can_spend(spent, j)):
             return
         found: list[tuple[int, ...]] = []
-        for devices, free in self.next_devices(run.free, more):
-            if self.timed and self.work[j] > self.most_after(free, devices[-1]):
+        for devices, free, left in self.next_devices(run.free, more):
+            if left < self._least_left[j]:
                 continue
             if enough and is_covered(devices, enough):
                 found.append(tuple(sorted(devices)))
@@ -576,7 +567,7 @@ class PlanSearch:
         if workers > 1:
             upto = at_most(upto, seconds - load.longest, load.alone, first=1)
         graph = costs.largest_graph[i][j - i - 1]
-        while upto and costs.memory(i, j, upto, workers) + graph > self.limit:
+        while upto and self.memory(i, j, upto, workers) + graph > self.limit:
             upto = 2 ** (upto - 1).bit_length() // 2  # with a buffer less
         return upto
 

@@ -105,7 +105,7 @@ def price(profile: Profile, cluster: Cluster, plan: Plan, devices: Sequence[int]
                 sums[share.worker].compute_by_batch(costs, i, j, len(stage.shares), speed)
             else:
                 sums[share.worker].compute(costs, i, j, len(share.lanes), len(stage.shares), speed)
-        for (here, to), share_of_batch in crossings(plan, stage, following):
+        for (here, to), share_of_batch in crossings(stage, following):
             sums[here].send(costs, j, share_of_batch)
             sums[to].receive(costs, j, share_of_batch)
     workers = tuple(each.price(costs) for each in sums)
@@ -130,14 +130,13 @@ def bounds(plan: Plan) -> list[tuple[int, int]]:
     return [(end - size, end) for size, end in zip(plan.blocks_per_stage, ends, strict=True)]
 
 
-def crossings(plan: Plan, stage: PlanStage, following: PlanStage | None) -> Iterator[tuple[tuple[int, int], float]]:
+def crossings(stage: PlanStage, following: PlanStage | None) -> Iterator[tuple[tuple[int, int], float]]:
     """The pairs of workers of which one sends a lane to the other, with the share of the batches in which it does."""
     if following is None:
         return
     orders = lcm(stage.batch_stride, following.batch_stride)
     for order in range(orders):
-        for lane in range(plan.lanes):
-            here, there = stage.worker_of(lane, order), following.worker_of(lane, order)
+        for here, there in zip(stage.workers_of_lanes(order), following.workers_of_lanes(order), strict=True):
             if here != there:
                 yield (here, there), 1 / orders
 
@@ -155,7 +154,7 @@ def stage_price(
     all; speed_of: the speeds of all; seconds: of a batch."""
     (i, j), stage, many = ends, plan.stages[index], len(plan.stages[index].shares)
     following = plan.stages[index + 1] if index + 1 < len(plan.stages) else None
-    moved = sum(share_of_batch for _, share_of_batch in crossings(plan, stage, following))
+    moved = sum(share_of_batch for _, share_of_batch in crossings(stage, following))
     speeds = [speed_of[share.worker] for share in stage.shares]
     if stage.by_batch:
         busy = [costs.by_batch_busy(i, j, many, speed) for speed in speeds]
