@@ -11,8 +11,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from ffdist.process_stat import is_alive, parent_of
 from ffdist.runtime.interrupts import signals_restored
-from ffdist.runtime.process_stat import is_alive, parent_of
 
 NODES = 3
 """Nodes of one core each: one more than the run has workers, as a place for the worker of a node that was killed."""

@@ -9,8 +9,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
+from ffdist.process_stat import ProcessStat, stat_of
 from ffdist.runtime.child import WORKER
-from ffdist.runtime.process_stat import ProcessStat, stat_of
 
 RAY_ACTOR = "ray::WorkerActor"
 """The beginning of an actor's command line, which Ray makes of its class."""

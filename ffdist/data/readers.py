@@ -29,12 +29,14 @@ from ffdist.data.reader_process import EVERY, START, Order, ReaderStart
 from ffdist.errors import ConfigError, DataError, FfdistError, StageLostError, setting
 from ffdist.notes import note
 from ffdist.payload import GUARD, pack
+from ffdist.process_stat import is_stopped
 
 ONE_READER = setting("dataset.loader_workers", 0)
 GRACE = 2.0
 """Seconds that a reader has to end by itself."""
 IMPORTS = 60.0
-"""Seconds more that one may be silent as it starts: what loads torch gives no other thread its turn."""
+"""Seconds more that one may be silent as it starts, where nobody has stopped it: what loads torch gives no other thread
+its turn."""
 _longest_silence = 120.0
 """Seconds after which a reader of this process hangs that says nothing."""
 
@@ -71,7 +73,7 @@ class ReaderProcess:
 
     def answer(self, where: str, more: float = 0.0) -> Exception | None:
         """Wait for what it says next, but that it lives. Raises StageLostError where it does not answer (for so many
-        seconds more than is usual), and as `lost_error` where it has died."""
+        seconds more than is usual, unless it is stopped), and as `lost_error` where it has died."""
         limit = _longest_silence + more
         heard = looked = time.monotonic()
         try:
@@ -83,6 +85,8 @@ class ReaderProcess:
                 if spoke or now - looked > EVERY + limit / 2:  # it lives; or this process itself was stopped
                     heard = now
                 looked = now
+                # by the system's word, as one that has not given any sign yet may be at the imports still
+                limit = _longest_silence + (0.0 if is_stopped(self.process.pid) else more)
         except (EOFError, OSError) as error:
             raise self.lost_error(where) from error
         self.process.kill()
@@ -211,6 +215,8 @@ def reason(error: FfdistError) -> str:
     """The reason that items cannot be read by other processes, in a line."""
     text = " ".join(str(error.got).split())
     remedy = "what a module defines, without lambdas and open files"
+    if isinstance(error, StageLostError):
+        remedy = error.details["remedy"]
     if error.remedy == GUARD:
         remedy = "put what starts the run under `if __name__ == '__main__':`"
     return f"{error.what} ({text}); for several readers: {remedy}"

@@ -19,8 +19,8 @@ from typing import Any
 from ffdist.errors import exit_status
 from ffdist.exiting import end_process, end_process_now, end_with_parent
 from ffdist.loading import import_seconds, loading
+from ffdist.process_stat import is_alive
 from ffdist.runtime.interrupts import leave_at_once
-from ffdist.runtime.process_stat import is_alive
 
 VARIABLE = "FFDIST_AGENT"
 """Names the file in which ranks tell the agent of their node something, a line of JSON each."""

@@ -148,8 +148,11 @@ class ForkedProcess:
 
     def __init__(self, server: ForkServer, pid: int) -> None:
         self.server = server
+        self.server_pid = server.pid
         self.pid = pid
         self.returncode: int | None = None
+        self.lost_with: int | None = None
+        """The number of the fork server where that has ended first, and nobody knows how this process has."""
         # the server has not asked for its end yet, so the number is still its own
         self._ended = os.pidfd_open(pid)
 
@@ -162,7 +165,7 @@ class ForkedProcess:
             try:
                 self.returncode = int(self.server.ask({"order": "status", "pid": self.pid})["status"])
             except ServerLostError:  # nobody knows; the kernel has killed it with the server, if not something before
-                self.returncode = -signal.SIGKILL
+                self.returncode, self.lost_with = -signal.SIGKILL, self.server_pid
             os.close(self._ended)
         return self.returncode
 

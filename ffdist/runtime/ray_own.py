@@ -21,8 +21,8 @@ import ray
 from ray._private import services, worker
 
 from ffdist.errors import ConfigError, Interrupted, StageLostError, setting
+from ffdist.process_stat import parent_of
 from ffdist.runtime.interrupts import signals_restored
-from ffdist.runtime.process_stat import parent_of
 
 POLL_SECONDS = 0.005
 """Seconds between two looks at a signal's handler."""

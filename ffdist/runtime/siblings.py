@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import NoReturn
 
 from ffdist.errors import StageLostError
+from ffdist.process_stat import parent_of
 from ffdist.runtime.heartbeat import EVERY, STACK, write_stacks
-from ffdist.runtime.process_stat import parent_of
 
 
 def sibling_of_rank(rank: int) -> int | None:

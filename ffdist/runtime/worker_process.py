@@ -118,6 +118,8 @@ class WorkerProcess:
         """The error of one that has ended without telling of its own: its status, and what it wrote last."""
         code = self.process.wait()
         how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
+        if isinstance(self.process, ForkedProcess) and self.process.lost_with:
+            how += f", as the fork server (process {self.process.lost_with}) has died"
         said = "\n    ".join(["", *self.said.strip().splitlines()])
         return StageLostError(
             f"worker {self.rank} died",

@@ -23,8 +23,8 @@ from ray.cluster_utils import Cluster
 
 from ffdist.edge_actor import new_edge_actor
 from ffdist.errors import StageAwayError, TransportError
+from ffdist.process_stat import is_alive
 from ffdist.runtime.meeting import set_key
-from ffdist.runtime.process_stat import is_alive
 from ffdist.runtime.ray_store import ActorStore, KeyValueActor
 from ffdist.transport import Frame, Receiver, Sender, transport_of
 from ffdist.transport.contract import ContractRank, Crew, EdgePair, ProcessPair, TransportContract

@@ -33,9 +33,9 @@ from ffdist.bench.victims import ProcessId, descendants, left_of
 from ffdist.cli import main
 from ffdist.errors import ConfigError, DataError, Interrupted, StageError
 from ffdist.events import EpochEnded, RunEvent, RunRestarted, StagesPlaced
+from ffdist.process_stat import is_alive
 from ffdist.report.log import read_run_log
 from ffdist.runtime.actor_errors import check_actor_infos
-from ffdist.runtime.process_stat import is_alive
 from ffdist.runtime.ray import RayOptions, run_ray
 from ffdist.runtime.ray_actor import ActorInfo, actor_info
 from ffdist.runtime.ray_cluster import check_health, listens, with_token

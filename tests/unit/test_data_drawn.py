@@ -6,6 +6,7 @@ import gc
 import os
 import pickle
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -30,9 +31,10 @@ from ffdist.data import ArraySplit, Images, Loader, torch_dataset
 from ffdist.data.given import as_images
 from ffdist.data.images import moments
 from ffdist.data.items_split import ItemsSplit
-from ffdist.data.readers import ReaderProcess, wait_for_readers_at_most
+from ffdist.data.readers import ReaderProcess, ReaderStart, wait_for_readers_at_most
 from ffdist.errors import DataError, FfdistError, StageLostError
 from ffdist.objectives import Objective
+from ffdist.payload import pack
 
 
 def noise(x: Any, rows: np.ndarray) -> np.ndarray:
@@ -275,7 +277,7 @@ def counted(begin: Callable[..., None], began: list[ReaderProcess]) -> Callable[
 @pytest.fixture
 def briefly() -> Iterator[None]:
     """A reader's silence is short."""
-    wait_for_readers_at_most(1.0)
+    wait_for_readers_at_most(2.0)
     yield
     wait_for_readers_at_most(120.0)
 
@@ -304,6 +306,15 @@ def test_a_reader_that_fails_or_dies_is_one_error_and_after_one_that_was_killed_
         (tmp_path / "end").unlink()
         loader = Loader(images, images.train, np.arange(12), batch_size=4, seed=0, train=False, workers=2)
         assert os.getpid() not in readers_of(loader), said
+
+
+def test_a_reader_that_is_stopped_before_it_has_given_any_sign_is_noticed_like_others(briefly: None) -> None:
+    reader = ReaderProcess(ReaderStart([], 1, pack(len, "it")))
+    reader.process.send_signal(signal.SIGSTOP)
+    with pytest.raises(StageLostError, match="does not answer") as error:
+        reader.answer("here", 1000.0)
+    assert error.value.expected == "a sign of life within 2 s"
+    assert reader.process.returncode == -signal.SIGKILL
 
 
 READER = """

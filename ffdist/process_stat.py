@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 
 class ProcessStat(NamedTuple):
-    """A process's parent, its state by one letter ("Z" and "X": it has ended), and when it was started."""
+    """A process's parent, its state by one letter ("T", "t": it is stopped; "Z", "X": it has ended), and when it was
+    started."""
 
     parent: int
     state: str
@@ -34,3 +35,9 @@ def parent_of(pid: int) -> int | None:
     """The parent of a process; None as for `stat_of`."""
     found = stat_of(pid)
     return found.parent if found else None
+
+
+def is_stopped(pid: int) -> bool:
+    """True if there is such a process, and it stands still until somebody tells it to go on."""
+    found = stat_of(pid)
+    return found is not None and found.state in "Tt"
