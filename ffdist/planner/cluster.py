@@ -147,7 +147,7 @@ class Cluster:
     """What backpropagation's all-reduce goes by, where that is another: gloo's, say, beside shared memory."""
     exchange: ExchangeCost = ExchangeCost()
     cores: float | None = None
-    """How many of the workers compute at once, where they share a host's cores; None: all of them."""
+    """How many of the workers compute at once, 1 or more, where they share a host's cores; None: all of them."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.devices <= MAX_DEVICES:
@@ -168,6 +168,8 @@ class Cluster:
                 expected="> 0, 1 for the measured one's",
                 got=", ".join(f"{speed:g}" for speed in self.speeds),
             )
+        if self.cores is not None and not self.cores >= 1:
+            raise ConfigError("no worker has a core", where="cores", expected=">= 1", got=self.cores)
 
     def speed(self, worker: int) -> float:
         """The speed of a worker's device, 1 for the measured one's."""

@@ -326,11 +326,14 @@ def cluster_of(request: Request, device: torch.device, settings: Settings) -> Cl
     here = links_here(on_cpu=on_cpu, fresh=request.fresh)
     if link:
         return replace(cluster, link=with_ends(link, here.network), collective=with_ends(link, here.ring))
-    cores = available_cores() / torch.get_num_threads()
-    crowded = on_cpu and request.devices > cores
-    return replace(
-        cluster, link=here.memory, collective=here.ring if on_cpu else None, cores=cores if crowded else None
-    )
+    cores = shared_cores(request.devices) if on_cpu else None
+    return replace(cluster, link=here.memory, collective=here.ring if on_cpu else None, cores=cores)
+
+
+def shared_cores(workers: int) -> float | None:
+    """How many of so many workers of this host, each of torch's threads, compute at once; None: all of them."""
+    at_once = max(1.0, available_cores() / torch.get_num_threads())  # one by itself is as fast as it was measured
+    return at_once if workers > at_once else None
 
 
 def with_ends(link: NetworkLink, ends: NetworkLink) -> NetworkLink:

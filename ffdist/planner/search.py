@@ -60,6 +60,7 @@ def best_price(profile: Profile, cluster: Cluster, *, lanes: int | None = None, 
         bounded = bounded or search.bounded
         if found and exactly:
             found = with_all(profile, cluster, search.best_from(found))
+            found = found if found.memory <= search.limit else None
         if found and (best is None or found.seconds < best.seconds):
             best, of_best = found, search
     if best is None:
@@ -172,11 +173,19 @@ def by_blocks(stage: PlanStage, k: int, workers: tuple[int, int]) -> Iterator[li
 def nothing_fits_error(profile: Profile, cluster: Cluster, counts: Sequence[int]) -> ConfigError:
     """The error for a memory limit that no plan keeps to, with the least that one would."""
     least, limit = least_memory(profile, cluster, counts), cluster.memory_limit or 0.0
+    if least <= limit:  # of plans that may leave devices idle
+        return ConfigError(
+            "no plan that has work for every device keeps to the memory limit",
+            where=setting("memory_limit"),
+            expected=f"more, or fewer than {cluster.devices} devices",
+            got=in_mib(limit),
+            remedy=f"fewer {setting('devices')}, or more {setting('memory_limit')}",
+        )
     return ConfigError(
         "no plan keeps to the memory limit",
         where=setting("memory_limit"),
         expected=f"{in_mib(least)} at least, on {cluster.devices} devices",
-        got=in_mib(limit) if limit >= MIB else f"{limit:.0f} bytes",
+        got=in_mib(limit) if MIB <= limit <= least - MIB else f"{limit:.0f} bytes",
         remedy=f"{setting('memory_limit', in_mib(least))}; or more {setting('devices')}, a smaller "
         f"{setting('training.batch_size')}, or more {setting('training.microbatches')}",
     )

@@ -382,6 +382,21 @@ def test_where_every_rank_must_have_work_it_has(profile: Profile, devices: int, 
     assert (plan.workers, plan.lanes) == (devices, lanes)
 
 
+def test_work_for_every_device_keeps_to_the_memory_limit_too() -> None:
+    """One worker has no queues between the blocks, where a message is most of what two would hold."""
+    profile = network(block(0, 0.1, sent=1e7), block(1, 0.1, sent=1e7))
+    alone, with_all = (best_price(profile, Cluster(devices), lanes=1, exactly=True).memory for devices in (1, 2))
+    alone += 2**20
+    assert alone < with_all
+    with pytest.raises(ConfigError, match=rf"got: {alone - 2**20 - 1:.0f} bytes"):  # as far in MiB as what is needed
+        best_plan(profile, Cluster(1, memory_limit=alone - 2**20 - 1), lanes=1)
+    with pytest.raises(ConfigError, match="work for every device") as error:
+        best_plan(profile, Cluster(2, memory_limit=alone), lanes=1, exactly=True)
+    assert error.value.expected == "more, or fewer than 2 devices"
+    assert best_plan(profile, Cluster(2, memory_limit=alone), lanes=1).workers == 1
+    assert best_plan(profile, Cluster(2, memory_limit=with_all), lanes=1, exactly=True).workers == 2
+
+
 def test_a_heavy_block_is_shared_and_a_pipeline_of_even_ones_is_left_alone() -> None:
     heavy = network(block(0, 0.08, 0.1), block(1, 0.01, 0.1), block(2, 0.01, 0.1))
     assert best_price(heavy, Cluster(2), lanes=4).rate > 1.3 * best_price(heavy, Cluster(2), lanes=1).rate

@@ -6,14 +6,17 @@ from dataclasses import replace
 from math import inf
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ffdist.cores import available_cores
+from ffdist.errors import ConfigError
 from ffdist.plan import Plan, PlanStage, Share
 from ffdist.planner import Cluster, NetworkLink, Profile, price
 from ffdist.planner.cluster import ExchangeCost
 from ffdist.planner.events import CorePool, EventQueue, Process, WorkerLinks
-from ffdist.planner.forecast import forecast, scaled
+from ffdist.planner.forecast import forecast, scaled, shared_cores
 from ffdist.planner.profile import BackpropProfile, BlockProfile, SampleCurve
 from ffdist.planner.schedules import ddp, one_batch, one_f_one_b, order_of
 from ffdist.planner.simulate import TimeDraw, messages_of, simulate
@@ -98,6 +101,21 @@ def test_every_plan_comes_to_its_end_and_none_beats_its_price(
     cluster = Cluster(plan.workers, link, queue=queue)
     simulated = simulate(profile, cluster, plan, batches=30)
     assert simulated.seconds >= price(profile, cluster, plan).seconds * 0.96  # of the last batches more are in flight
+
+
+def test_a_worker_of_more_threads_than_cores_computes_by_itself_as_it_was_measured() -> None:
+    here, before = available_cores(), torch.get_num_threads()
+    try:
+        torch.set_num_threads(2 * here)
+        assert shared_cores(1) is None
+        assert shared_cores(2) == 1
+        torch.set_num_threads(1)
+        assert shared_cores(here) is None
+        assert shared_cores(here + 1) == here
+    finally:
+        torch.set_num_threads(before)
+    with pytest.raises(ConfigError, match="no worker has a core"):
+        Cluster(2, cores=0.5)
 
 
 @settings(deadline=None, max_examples=30)
