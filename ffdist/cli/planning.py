@@ -21,6 +21,7 @@ from ffdist.plan import Plan
 from ffdist.planner.cluster import Cluster
 from ffdist.planner.forecast import Forecast, Request, ScalingPoint, parse_speeds, scaled
 from ffdist.planner.profile import Profile
+from ffdist.planner.search import in_mib
 from ffdist.runtime.agree import check_job
 from ffdist.runtime.opened import open_dataset
 from ffdist.runtime.planned import planned
@@ -87,13 +88,16 @@ def print_forecast(found: Forecast, grown: Sequence[ScalingPoint], plot: Path | 
 
 
 def remarks(found: Forecast) -> Iterator[str]:
-    """Lines for `ffdist plan` on the plan's devices, where its workers have other numbers, on a search that left plans
-    out, and on lanes that the plan's text does not say."""
+    """Lines for `ffdist plan` on the plan's devices, where its workers have other numbers, on a given plan that is too
+    large, on a search that left plans out, and on lanes that the plan's text does not say."""
     devices, cluster = found.best.devices, found.cluster
     if list(devices) != list(range(len(devices))):
         placed = ", ".join(f"{worker} on {device}" for worker, device in enumerate(devices))
         idle = [str(device) for device in range(cluster.devices) if device not in devices]
         yield f"workers on devices, numbered as --speeds has them: {placed}; left idle: {', '.join(idle)}"
+    limit = cluster.memory_limit
+    if limit is not None and found.best.memory > limit:  # of a given plan: of others none is looked at
+        yield f"the plan does not keep to the memory limit: a worker holds {in_mib(found.best.memory)}"
     if found.best.bounded:
         yield "the search left out some plans, as there are too many: a faster one may exist (PLANNING.md says which)"
     if Plan.parse(str(found.plan), found.plan.blocks).lanes != found.plan.lanes:
@@ -170,7 +174,6 @@ def draw_scaled(profile: Profile, cluster: Cluster, grown: Sequence[ScalingPoint
     while free.exists():
         number += 1
         free = path.with_stem(f"{path.stem}-{number}")
-    free.parent.mkdir(parents=True, exist_ok=True)
     draw(made, free)
     return free
 

@@ -9,8 +9,10 @@ from ffdist.errors import ConfigError, setting
 from ffdist.plan.names import cut, words_in
 from ffdist.plan.stage import PlanStage, Share, spread
 
-WORKERS = re.compile(r"(\d+)(?:-(\d+))?")
-SHARE = re.compile(r"(\d+)\s*:\s*(\d+)(?:-(\d+))?")
+NUMBER = "([0-9]{1,9})"
+"""More digits are a slip of the pen, too, and Python reads no number of thousands."""
+WORKERS = re.compile(rf"{NUMBER}(?:-{NUMBER})?")
+SHARE = re.compile(rf"{NUMBER}\s*:\s*{NUMBER}(?:-{NUMBER})?")
 BY_BATCH = re.compile(r"\s+by\s+batch$", re.IGNORECASE)
 SPELLED = "0, or 0,1 or 0-3; with lanes 0:0,1:1-3; of whole batches '0,1 by batch', which has no lanes"
 MAX_NUMBER = 4096

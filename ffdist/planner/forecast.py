@@ -331,7 +331,7 @@ def cluster_of(request: Request, device: torch.device, settings: Settings) -> Cl
 
 
 def shared_cores(workers: int) -> float | None:
-    """How many of so many workers of this host, each of torch's threads, compute at once; None: all of them."""
+    """The number of this host's workers, of torch's threads each, that compute at once; None: all of them."""
     at_once = max(1.0, available_cores() / torch.get_num_threads())  # one by itself is as fast as it was measured
     return at_once if workers > at_once else None
 

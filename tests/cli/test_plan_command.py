@@ -99,6 +99,9 @@ def test_what_is_simulated_is_labelled_and_drawn(tmp_path: Path, capsys: pytest.
     assert (tmp_path / "plots" / "scaling-2.svg").exists()  # the first one is still there
     printed(capsys, *told[:-1], "none")
     assert len(list((tmp_path / "plots").iterdir())) == 2
+    text = refused(capsys, *told[:-1], "/proc/no-folder/x.svg")
+    assert "the picture cannot be written" in text
+    assert "Traceback" not in text
 
 
 def test_a_memory_limit_is_kept_or_an_error_says_what_would_do(capsys: pytest.CaptureFixture[str]) -> None:

@@ -240,6 +240,15 @@ def test_slow_devices_named_first_are_left_idle_where_they_do_not_help() -> None
     assert list(remarks(alike)) == []
 
 
+def test_a_given_plan_that_is_too_large_is_said_to_be() -> None:
+    profile = network(block(0, 0.1, 0.1), block(1, 0.1, 0.1))
+    plan = Plan.pipeline(profile.names, [1, 1])
+    held = price(profile, Cluster(2), plan).memory
+    (text,) = remarks(forecast(profile, Cluster(2, memory_limit=held - 1), plan=plan))
+    assert text == f"the plan does not keep to the memory limit: a worker holds {in_mib(held)}"
+    assert list(remarks(forecast(profile, Cluster(2, memory_limit=held), plan=plan))) == []
+
+
 def test_of_many_speeds_few_are_tried_as_the_slowest() -> None:
     assert Cluster(4).counts_by_speed() == [4]
     assert Cluster(4, speeds=(0.5, 1.0, 0.5, 0.2)).counts_by_speed() == [1, 3, 4]
