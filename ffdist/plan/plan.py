@@ -10,6 +10,7 @@ from math import lcm
 from pathlib import Path
 from typing import Any
 
+from ffdist.digests import without_digest
 from ffdist.errors import ConfigError, described
 from ffdist.plan.file import FORMAT, as_json, from_json
 from ffdist.plan.stage import PlanStage, Share, spread
@@ -174,9 +175,11 @@ class Plan:
 
 
 def read_plan(path: Path) -> Plan:
-    """A plan's file; it has still to be checked against a network. Raises ConfigError where it is none."""
+    """A plan's file, a run's own too; it has still to be checked against a network. Raises ConfigError where it is
+    none."""
     try:
         value = json.loads(read_bytes(path).decode("utf-8-sig"))
+        value = without_digest(value) if isinstance(value, dict) else value
     except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(
             "a plan cannot be read",

@@ -21,6 +21,7 @@ from torch import nn
 from ffdist.data import Loader
 from ffdist.data.places import cache_folder
 from ffdist.device import CPU, name_of, queues
+from ffdist.digests import DIGEST, of_json, with_digest, without_digest
 from ffdist.environment import processor_name, versions
 from ffdist.errors import StageError, setting
 from ffdist.models import Chain
@@ -190,18 +191,20 @@ def link_of(rates: dict[str, Any], transport: str) -> NetworkLink:
 def cached(
     facts: dict[str, Any], measure: Callable[[], dict[str, Any]], read: Callable[[dict[str, Any]], T], *, fresh: bool
 ) -> T:
-    """Read a cached file of these facts; measure, and write it, where there is none that `read` takes."""
-    key = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:24]
+    """Read a cached file of these facts; measure, and write it, where there is none that is whole."""
+    facts = json.loads(json.dumps(facts, default=str))
+    key = of_json(facts)[:24]
     path = cache_folder() / FOLDER / f"{facts['what']}-{key}.json"
     if not fresh:
-        # what is not there, was cut off, or is of another version is measured anew
+        # what is not there, was cut off or changed, or is of another version is measured anew
         with suppress(OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             value = json.loads(path.read_text())
-            return read(value["measured"])
+            if without_digest(value)["facts"] == facts and DIGEST in value:
+                return read(value["measured"])
     note(f"measuring {'the blocks' if facts['what'] == 'profile' else 'the link between two processes'} ...")
     measured = measure()
     try:
-        write(path, {"facts": facts, "measured": measured})
+        write(path, with_digest({"facts": facts, "measured": measured}))
     except OSError as error:
         note(f"what was measured is not kept: {path}: {error.strerror or error}")
     return read(json.loads(json.dumps(measured)))
@@ -213,7 +216,7 @@ def write(path: Path, value: dict[str, Any]) -> None:
     descriptor, name = tempfile.mkstemp(dir=path.parent)
     try:
         with os.fdopen(descriptor, "w") as file:
-            json.dump(value, file, default=str)
+            json.dump(value, file)
         os.replace(name, path)
     except BaseException:  # an interrupt, too; raised again
         Path(name).unlink(missing_ok=True)

@@ -33,8 +33,9 @@ ROOMS = {
     "edge_actor": set(),
     "notes": {"spelling"},
     "plain": {"notes"},
-    "plan": {"errors", "regular", "renamed"},
+    "plan": {"digests", "errors", "regular", "renamed"},
     "planner": {
+        "digests",
         "baselines",
         "cores",
         "device",

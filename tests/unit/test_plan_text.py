@@ -9,6 +9,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from ffdist.digests import with_digest
 from ffdist.errors import ConfigError
 from ffdist.plan import Plan, PlanStage, Share, read_plan, spread
 from ffdist.plan.names import spelled
@@ -165,6 +166,16 @@ def test_a_file_is_read(tmp_path: Path) -> None:
     assert read_plan(path) == plan
     path.write_text(json.dumps({"plan": plan.as_json(), "text": "* @ 0"}))
     with pytest.raises(ConfigError, match="text is another plan than its plan"):
+        read_plan(path)
+
+
+def test_a_runs_own_file_is_read_where_it_is_as_it_was_written(tmp_path: Path) -> None:
+    plan, path = Plan.pipeline(NAMES, [1, 2], lanes=2), tmp_path / "plan.json"
+    value = with_digest(plan.as_json())
+    path.write_text(json.dumps(value))
+    assert read_plan(path) == plan
+    path.write_text(json.dumps(value | {"lanes": 3}))
+    with pytest.raises(ConfigError, match=r"(?s)cannot be read.*does not have its digest"):
         read_plan(path)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from torch import nn
 
 from ffdist import SFF, models, open_data
+from ffdist.digests import with_digest
 from ffdist.models import Chain
 from ffdist.planner import NetworkLink, Profile, SampleCurve
 from ffdist.planner.cached import LARGE, SMALL, described, profile_of, ring_of
@@ -89,9 +91,15 @@ def test_it_is_measured_once_and_again_for_another_network_rule_batch_or_precisi
 def test_a_profile_that_cannot_be_read_is_measured_again(cache: Path) -> None:
     measured()
     (file,) = cache.glob("profile-*.json")
-    for text in ("", "{", '{"measured": 3}', '{"measured": {"format": 999}}', "[1]"):
+    kept = json.loads(file.read_text())
+    (changed := deepcopy(kept))["measured"]["blocks"][0]["name"] = "other"
+    undigested = {name: kept[name] for name in ("facts", "measured")}
+    of_others = with_digest(undigested | {"facts": kept["facts"] | {"batch": 7}})
+    texts = [json.dumps(each) for each in (changed, undigested, of_others)]
+    for text in ("", "{", '{"measured": 3}', "[1]", *texts):
         file.write_text(text)
         assert measured().names == ["conv1", "conv2", "conv3"]
+        assert file.read_text() != text
         assert json.loads(file.read_text())["facts"]["batch"] == BATCH
 
 
