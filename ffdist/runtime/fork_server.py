@@ -10,6 +10,7 @@ ended, when it is asked; what the launcher sends to a worker, and gets from it, 
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import select
@@ -51,6 +52,14 @@ def start_fork_server(device: str) -> None:
         with suppress(OSError):  # a system without pidfd (Linux before 5.3), or with no room for a process
             os.close(os.pidfd_open(os.getpid()))
             use_fork_server(ForkServer.forked())
+            atexit.register(end_fork_server)
+
+
+def end_fork_server() -> None:
+    """End this process's server, if it has one. Who is waited for passes on the time that its own children took: the
+    workers' is the command's then, in a shell's `time` as in a batch system's account."""
+    if server := fork_server():
+        server.end()
 
 
 def use_fork_server(server: ForkServer) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import random
@@ -13,6 +14,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from multiprocessing import Pipe
 from pathlib import Path
 from typing import TypeVar
 
@@ -118,6 +120,47 @@ def test_a_server_is_of_the_process_that_has_started_it() -> None:
 
     assert fork_server()
     assert passes_in_child(check)
+
+
+BUSY = 0.6
+"""Seconds; to fork, and the like, takes a tenth of it."""
+
+
+def busy_for(seconds: float) -> list[str]:
+    while time.process_time() < seconds:
+        pass
+    return sys.path
+
+
+class Busy:
+    """A list of paths that takes a worker long to read."""
+
+    def __reduce__(self) -> tuple[Callable[[float], list[str]], tuple[float]]:
+        return busy_for, (BUSY,)
+
+
+def test_the_time_of_workers_is_their_commands() -> None:
+    """What a shell's `time`, and whoever else waits for the command, is told of."""
+
+    def children() -> float:
+        return sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2])
+
+    def command() -> None:
+        atexit._clear()
+        start_fork_server("cpu")
+        server = fork_server()
+        assert server
+        here, there = Pipe()
+        worker = server.start(there.fileno(), 2, [])
+        there.close()
+        here.send(Busy())
+        here.close()
+        worker.wait(60)
+        atexit._run_exitfuncs()
+
+    before = children()
+    assert passes_in_child(command)
+    assert children() - before >= BUSY
 
 
 def test_unseeded_numbers_of_two_workers_differ() -> None:
