@@ -23,6 +23,7 @@ FILES = {io.TextIOWrapper, io.BufferedWriter, io.BufferedRandom}
 OF_SYSTEM = {"_io", "asyncio", "multiprocessing", "ray", "socket", "subprocess", "torch"}
 """Modules whose objects the system frees as well: memory, and connections, over which daemons may still speak."""
 _own_program = False
+_forked = False
 PR_SET_PDEATHSIG, PR_SET_NAME = 1, 15
 
 
@@ -34,6 +35,17 @@ def end_with_parent(parent: int) -> None:
         # it may die between the fork and prctl, which then waits for the death of whoever has adopted this process
         if os.getppid() != parent:  # it has died already
             os._exit(1)
+
+
+def end_with_starter() -> None:
+    """End this process of multiprocessing with the one that has started it (`end_with_parent`): whether it was spawned,
+    or forked from a server that ends with that one."""
+    from multiprocessing import parent_process
+
+    end_with_parent(os.getppid())
+    starter = parent_process()
+    if starter is None or not starter.is_alive():
+        os._exit(1)
 
 
 def name_process(name: str) -> None:
@@ -53,13 +65,22 @@ def in_own_program() -> bool:
     return _own_program
 
 
+def leave_inherited() -> None:
+    """Leave what there is now to the process that this one was forked from: its files are that one's to write, and
+    nothing of it is looked through at this one's end."""
+    global _forked
+    _forked = True
+    gc.freeze()
+
+
 def end_process(status: int) -> NoReturn:
     """End as Python does - after its threads, except daemons, and the functions of `atexit`, with open files written
     and what has a `__del__` in Python tidied up -, but free no objects."""
     # what the interpreter does first at its end, and multiprocessing in its children; nothing public does it
     threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()
-    gc.unfreeze()  # or what was opened before a freeze, by a module as it was imported, say, would not be found
+    if not _forked:
+        gc.unfreeze()  # or what was opened before a freeze, by a module as it was imported, say, would not be found
     for finish in finishes(gc.get_objects()):
         with suppress(Exception):  # closed, or not to be written; or whatever a user's code raises, as in Python's end
             finish()

@@ -4,26 +4,25 @@ tests out among workers, leaves no weight to chance, and lets each test's own mo
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import random
 import signal
 import socket
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from multiprocessing.forkserver import ensure_running
+from multiprocessing.reduction import DupFd
+from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: many processes share few cores here
 
-import numpy as np
 import pytest
-import torch
+from forked import fork_context
 from harness import SITE, hide_gpus
 from hypothesis import settings
 from workers import Scheduling
-
-from ffdist.runtime.fork_server import ForkServer, use_fork_server
-from ffdist.runtime.interrupts import signals_blocked
 
 settings.register_profile("ffdist", deadline=None, derandomize=True)
 settings.load_profile("ffdist")
@@ -42,9 +41,15 @@ if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:  # below `nohup`
 def pytest_configure(config: pytest.Config) -> None:
     if config.pluginmanager.hasplugin("xdist"):
         config.pluginmanager.register(Scheduling())
+    if not config.getoption("numprocesses", None):  # a process that runs tests
+        fork_context()
+        ensure_running()  # it imports torch while this one does
 
 
 def seed() -> None:
+    import numpy as np  # here, as with xdist the process that deals the tests out has no use for them
+    import torch
+
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)
@@ -61,24 +66,40 @@ def pytest_runtest_call() -> None:
     seed()
 
 
-FORK_SERVER = (
-    "import os, socket, sys, ffdist.runtime.worker_main; from ffdist.runtime.fork_server import serve; "
-    "serve(socket.socket(fileno=int(sys.argv[1])), os.getppid())"
-)
-
-
 @pytest.fixture(scope="session", autouse=True)
-def workers_are_forked() -> Iterator[None]:
-    """Workers that tests start from this process need no interpreter each: that would be half of the suite's time."""
+def processes_are_forked() -> Iterator[None]:
+    """Workers that tests start from this process, and programs of `forked`, need no interpreter each: that would be
+    half of the suite's time. All come of one that has torch."""
+    from ffdist.runtime.fork_server import ForkServer, use_fork_server
+
     here, there = socket.socketpair()
-    with signals_blocked():
-        process = subprocess.Popen([sys.executable, "-c", FORK_SERVER, str(there.fileno())], pass_fds=[there.fileno()])
+    process = fork_context().Process(target=serve_here, args=(DupFd(there.fileno()),))
+    process.start()
     there.close()
     server = ForkServer(process.pid, here)
     use_fork_server(server)
     yield
     server.end()
-    process.returncode = 0  # it was waited for
+    process.join()
+
+
+spawning = multiprocessing.get_context
+
+
+def forking(method: str | None = None) -> Any:
+    """Members of pools, too, which would be spawned."""
+    return fork_context() if method == "spawn" else spawning(method)
+
+
+multiprocessing.get_context = forking
+
+
+def serve_here(end: DupFd) -> None:
+    from ffdist.runtime.fork_server import serve
+    from ffdist.runtime.interrupts import signals_blocked
+
+    with signals_blocked():
+        serve(socket.socket(fileno=end.detach()), os.getppid())
 
 
 @pytest.fixture(autouse=True)

@@ -1,4 +1,4 @@
-"""Real processes for tests (`ffdist.transport.contract.processes`), without GPUs."""
+"""What surrounds the processes of tests: where they find modules, and whether they see GPUs."""
 
 from __future__ import annotations
 
@@ -7,9 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from ffdist.transport.contract import ContractRank, Crew, RankOutcome, run_processes
-
-__all__ = ["SITE", "ContractRank", "Crew", "RankOutcome", "hide_gpus", "python_path", "restore_gpus", "run_processes"]
 SITE = str(Path(__file__).parent / "site")
 """What processes that tests start have on their path first."""
 ROOT = Path(__file__).parents[1]

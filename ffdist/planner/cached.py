@@ -171,7 +171,9 @@ def measure_links() -> dict[str, Any]:
 def print_links() -> None:
     """The main function of `measure_links`' process: its result, as JSON on the last line of stdout."""
     within = fastest(own_location(), own_location()).name
-    found = measure_transport([*sorted({within, "gloo"}), ALL_REDUCE], (SMALL, LARGE), rounds=3, volume=6 * LARGE)
+    found = measure_transport(
+        [*sorted({within, "gloo"}), ALL_REDUCE], (SMALL, LARGE), rounds=3, volume=6 * LARGE, forked=True
+    )
     rates = {f"{rate.transport} {rate.message_bytes}": rate.messages_per_s for rate in found}
     cpu = {f"{rate.transport} {rate.message_bytes} cpu": rate.cpu for rate in found}
     print(json.dumps(rates | cpu | {"within": within}))

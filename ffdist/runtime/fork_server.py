@@ -26,7 +26,7 @@ from multiprocessing.connection import Connection
 from typing import Any, NoReturn
 
 from ffdist.device import may_need_driver
-from ffdist.exiting import end_with_parent, name_process
+from ffdist.exiting import end_with_parent, leave_inherited, name_process
 from ffdist.loading import import_seconds
 from ffdist.runtime.child import FORK_SERVER
 from ffdist.runtime.interrupts import signals_blocked
@@ -261,10 +261,12 @@ def put_in_place(descriptors: Sequence[int], numbers: Sequence[int]) -> int:
 
 
 def forget_inherited() -> None:
-    """Forget what an interpreter of its own would not have: the launcher's state of random numbers, and of time."""
+    """Forget what an interpreter of its own would not have: the launcher's state of random numbers, and of time; and
+    its open files."""
     import numpy as np
     import torch
 
     np.random.seed()
     torch.default_generator.seed()
     import_seconds(forget=True)
+    leave_inherited()

@@ -19,7 +19,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ffdist.device import CPU
-from ffdist.exiting import end_with_parent
+from ffdist.exiting import end_with_starter
 from ffdist.transport.base import Edge, Frame, Receiver, Sender
 from ffdist.transport.local import open_local
 from ffdist.transport.process_group import LOOPBACK
@@ -88,20 +88,23 @@ def measure_transport(
     depth: int = 2,
     volume: int = 256 * MIB,
     cluster: str | None = None,
+    forked: bool = False,
 ) -> list[TransportRate]:
     """Send messages of each size from one new process to another, one thread each, the transports in turn.
 
     transports: "local", between threads, those of the registry, and ALL_REDUCE; default: all transports that join two
     processes of this host.
     volume: bytes that are timed in a sample; between 20 and 2000 messages. cluster: the address of a Ray cluster, which
-    both join.
+    both join. forked: whether they may be forked from this process, which has done nothing else yet, and so have torch.
     """
     names = ("local", *between_processes()) if transports is None else transports
     plan = _Plan(sizes, ("memcpy", *names), rounds, depth, volume)
-    store = serve_store("127.0.0.1")
-    context, others = multiprocessing.get_context("spawn"), set(multiprocessing.active_children())
+    context = multiprocessing.get_context("fork" if forked else "spawn")
+    others = set(multiprocessing.active_children())
     with ProcessPoolExecutor(2, context, initializer=watch_parent) as pool:
         try:
+            pool.submit(os.getpid).result()  # both are there before this process has threads, which it could not fork
+            store = serve_store("127.0.0.1")
             both = [pool.submit(_run, rank, store.port, plan, cluster) for rank in range(2)]
             for future in as_completed(both):
                 future.result()
@@ -144,8 +147,7 @@ def pin_to_cores(rank: int, size: int) -> None:
 
 def watch_parent() -> None:
     """Watch the parent from a worker's start on: one that waits for its first task has nobody else to tell it."""
-    if parent := multiprocessing.parent_process():
-        end_with_parent(parent.pid or 0)
+    end_with_starter()
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 

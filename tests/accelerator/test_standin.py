@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 import torch
-from harness import ContractRank, Crew
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -26,6 +25,7 @@ from ffdist.pipeline.plan import block_specs, build_block
 from ffdist.pipeline.stage import Stage
 from ffdist.settings import Settings
 from ffdist.transport import Edge, EdgeContext, Frame, transport_of
+from ffdist.transport.contract import ContractRank, Crew
 from ffdist.transport.process_group import new_edge_group
 
 EDGE = Edge("0-1", depth=2, timeout=timedelta(seconds=60))

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
+from forked import Forked
 from harness import python_path
 from PIL import Image
 from stages import command
@@ -174,14 +175,6 @@ def test_memory_of_a_stage_does_not_grow_with_the_number_of_stages() -> None:
     assert min(use.queue for use in many) >= 3 * frame, "a stage's edges have a slot more than they are deep"
 
 
-@pytest.fixture(autouse=True)
-def members_are_forked(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """From a process that has torch, where memory is not what is measured."""
-    if "hold_less" not in request.node.name:
-        multiprocessing.set_forkserver_preload(["ffdist.bench.sides"])
-        monkeypatch.setattr(WorkerPool, "start_method", "forkserver")
-
-
 def meet_elsewhere(member: PoolMember) -> tuple[str, float]:
     """This rank's network, and the sum over ranks."""
     join(member, torch.device("cpu"), 1)
@@ -265,8 +258,8 @@ def main(member):
     time.sleep(600)  # a long round
 
 if __name__ == "__main__":
-    with WorkerPool("stuck", main, 2) as pool:
-        pool.recv(), pool.recv()
+    with WorkerPool("stuck", main, 1) as pool:
+        pool.recv()
         print(*(process.pid for process in pool.processes), flush=True)
         pool.recv()
 """
@@ -290,10 +283,10 @@ if __name__ == "__main__":
 def test_what_measures_ends_with_who_wanted_to_know(script: str, number: signal.Signals, tmp_path: Path) -> None:
     (tmp_path / "measure.py").write_text(script)
     env = os.environ | {"PYTHONPATH": python_path()}
-    with subprocess.Popen([sys.executable, tmp_path / "measure.py"], stdout=subprocess.PIPE, text=True, env=env) as own:
+    with Forked([sys.executable, tmp_path / "measure.py"], stdout=subprocess.PIPE, text=True, env=env) as own:
         assert own.stdout
         members = [int(word) for word in own.stdout.readline().split()]
-        assert len(members) == 2
+        assert members
         own.send_signal(number)
         assert own.wait(60) in (-number, 130)
     deadline = time.monotonic() + 60

@@ -21,6 +21,7 @@ from typing import TypeVar
 import numpy as np
 import pytest
 import torch
+from forked import Forked
 from jobs import fingerprint
 from stages import stages_of
 
@@ -28,6 +29,7 @@ from ffdist.bench.victims import descendants, left_of, name_of
 from ffdist.cli import main
 from ffdist.device import may_need_driver
 from ffdist.errors import StageError
+from ffdist.exiting import end_process
 from ffdist.payload import Payload
 from ffdist.process_stat import parent_of
 from ffdist.runtime.child import FORK_SERVER
@@ -39,6 +41,7 @@ from ffdist.snapshot import committed
 pytestmark = pytest.mark.distributed
 
 TRAIN = ["train", "digits", "--stages", "2", "--seed", "7", "--epochs", "6", "--precision", "fp32", "--threads", "1"]
+TRAIN += ["--model-args", "widths=8,12,16"]
 OPTIONS = ["--snapshot-every", "4", "--max-restarts", "5"]
 
 
@@ -46,7 +49,7 @@ OPTIONS = ["--snapshot-every", "4", "--max-restarts", "5"]
 def training(run: Path) -> Iterator[subprocess.Popen[bytes]]:
     """The command, stopped before it has learned anything for good."""
     command = [sys.executable, "-m", "ffdist", *TRAIN, *OPTIONS, "--out", str(run)]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as launcher:
+    with Forked(command, stdout=subprocess.DEVNULL) as launcher:
         try:
             yield launcher
         finally:
@@ -176,6 +179,19 @@ def test_unseeded_numbers_of_two_workers_differ() -> None:
     os.close(reader)
     os.close(write_end)
     assert all(mine != other for mine, other in zip(*drawn, strict=True)), drawn
+
+
+def test_what_the_launcher_has_not_yet_written_is_not_written_by_a_worker(tmp_path: Path) -> None:
+    def check() -> None:
+        forget_inherited()
+        own = (tmp_path / "own").open("w")
+        own.write("too")
+        end_process(0)
+
+    with (tmp_path / "launcher's").open("w") as file:
+        file.write("once")
+        assert passes_in_child(check)
+    assert [(tmp_path / name).read_text() for name in ("launcher's", "own")] == ["once", "too"]
 
 
 def test_descriptors_get_their_places_where_few_are_allowed_and_stdin_was_closed() -> None:

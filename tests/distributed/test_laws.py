@@ -13,7 +13,6 @@ from threading import Event
 from typing import Any
 
 import pytest
-from harness import ContractRank, Crew
 from jobs import QUIET, DigitsJob, fingerprint, learned
 from stages import stages_of
 
@@ -28,6 +27,7 @@ from ffdist.runtime.threads import run_threads
 from ffdist.runtime.worker_main import TrainingMain
 from ffdist.runtime.world import World
 from ffdist.snapshot import latest
+from ffdist.transport.contract import ContractRank, Crew
 from ffdist.transport.listeners import listening
 
 pytestmark = pytest.mark.distributed

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 import torch
-from harness import ContractRank, Crew
 
 from ffdist.transport import Edge, EdgeContext, Frame
+from ffdist.transport.contract import ContractRank, Crew
 from ffdist.transport.process_group import NCCL, new_edge_group
 
 ROOT = Path(__file__).resolve().parents[2]

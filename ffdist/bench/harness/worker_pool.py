@@ -16,14 +16,14 @@ from contextlib import ExitStack
 from datetime import timedelta
 from multiprocessing.connection import Connection, wait
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
 
 from ffdist.device import enter, group_backend, queues
 from ffdist.errors import StageError
-from ffdist.exiting import end_with_parent
+from ffdist.exiting import end_with_starter
 from ffdist.runtime.allocator import keep_freed_memory
 from ffdist.runtime.interrupts import SIGNALS, signals_blocked
 from ffdist.runtime.world import World
@@ -87,14 +87,10 @@ class WorkerPool:
     parents: whether members start processes of their own, which daemons may not.
     """
 
-    start_method: ClassVar[str] = "spawn"
-    """As of multiprocessing: an interpreter for each member, so that its memory is its own. Tests that look for
-    something else have them forked."""
-
     def __init__(
         self, name: str, main: WorkerMain, size: int, *, keep_memory: bool = True, parents: bool = False
     ) -> None:
-        context: Any = multiprocessing.get_context(self.start_method)
+        context = multiprocessing.get_context("spawn")  # an interpreter for each member: its memory is its own
         self.name = name
         self.size = size
         self.ends = ExitStack()
@@ -108,7 +104,7 @@ class WorkerPool:
             member = (World(rank, size, rank), str(folder / "store"), there)
             process = context.Process(
                 target=_member,
-                args=(os.getpid() if self.start_method == "spawn" else None, main, keep_memory, *member),
+                args=(main, keep_memory, *member),
                 name=f"{name}-{rank}",
                 daemon=not parents,
             )
@@ -196,14 +192,10 @@ class WorkerPool:
         raise StageError(f"side '{self.name}' failed", expected="a finished round", got=got)
 
 
-def _member(
-    parent: int | None, main: WorkerMain, keep_memory: bool, world: World, store_file: str, line: Connection
-) -> None:
-    """A member's life. parent: the process that has started it; None: a fork server, which ends with that one."""
+def _member(main: WorkerMain, keep_memory: bool, world: World, store_file: str, line: Connection) -> None:
+    """A member's life."""
     os.environ.setdefault("GLOO_SOCKET_IFNAME", LOOPBACK)
-    end_with_parent(
-        parent or os.getppid()
-    )  # a closed pipe is noticed between two rounds only, and a round may take minutes
+    end_with_starter()  # a closed pipe is noticed between two rounds only, and a round may take minutes
     # Ctrl-C reaches all processes of the terminal; the parent ends these
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)

@@ -89,7 +89,7 @@ class Crew:
     def __init__(self, size: int, threads: int = 1, *, fresh: bool = False) -> None:
         self.size = size
         self.threads = threads
-        self._context: SpawnContext | ForkServerContext = multiprocessing.get_context("spawn")
+        self._context: SpawnContext | ForkServerContext = SpawnContext()
         if sys.platform == "linux" and not fresh:
             self._context = multiprocessing.get_context("forkserver")
             self._context.set_forkserver_preload([__name__])  # with it torch
