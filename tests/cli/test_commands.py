@@ -7,9 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import forked
 import numpy as np
 import pytest
 import torch
+from forked import Forked
 from PIL import Image
 from safetensors.torch import load_file
 from sklearn.datasets import load_digits
@@ -23,9 +25,7 @@ TINY = ["--launcher", "threads", "--stages", "2", "--threads", "1", "--epochs", 
 
 def ffdist(*args: str) -> subprocess.CompletedProcess[str]:
     """A command in a process of its own."""
-    return subprocess.run(
-        [sys.executable, "-m", "ffdist", *args], capture_output=True, text=True, check=False, timeout=240
-    )
+    return forked.run([sys.executable, "-m", "ffdist", *args], timeout=240)
 
 
 def refused(capsys: pytest.CaptureFixture[str], *args: str | Path) -> str:
@@ -145,7 +145,7 @@ def test_a_folder_has_one_run_at_a_time_and_one_asked_to_stop_ends_with_its_stat
 ) -> None:
     out = tmp_path / "run"
     command = [sys.executable, "-m", "ffdist", "train", *TINY, "--launcher", "processes", "--epochs", "100000"]
-    with subprocess.Popen([*command, "--out", str(out)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
+    with Forked([*command, "--out", str(out)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
         assert process.stderr
         assert any(line.startswith(b"epoch") for line in process.stderr)  # one has ended
         assert "another run is at work" in refused(capsys, "train", "--resume", "--out", out)

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from forked import Forked
 
 from ffdist import SFF, Pipeline, models, open_data
 from ffdist.bench.victims import descendants, left_of
@@ -169,7 +170,7 @@ def test_in_python_it_is_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[
 
 def test_told_to_stop_while_a_link_is_measured_it_leaves_no_process() -> None:
     command = [sys.executable, "-m", "ffdist", *SMALL, "--devices", "2", "--fresh"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+    with Forked(command, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr
         assert any("between two processes" in line for line in process.stderr)
         while not (seen := set(descendants(process.pid))):

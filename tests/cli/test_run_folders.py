@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from forked import run
 from harness import python_path
 from jobs import fingerprint
 from PIL import Image
@@ -200,7 +201,7 @@ def test_own_code_is_found_from_any_folder_and_what_becomes_of_it_is_noted(
     train = ["train", "--launcher", "threads", "--stages", "1", "--epochs", "1", *own, "--out", "r"]
     for folder, args in ((home, train), (elsewhere, ["eval", "../home/r", "--json"])):
         command = [sys.executable, "-m", "ffdist", *args]
-        done = subprocess.run(command, env=env, cwd=folder, capture_output=True, text=True, check=False)
+        done = run(command, env=env, cwd=folder)
         assert done.returncode == 0, done.stderr
     rule, monkeyed = home / "my_rule_of_a_test.py", RULE + "# a remark\n"
     monkeypatch.chdir(elsewhere)

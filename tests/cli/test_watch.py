@@ -18,6 +18,7 @@ from http.client import HTTPResponse
 from pathlib import Path
 
 import pytest
+from forked import Forked
 
 import ffdist
 from ffdist.cli import main
@@ -342,7 +343,7 @@ def test_where_the_usual_port_is_taken_another_is_found_and_one_that_is_named_is
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_the_command_says_where_it_is_and_ends_when_it_is_asked(number: signal.Signals, status: int, run: Path) -> None:
     words = [sys.executable, "-m", "ffdist", "watch", str(run), "--port", "0"]
-    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with Forked(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stderr is not None
         said = process.stdout.readline()

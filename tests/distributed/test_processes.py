@@ -15,6 +15,7 @@ from pickle import PicklingError
 from typing import Any
 
 import pytest
+from forked import run
 from harness import python_path
 from jobs import QUIET, DigitsJob
 from stages import children
@@ -109,15 +110,14 @@ from torch import nn
 from ffdist import SFF, Pipeline
 class Own(SFF): pass
 network = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.Linear(16, 16))
-pipeline = Pipeline(network, {rule}(), stages=2, launcher="processes", threads=1)
+pipeline = Pipeline(network, {rule}(), stages=1, launcher="processes", threads=1)
 print(pipeline.fit("digits", epochs=1, progress=False).reason)
 """
 
 
 def script(*words: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
     env = os.environ | {"PYTHONPATH": python_path()}
-    command = [sys.executable, *words]
-    return subprocess.run(command, input=stdin, env=env, capture_output=True, text=True, timeout=240, check=False)
+    return run([sys.executable, *words], input=stdin, env=env, timeout=240)
 
 
 def test_a_script_from_stdin_trains_where_what_it_passes_can_be_imported() -> None:

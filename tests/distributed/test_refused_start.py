@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from forked import run
 
 pytestmark = pytest.mark.distributed
 PYTHON = [sys.executable, "-m"]
@@ -30,6 +30,6 @@ def test_what_a_user_keeps_in_the_folder_stays(tmp_path: Path) -> None:
 def refused(start: list[str], out: Path) -> str:
     """What a run between two processes without GPUs says when it is told to use NCCL."""
     command = [*start, "ffdist", "train", "--transport", "nccl", "--stages", "2", "--device", "cpu", "--out", str(out)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    done = run(command, timeout=120)
     assert done.returncode != 0
     return done.stderr

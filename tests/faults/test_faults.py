@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -13,6 +12,7 @@ from pathlib import Path
 from threading import Thread
 
 import pytest
+from forked import run
 
 from ffdist.bench.fault_schedule import LAST, MOMENTS, schedule
 from ffdist.bench.victims import RAY_ACTOR
@@ -60,9 +60,7 @@ def test_a_run_that_is_killed_equals_one_that_is_not_and_leaves_nothing(tmp_path
     """What has started the workers at a commit, and a worker at the last one."""
     assert [fault.victim for fault in schedule(2, SEED, servers=True)] == ["launcher", "worker"]
     words = ["faults", "--kills", "2", "--seed", str(SEED), "--folder", str(tmp_path / "runs"), "--json"]
-    done = subprocess.run(
-        [sys.executable, "-m", "ffdist", "bench", *words], capture_output=True, text=True, check=False
-    )
+    done = run([sys.executable, "-m", "ffdist", "bench", *words])
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert (found["equal"], found["left"], found["of_launcher"]) == (True, 0, 1)

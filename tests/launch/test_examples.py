@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from forked import run
 
 FOLDER = Path(__file__).resolve().parents[2] / "examples"
 SAID = {
@@ -29,6 +29,6 @@ def test_every_example_that_is_a_program_is_run_here() -> None:
 @pytest.mark.parametrize("name", SAID)
 def test_an_example_runs(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FFDIST_CACHE", str(tmp_path / "cache"))
-    done = subprocess.run([sys.executable, FOLDER / name], capture_output=True, text=True, cwd=tmp_path, check=False)
+    done = run([sys.executable, FOLDER / name], cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert re.search(SAID[name], done.stdout), done.stdout

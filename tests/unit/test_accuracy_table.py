@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+from forked import run
 
 from benchmarks.rows.cost import measure
 from benchmarks.rows.record import accuracies, costs, layers, learned, seeds, spread
@@ -19,7 +20,7 @@ from benchmarks.rows.row import Row, find_row, read_rows
 from benchmarks.rows.table import BEGIN, END, WHOLE, draw_whole, newest, redraw
 from benchmarks.rows.train import finished, run_to_its_end, train
 from ffdist.errors import ConfigError
-from ffdist.pipeline.plan import check_objective
+from ffdist.pipeline.plan import block_specs, check_objective, head_of
 from ffdist.presets import GROUPS, PRESETS, listing, with_preset
 from ffdist.report.log import read_run_log
 from ffdist.runtime.run import network
@@ -37,16 +38,20 @@ DATA = {
 }
 
 TRIED: set[object] = set()
-"""Networks with rules, on data of one kind: a row, its preset, and rows of other data share one, which learns once."""
+"""Networks with rules: a row, its preset, and rows of other data share one, which learns once; on each data of another
+shape it is built."""
 
 
 def check(settings: Settings, data: str) -> None:
     chain, objective = network(settings, *DATA[data])
     network_, rule = settings.network, settings.rule
-    tried = (repr(objective), network_.model, network_.model_args, network_.blocks, rule.fusion, DATA[data])
-    if tried not in TRIED:
+    learner = (repr(objective), network_.model, network_.model_args, network_.blocks, rule.fusion)
+    if learner not in TRIED:
         check_objective(chain, objective, fusion=rule.fusion)
-        TRIED.add(tried)
+    elif (learner, DATA[data]) not in TRIED:
+        for spec in block_specs(chain, objective if rule.fusion else None):
+            head_of(objective, spec)
+    TRIED.update((learner, (learner, DATA[data])))
     assert len(settings.scheduler.windows) in (0, 1 if rule.objective == "backprop" else len(chain))
 
 
@@ -108,7 +113,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
         "--records",
         str(folder / "new/records"),
     ]
-    return folder, subprocess.run(command, capture_output=True, text=True, check=True).stderr
+    return folder, run(command).stderr
 
 
 @pytest.mark.distributed

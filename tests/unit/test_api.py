@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
@@ -13,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from forked import run
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
@@ -236,7 +236,7 @@ def test_what_a_session_without_a_file_defines_goes_to_threads_alone() -> None:
         Pipeline(network, Own()).fit("digits", epochs=1, progress=False)
         Pipeline(network, Own(), launcher="processes").fit("digits", epochs=1, progress=False)
     """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    done = run([sys.executable, "-c", code])
     assert "ConfigError: the objective cannot be sent to a process" in done.stderr
     assert "Own is defined in an interactive session" in done.stderr
 

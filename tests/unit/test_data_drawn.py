@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 import torch
 from drawing import FLOATS, LABELS, OF_MODULE, Noisy, Pair, of_closure, of_module, of_shared, of_torch
+from forked import Forked
 from jobs import fingerprint
 from PIL import Image
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset, TensorDataset
@@ -335,7 +336,7 @@ signal.pause()
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems have no signal at a parent's death")
 def test_a_stopped_reader_outlives_the_thread_that_wanted_it_and_goes_with_its_process() -> None:
-    with subprocess.Popen([sys.executable, "-c", READER], stdout=subprocess.PIPE, text=True) as parent:
+    with Forked([sys.executable, "-c", READER], stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout
         reader = int(parent.stdout.readline())
         stopped = comes_to(reader, "T")

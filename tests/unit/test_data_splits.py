@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from forked import Forked, run
 from PIL import Image
 
 from ffdist.data import open_data, prepare
@@ -587,9 +588,7 @@ def test_folders_that_cannot_be_looked_into_are_named_all_at_once(tmp_path: Path
         (tmp_path / "pets" / name / "closed").mkdir()
         (tmp_path / "pets" / name / "closed").chmod(0)
     tmp_path.chmod(0o755)
-    done = subprocess.run(
-        [sys.executable, "-c", UNPRIVILEGED], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
+    done = run([sys.executable, "-c", UNPRIVILEGED], cwd=tmp_path)
     assert "folders cannot be looked into" in done.stdout, done.stderr
     assert "ant/closed: Permission denied" in done.stdout
     assert "bee/closed: Permission denied" in done.stdout
@@ -719,7 +718,7 @@ def slow(*args, **kept):
 sys.modules["ffdist.data.prepare"].write = slow
 ffdist.cli.main(["data", "prepare", {str(tmp_path / "pets")!r}, "--out", {str(tmp_path / "new" / "out")!r}])
 """
-    with subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True) as running:
+    with Forked([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True) as running:
         (tmp_path / "started").open().close()  # waits until it is written to
         running.send_signal(number)
         assert running.wait(60) in (128 + number, -number)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from forked import run
 from jobs import fingerprint
 
 import ffdist
@@ -101,7 +102,7 @@ def test_a_script_is_named_with_its_arguments_and_its_environment_is_not(tmp_pat
     (tmp_path / "own.py").write_text(SCRIPT)
     command = [sys.executable, "own.py", "--token=https://me:secret@host/x"]
     here = os.environ | {"MY_API_KEY": "not to be told"}
-    done = subprocess.run(command, cwd=tmp_path, env=here, capture_output=True, text=True, timeout=200)
+    done = run(command, cwd=tmp_path, env=here, timeout=200)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[0] == "processes threads"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["own.py", "run"]

@@ -12,6 +12,7 @@ from shutil import rmtree
 from types import SimpleNamespace
 
 import pytest
+from forked import Forked
 from jobs import QUIET, DigitsJob
 
 from ffdist.errors import ConfigError, DivergedError, PeerLostError, SnapshotError, StageError, StageLostError
@@ -139,7 +140,7 @@ with writing_there(Path(sys.argv[1])):
 
 def test_a_folder_is_held_as_long_as_a_worker_of_a_lost_launcher_lives(tmp_path: Path) -> None:
     command = [sys.executable, "-c", HOLDING, str(tmp_path)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as worker:
+    with Forked(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as worker:
         assert worker.stdout
         assert worker.stdout.readline() == "here\n"
         with pytest.raises(ConfigError, match="has lost its launcher are still at work"), locked(tmp_path):

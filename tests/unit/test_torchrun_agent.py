@@ -9,6 +9,7 @@ import sys
 from datetime import timedelta
 from pathlib import Path
 
+from forked import run
 from torch.distributed.elastic.rendezvous import c10d_rendezvous_backend as backend
 from torch.distributed.elastic.rendezvous.dynamic_rendezvous import DynamicRendezvousHandler
 
@@ -23,7 +24,7 @@ def test_a_rank_whose_agent_has_died_ends_and_another_goes_on() -> None:
     said = {}
     for agent in (dead.pid, os.getpid()):
         env = os.environ | {VARIABLE: f"/proc/{agent}/fd/3"}
-        done = subprocess.run([sys.executable, "-c", RANK], env=env, capture_output=True, text=True, check=False)
+        done = run([sys.executable, "-c", RANK], env=env)
         said[agent] = (done.returncode, done.stdout)
     assert said == {dead.pid: (1, ""), os.getpid(): (0, "goes on\n")}
 

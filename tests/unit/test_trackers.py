@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ from typing import Any
 from zipfile import ZipFile
 
 import pytest
+from forked import run
 from jobs import DigitsJob
 
 import ffdist
@@ -194,7 +194,7 @@ def test_a_callback_of_a_file_hears_a_run_of_the_command_line(tmp_path: Path) ->
         "--out",
         "run",
     ]
-    done = subprocess.run([*train, "--callback", "own.py:Note"], cwd=tmp_path, capture_output=True, text=True)
+    done = run([*train, "--callback", "own.py:Note"], cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     *lines, last = (tmp_path / "heard.txt").read_text().splitlines()
     events = [json.loads(line)["event"] for line in lines]

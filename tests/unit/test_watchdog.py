@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+from forked import Forked
 
 from ffdist.bench.victims import descendants
 from ffdist.runtime.heartbeat import STACK
@@ -36,9 +37,7 @@ print("whole")
 
 def test_one_that_is_stopped_is_ended_and_one_that_is_slow_is_not() -> None:
     running = {
-        how: subprocess.Popen(
-            [sys.executable, "-c", ALONE, how], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
+        how: Forked([sys.executable, "-c", ALONE, how], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         for how in ("slow", "stopped")
     }
     said = {how: process.communicate(timeout=60) for how, process in running.items()}
@@ -91,7 +90,7 @@ print(sorted(os.waitstatus_to_exitcode(os.wait()[1]) for _ in pipes), time.monot
 @pytest.mark.parametrize("stopped", ["rank", "store"])
 def test_ranks_notice_one_of_them_and_the_store_that_are_stopped(stopped: str, tmp_path: Path) -> None:
     command = [sys.executable, "-c", PEERS, stopped, str(tmp_path)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    with Forked(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout
         try:
             begun = max(float(process.stdout.readline()) for _ in range(2))
