@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
@@ -61,6 +61,7 @@ from ffdist.runtime.run import classifier_of, not_here_error, write_settings
 from ffdist.runtime.world import World
 from ffdist.scratch import scratch_folder
 from ffdist.settings import Settings
+from ffdist.settings.unused import check_of_plans
 from ffdist.snapshot import FINAL, SnapshotStore, committed, pulled, use_snapshot, whole
 from ffdist.trust import check_trusted, trusting
 
@@ -344,10 +345,12 @@ class Pipeline:
         Raises ConfigError where nothing keeps to the memory limit, and for what does not go together.
         """
         if isinstance(plan, Plan):
-            lanes = plan.lanes if lanes is None else lanes
+            lanes = as_fields({"plan": plan, "lanes": lanes}, "Pipeline.plan")["lanes"]
         text = str(plan) if isinstance(plan, Path | Plan) else plan
-        request = Request(devices, link, memory_limit, tuple(speeds), lanes, text, fresh)
+        each = tuple(speeds) if isinstance(speeds, Iterable) else speeds
+        request = Request(devices, link, memory_limit, each, lanes, text, fresh)
         check_fields(request, "Pipeline.plan")
+        check_of_plans(options, "Pipeline.plan")
         settings = self.settings.changed(**as_fields(options, "Pipeline.plan"))
         check_options(self.network, self.objective, settings)
         settings, images, _ = open_given(settings, data)

@@ -21,17 +21,14 @@ from ffdist.presets import with_preset
 from ffdist.runtime.interrupts import handle_signals, unwind
 from ffdist.settings import GROUP_OF, Settings, apply, flat, without_strange_options
 from ffdist.settings.toml import read_toml
+from ffdist.settings.unused import OF_RUNS, check_of_plans
 
 PROG = "ffdist plan"
 MORE = """\
 `ffdist settings NAME` says all about a setting. A bare `ffdist plan` is `ffdist plan digits`.
 What was measured is kept in the cache: $FFDIST_CACHE, else ffdist in $XDG_CACHE_HOME, else in ~/.cache."""
-OWN = {"queue", "exchange"}
-"""Settings of a run's plan that a price depends on."""
-STRANGE = frozenset(name for name, group in GROUP_OF.items() if group in ("plan", "run", "ray")) - OWN
-"""Settings of a run that a plan does not depend on, or that it replaces."""
-HIDDEN = STRANGE | {"epochs", "early_stop"} | {n for n, group in GROUP_OF.items() if group in ("scheduler", "watch")}
-"""Settings that the help of `ffdist plan` leaves out: `STRANGE` ones, and others that change no block's time."""
+HIDDEN = OF_RUNS | {"epochs", "early_stop"} | {n for n, group in GROUP_OF.items() if group in ("scheduler", "watch")}
+"""Settings that the help of `ffdist plan` leaves out: those of runs, and others that change no block's time."""
 
 
 @dataclass(frozen=True)
@@ -74,13 +71,7 @@ def parse(args: Sequence[str]) -> PlanCommand:
     """The command with its resolved settings. Raises ConfigError and UsageError."""
     values = parsed_values(PlanCommand, args, PROG, made=PlanCommand())
     own = {name: values.pop(name) for name in list(values) if name in PlanCommand.__dataclass_fields__}
-    for name in values:
-        if name in STRANGE:
-            raise ConfigError(
-                f"{setting(f'{GROUP_OF[name]}.{name}')} is not a setting that a plan depends on",
-                where=PROG,
-                remedy=f"leave it out; {PROG} --help lists what is",
-            )
+    check_of_plans(values, PROG)
     file, preset = own.get("config"), own.get("preset")
     from_file = flat(read_toml(file), str(file)) if file else {}
     is_default = values.get("data", DEFAULT_PRESET) == DEFAULT_PRESET and {"model", "objective"}.isdisjoint(values)

@@ -150,7 +150,7 @@ class Cluster:
     """How many of the workers compute at once, 1 or more, where they share a host's cores; None: all of them."""
 
     def __post_init__(self) -> None:
-        if not 1 <= self.devices <= MAX_DEVICES:
+        if not isinstance(self.devices, int) or not 1 <= self.devices <= MAX_DEVICES:
             raise ConfigError(
                 "a plan needs devices", where=setting("devices"), expected=f"1 to {MAX_DEVICES}", got=self.devices
             )

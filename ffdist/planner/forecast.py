@@ -315,7 +315,7 @@ def profiled(
 def cluster_of(request: Request, device: torch.device, settings: Settings) -> Cluster:
     """Raises ConfigError for what is no link, size or speed; StageError where links cannot be measured."""
     on_cpu, limit = not queues(device), request.memory_limit
-    link = parse_link(request.link) if request.link else None
+    link = parse_link(request.link) if request.link is not None else None
     cluster = Cluster(
         request.devices,
         speeds=request.speeds,

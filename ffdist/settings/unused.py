@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
-from ffdist.errors import setting
+from ffdist.errors import ConfigError, setting
 from ffdist.settings import GROUP_OF, Settings
 
 OF_MUON = ("muon_rest", "muon_momentum", "unit_filters", "ns_steps")
@@ -13,6 +13,19 @@ RISING = ("one-cycle", "triangular")
 ENDING = ("cosine", "linear", *RISING)
 OF_LANES = ("exchange_dtype", "sync_norms")
 OF_RAY = tuple(name for name, group in GROUP_OF.items() if group == "ray")
+OF_RUNS = frozenset(n for n, group in GROUP_OF.items() if group in ("plan", "run", "ray")) - {"queue", "exchange"}
+"""Settings of a run that a plan's price does not depend on, or that the plan replaces."""
+
+
+def check_of_plans(names: Iterable[str], where: str) -> None:
+    """Raises ConfigError for a setting of `OF_RUNS`. where: they are given."""
+    for name in names:
+        if name in OF_RUNS:
+            raise ConfigError(
+                f"{setting(f'{GROUP_OF[name]}.{name}')} is not a setting that a plan depends on",
+                where=where,
+                remedy="leave it out",
+            )
 
 
 def unused_settings(settings: Settings) -> Iterator[str]:

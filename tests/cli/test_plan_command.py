@@ -161,9 +161,17 @@ def test_in_python_it_is_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[
         pipeline.plan(images, devices=2, memory_limit=1000)
     (tmp_path / "plan.json").write_text(json.dumps(found.as_json()))
     assert pipeline.plan(images, devices=2, plan=tmp_path / "plan.json", link="1gbit").plan == found.plan
-    for name, value in {"devices": "2", "link": 1e9, "memory_limit": [1], "speeds": "1,1", "plan": 1}.items():
+    for name, value in {"devices": "2", "link": 1e9, "memory_limit": [1], "speeds": 5, "plan": 1}.items():
         with pytest.raises(ConfigError, match=f"{name} has a wrong value"):
             pipeline.plan(images, **{"devices": 2, name: value})
+    with pytest.raises(ConfigError, match=r"plan\.stages is not a setting that a plan depends on"):
+        pipeline.plan(images, devices=2, stages=2)
+    with pytest.raises(ConfigError, match="lanes and the plan disagree"):
+        pipeline.plan(images, devices=2, plan=found.plan, lanes=found.plan.lanes + 1)
+    with pytest.raises(ConfigError, match="not a link"):
+        pipeline.plan(images, devices=2, link="")
+    with pytest.raises(ConfigError, match="a plan needs devices"):
+        found.scaled([1.5])  # pyright: ignore[reportArgumentType]
     with pytest.raises(ConfigError, match=r"training\.lanes is too small"):
         pipeline.plan(images, devices=2, lanes=0)
 
