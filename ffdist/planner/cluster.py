@@ -227,7 +227,7 @@ def parse_link(text: str, *, on_cpu: bool = False) -> NetworkLink:
             "this is not a link",
             where=setting("link"),
             expected="a rate, and a latency where it is known: 1gbit, 25gbit,50us, 3GB/s",
-            got=text,
+            got=text or "nothing",
         )
     cpu = NETWORK_CPU if on_cpu else 0.0
     return NetworkLink(found, delay, cpu, cpu, message=MESSAGE_CPU if on_cpu else 0.0)
@@ -240,7 +240,9 @@ def parse_bytes(text: str) -> float:
     """ "8GiB", "500MB". Raises ConfigError for what is no size."""
     found = quantity(text.strip().lower(), SIZES)
     if not found:
-        raise ConfigError("this is not a size", where=setting("memory_limit"), expected="8GiB, 500MB", got=text)
+        raise ConfigError(
+            "this is not a size", where=setting("memory_limit"), expected="8GiB, 500MB", got=text or "nothing"
+        )
     return found
 
 
