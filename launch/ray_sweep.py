@@ -7,30 +7,36 @@ Without --address it runs on a Ray of this host alone. The table at the end is o
 
 from __future__ import annotations
 
+import asyncio
 import os
-import signal
 import sys
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
-from types import FrameType
-from typing import Any, NoReturn
+from typing import Any
 
+from ffdist.runtime.on_ray import alone_unless_told
+
+if __name__ == "__main__":  # Ray reads it as it is imported
+    alone_unless_told([arg for arg in sys.argv[1:] if arg.startswith("--address")])
+
+import ray
 from ray import tune
 from rich.table import Table
 
 from ffdist import plain
 from ffdist.cli import print_error
 from ffdist.cli.parsing import parsed
-from ffdist.errors import ConfigError, FfdistError, exit_status
-from ffdist.events import EpochEnded, RunEvent
+from ffdist.errors import ConfigError, FfdistError, Interrupted, exit_status
+from ffdist.events import EpochEnded, RunEvent, StopRun
 from ffdist.objectives import load_objective
 from ffdist.presets import with_preset
 from ffdist.runtime.agree import check_job
 from ffdist.runtime.folder import new_run
-from ffdist.runtime.interrupts import handle_signals, signals_restored, unwind
+from ffdist.runtime.interrupts import StopRequest, handle_signals, interrupts, signals_restored, unwind
 from ffdist.runtime.opened import open_dataset
 from ffdist.runtime.ray import RayOptions, joined, run_ray
+from ffdist.runtime.ray_own import interrupts_kept
 from ffdist.runtime.start import SettingsJob, make_job
 from ffdist.settings import Settings, without_strange_options
 
@@ -65,13 +71,32 @@ class Sweep:
     """Where the runs go; on a disk that all nodes share."""
 
 
-def train(trial: dict[str, Any], sweep: Sweep) -> None:
-    """One trial: the driver of a pipeline of its own."""
+class StopActor:
+    """Tells the trials, in processes of their own, of a signal by which the sweep is to stop."""
+
+    def __init__(self) -> None:
+        self._asked = asyncio.Event()
+
+    async def ask(self) -> None:
+        self._asked.set()
+
+    async def wait(self) -> None:
+        await self._asked.wait()
+
+
+def train(trial: dict[str, Any], sweep: Sweep, stop: Any) -> None:
+    """One trial: the driver of a pipeline of its own. It ends early, with a snapshot, when the actor `stop` is asked
+    to."""
+    asked = stop.wait.remote()
+    if is_done(asked):
+        return
     choice = trial["choice"]
     run = sweep.out / "runs" / "-".join(f"{name}={value}" for name, value in choice.items())
     settings = settings_of(choice, sweep).changed(out=run)
 
     def report(event: RunEvent) -> None:
+        if is_done(asked):
+            raise StopRun("the sweep was told to stop")
         if isinstance(event, EpochEnded):
             train, validation = event.record["train"], event.record["validation"]
             tune.report({"accuracy": validation["accuracy"]["mean"], "samples_per_second": train["samples_per_second"]})
@@ -81,6 +106,11 @@ def train(trial: dict[str, Any], sweep: Sweep) -> None:
     with new_run(settings, open_dataset(settings.dataset)):
         job = SettingsJob(settings, run, sweep.stages)
         run_ray(job, sweep.stages, report, run=run, data=settings.dataset.data, options=options)
+
+
+def is_done(answer: Any) -> bool:
+    """True if an actor has answered."""
+    return bool(ray.wait([answer], timeout=0)[0])
 
 
 def settings_of(choice: dict[str, Any], sweep: Sweep) -> Settings:
@@ -121,17 +151,36 @@ def check(sweep: Sweep) -> None:
         check_job(make_job(settings, open_dataset(settings.dataset), workers=sweep.stages))
 
 
+class NoMoreTrials(tune.Callback):
+    """Raises Interrupted when the last trial at work has ended of a sweep that was told to stop."""
+
+    def __init__(self, request: StopRequest) -> None:
+        self.request = request
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        if self.request.number and not any(each.status == "RUNNING" for each in trials if each is not trial):
+            raise Interrupted(self.request.number)
+
+    on_trial_error = on_trial_complete
+
+
 def search(sweep: Sweep) -> list[tune.Result]:
-    """The trials, the best first."""
+    """The trials, the best first. Raises Interrupted for a signal, when those at work have made their snapshots; for a
+    second one at once."""
+    actor: Any = ray.remote(StopActor)
+    stop = actor.options(num_cpus=0).remote()
     # A trial only drives: its stages take the CPUs. Ray wants it to need something, so it needs a byte.
-    trainable = tune.with_resources(tune.with_parameters(train, sweep=sweep), {"cpu": 0, "memory": 1})
-    tuner = tune.Tuner(
-        trainable,
-        param_space={"choice": tune.grid_search(choices(sweep))},
-        tune_config=tune.TuneConfig(max_concurrent_trials=sweep.at_once),
-        run_config=tune.RunConfig(storage_path=str(sweep.out), name="tune", verbose=0),
-    )
-    grid = tuner.fit()
+    trainable = tune.with_resources(tune.with_parameters(train, sweep=sweep, stop=stop), {"cpu": 0, "memory": 1})
+    with interrupts_kept(), interrupts(lambda _: stop.ask.remote()) as request:
+        tuner = tune.Tuner(
+            trainable,
+            param_space={"choice": tune.grid_search(choices(sweep))},
+            tune_config=tune.TuneConfig(max_concurrent_trials=sweep.at_once),
+            run_config=tune.RunConfig(
+                storage_path=str(sweep.out), name="tune", verbose=0, callbacks=[NoMoreTrials(request)]
+            ),
+        )
+        grid = tuner.fit()
     return sorted((grid[i] for i in range(len(grid))), key=lambda result: -(result.metrics or {}).get("accuracy", -1.0))
 
 
@@ -153,18 +202,12 @@ def table(results: list[tune.Result]) -> Table:
 
 
 def main() -> None:
-    """Run the sweep. Told to stop by Ctrl-C, SIGTERM or SIGHUP it ends its trials, and the Ray that it has started; the
-    exit status is 128 and the signal's number."""
-    signals: list[int] = []  # the signal, of which Ray makes a KeyboardInterrupt of its own
-
-    def stop(number: int, frame: FrameType | None) -> NoReturn:
-        signals.append(number)
-        unwind(number)
-
+    """Run the sweep. Told to stop by Ctrl-C, SIGTERM or SIGHUP it ends its trials, each with a snapshot, and the Ray
+    that it has started; the exit status is 128 and the signal's number."""
     os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # Tune's would wait for the trials at work
     try:
-        with signals_restored():
-            handle_signals(stop)
+        with signals_restored(), interrupts_kept():
+            handle_signals(unwind)
             sweep = parsed(Sweep, sys.argv[1:], "ray_sweep.py")
             sweep = replace(sweep, out=sweep.out.absolute())
             check(sweep)
@@ -173,8 +216,8 @@ def main() -> None:
     except FfdistError as error:
         print_error(error)
         sys.exit(1)
-    except KeyboardInterrupt:
-        sys.exit(exit_status(signals[0] if signals else signal.SIGINT))
+    except Interrupted as told:
+        sys.exit(exit_status(told.number))
     plain.PlainConsole().print(table(results))
     sys.exit(any(result.error for result in results))
 

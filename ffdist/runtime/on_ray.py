@@ -26,6 +26,14 @@ GPUS = {"auto": None, "cpu": 0.0}
 """Reserved for a stage by --device, where --gpus-per-stage says nothing; else 1."""
 
 
+def alone_unless_told(address: object) -> None:
+    """Have Ray be one of this host alone, as `ALONE` has it, where neither an address nor the environment names a
+    cluster. To be called before it is imported."""
+    if not address and "RAY_ADDRESS" not in os.environ:
+        for name, value in ALONE.items():
+            os.environ.setdefault(name, value)
+
+
 def settings_on_ray(make: SettingsJob, out: Path, observer: Observer) -> Result:
     """The job that the settings describe, made anew in each actor, of data that its node can open."""
     settings = make.settings
@@ -43,9 +51,7 @@ def launch_on_ray(
     data: a prepared data set's folder, which the nodes are asked for; empty where the job itself brings the data.
     """
     s = settings
-    if s.ray.address is None and "RAY_ADDRESS" not in os.environ:
-        for name, value in ALONE.items():
-            os.environ.setdefault(name, value)
+    alone_unless_told(s.ray.address)
     try:
         from ffdist.runtime.ray import RayOptions, run_ray
     except ModuleNotFoundError as error:

@@ -82,10 +82,11 @@ def test_a_sweep_trains_a_pipeline_for_each_choice_and_shows_the_best_first(
     assert "already holds a sweep" in refused(capsys, monkeypatch, "--out", str(tmp_path))
 
 
-def test_a_sweep_that_is_told_to_stop_ends_its_trial_and_says_nothing_of_a_defect(
+def test_a_sweep_that_is_told_to_stop_ends_its_trial_with_a_snapshot_and_begins_no_other(
     cluster: Cluster, tmp_path: Path
 ) -> None:
-    command = [sys.executable, str(LAUNCH / "ray_sweep.py"), "--lr", "1e-9", "--epochs", "100000", "--samples", "300"]
+    rates = ["--lr", "1e-9", "2e-9", "3e-9"]
+    command = [sys.executable, str(LAUNCH / "ray_sweep.py"), *rates, "--epochs", "100000", "--samples", "300"]
     command += ["--address", cluster.address, "--out", str(tmp_path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as running:
         deadline = time.monotonic() + 150
@@ -96,6 +97,10 @@ def test_a_sweep_that_is_told_to_stop_ends_its_trial_and_says_nothing_of_a_defec
         said, _ = running.communicate(timeout=60)
     assert running.returncode == 128 + signal.SIGTERM, said
     assert "Traceback" not in said
+    (run,) = (tmp_path / "runs").iterdir()
+    ends = [log.read_text().splitlines()[-1].split()[-1] for log in run.glob("stage-*.log")]
+    assert ends == ["stopped", "stopped"], "the stages ended by themselves, behind the last snapshot"
+    assert latest(run)
 
 
 def refused(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *args: str) -> str:
