@@ -58,6 +58,13 @@ def begin_own_program() -> None:
     """Note that this process is a program of ffdist's own from its beginning, and not one in which it is called."""
     global _own_program
     _own_program = True
+    hear_of_children()
+
+
+def hear_of_children() -> None:
+    """Have the system tell how a child of this process has ended: where SIGCHLD is ignored, which is inherited from
+    whoever has started it, it does not, and every end looks like a success."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 
 
 def in_own_program() -> bool:

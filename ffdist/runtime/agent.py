@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ffdist.errors import exit_status
-from ffdist.exiting import end_process, end_process_now, end_with_parent
+from ffdist.exiting import end_process, end_process_now, end_with_parent, hear_of_children
 from ffdist.loading import import_seconds, loading
 from ffdist.process_stat import is_alive
 from ffdist.runtime.interrupts import leave_at_once
@@ -164,6 +164,7 @@ def main(argv: Sequence[str]) -> None:
     Told to stop it ends quietly, with the status that shells give such an end: 130 for Ctrl-C, 143 for SIGTERM, 129 for
     SIGHUP. What whoever started it wants ignored (nohup) is ignored.
     """
+    hear_of_children()
     heeded = [number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
     for number in heeded:
         signal.signal(number, leave_at_once)  # until torchrun has started something, and has its own handlers

@@ -29,7 +29,7 @@ from ffdist.bench.victims import descendants, left_of, name_of
 from ffdist.cli import main
 from ffdist.device import may_need_driver
 from ffdist.errors import StageError
-from ffdist.exiting import end_process
+from ffdist.exiting import begin_own_program, end_process
 from ffdist.payload import Payload
 from ffdist.process_stat import parent_of
 from ffdist.runtime.child import FORK_SERVER
@@ -115,6 +115,17 @@ def passes_in_child(check: Callable[[], object]) -> bool:
         finally:
             os._exit(1)
     return os.waitpid(child, 0)[1] == 0
+
+
+def test_the_program_hears_of_its_workers_ends_where_whoever_has_started_it_ignores_them() -> None:
+    def check() -> None:
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+        begin_own_program()
+        if (child := os.fork()) == 0:
+            os._exit(3)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 3
+
+    assert passes_in_child(check)
 
 
 def test_a_server_is_of_the_process_that_has_started_it() -> None:

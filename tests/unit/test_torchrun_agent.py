@@ -29,6 +29,22 @@ def test_a_rank_whose_agent_has_died_ends_and_another_goes_on() -> None:
     assert said == {dead.pid: (1, ""), os.getpid(): (0, "goes on\n")}
 
 
+CARELESS = """
+import os, signal, sys
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
+"""
+"""Starts a program as one does that wants to hear nothing of its children, which is inherited."""
+
+
+def test_a_killed_rank_is_no_success_where_whoever_starts_the_agent_ignores_sigchld(tmp_path: Path) -> None:
+    (tmp_path / "rank.py").write_text("import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
+    agent = ["-m", "ffdist.runtime.agent", "--standalone", "--nproc-per-node=1", str(tmp_path / "rank.py")]
+    done = subprocess.run([sys.executable, "-c", CARELESS, *agent], stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode != 0
+    assert "Signal 9 (SIGKILL)" in done.stderr
+
+
 def test_the_stores_of_a_standalone_torchrun_listen_on_the_loopback_alone() -> None:
     before = backend.TCPStore
     with on_loopback_alone():
