@@ -111,3 +111,17 @@ def check_temporary() -> None:
             got="a file system without room, or read-only",
             remedy=f"docker run --tmpfs /tmp, or {remedy}" if in_container() else remedy,
         ) from error
+
+
+def check_current_folder() -> None:
+    """Raises ConfigError where the folder of this process was removed: libraries that look for their parts from there
+    end the process then."""
+    try:
+        os.getcwd()
+    except FileNotFoundError as error:
+        raise ConfigError(
+            "the folder that this was started in is gone",
+            where="the current folder",
+            got=error.strerror,
+            remedy="go to one that is there: cd",
+        ) from error

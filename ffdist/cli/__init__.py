@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import importlib
 import os
+import re
 import signal
 import sys
 import threading
@@ -27,7 +28,7 @@ from ffdist.errors import (
     exit_status,
 )
 from ffdist.exiting import end_process_now
-from ffdist.folders import check_temporary
+from ffdist.folders import check_current_folder, check_temporary
 from ffdist.loading import missing_package_text
 from ffdist.notes import quieted, spelled_as_flags
 from ffdist.options import nearest
@@ -71,6 +72,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             command, args = read(args)
             module, _, function = COMMANDS[command][0].partition(":")
             check_temporary()
+            check_current_folder()
             getattr(importlib.import_module(module), function)(args)
             sys.stdout.flush()  # here, where a closed pipe raises BrokenPipeError, and not at the interpreter's end
         except FfdistError as error:
@@ -86,6 +88,18 @@ def main(argv: Sequence[str] | None = None) -> None:
             if error.name not in ("fcntl", "resource"):
                 raise
             sys.exit(f"ffdist: error: it runs on Linux and macOS only; this is {sys.platform}, without {error.name}")
+        except ImportError as error:
+            if NO_ROOM.search(str(error)) is None:
+                raise
+            print_error(
+                ConfigError(
+                    "a library cannot be loaded",
+                    got=error,
+                    remedy="let this process have more memory (`ulimit -v`, or the job's or container's limit)",
+                )
+            )
+            notify_agent(final=True)
+            exit_with(1)
         except Interrupted as text:
             exit_with(text.status)
         except KeyboardInterrupt:
@@ -117,6 +131,10 @@ def main(argv: Sequence[str] | None = None) -> None:
                 sys.stderr.flush()
             except (OSError, ValueError):  # Python would end with a status of its own
                 to_nowhere(sys.stderr)
+
+
+NO_ROOM = re.compile("failed to map segment|cannot allocate memory", re.IGNORECASE)
+"""What the loader says of a library for which there is no memory."""
 
 
 UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)

@@ -111,7 +111,7 @@ def check_interpreter() -> None:
 def meeting_place() -> Iterator[tuple[str, tuple[int, ...]]]:
     """A file through which stages meet, and the descriptors that they need for it: on Linux one without a name, so that
     nothing of it stays behind."""
-    if not hasattr(os, "memfd_create"):
+    if not (hasattr(os, "memfd_create") and os.path.isdir("/proc/self/fd")):  # a sandbox may have no /proc
         with scratch_folder() as folder:
             yield str(folder / "store"), ()
         return

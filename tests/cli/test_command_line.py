@@ -405,3 +405,24 @@ def test_an_option_of_several_values_given_twice_has_them_all() -> None:
 )
 def test_the_best_is_kept_by_the_mean_of_blocks_where_no_predictor_is_named(words: str, kept: str | None) -> None:
     assert parse(words.split()).settings.run.keep_best == kept
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not limit what is mapped")
+def test_a_library_for_which_there_is_no_memory_is_one_error() -> None:
+    limited = f"ulimit -v 400000; exec {sys.executable} -m ffdist train digits --dry-run --quiet"
+    done = subprocess.run(["bash", "-c", limited], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    what, got, remedy = done.stderr.splitlines()
+    assert what == "ffdist: error: a library cannot be loaded"
+    assert got.startswith("  got: libtorch")
+    assert "`ulimit -v`" in remedy
+
+
+def test_a_folder_that_was_removed_under_a_command_is_one_error(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    tmp_path.rmdir()
+    status, _, err = outcome_of(capsys, "models")
+    assert status == 1
+    assert err.startswith("ffdist: error: the folder that this was started in is gone\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import pytest
 from jobs import fingerprint
 
 from ffdist.cli import main
+from ffdist.runtime.processes import meeting_place
 
 pytestmark = pytest.mark.distributed
 TRAIN = ["train", "--samples", "128", "--epochs", "1", "--stages", "2", "--threads", "1"]
@@ -79,3 +81,34 @@ def test_doctor_says_what_is_missing(elsewhere: dict[str, str]) -> None:
     done = ffdist(elsewhere, "doctor", "--processes", "2")
     assert done.returncode == 0, done.stdout
     assert "stages use gloo (it needs Linux, and this is darwin)" in done.stdout
+
+
+CLONE_NEWNS, MS_REC, MS_PRIVATE = 0x20000, 1 << 14, 1 << 18
+DENIED = 2
+
+
+def without_proc() -> bool:
+    """Give this process mounts of its own, and nothing in its /proc; return whether it may have that."""
+    of_system = ctypes.CDLL(None)
+    return not (
+        of_system.unshare(CLONE_NEWNS)
+        or of_system.mount(b"none", b"/", None, MS_REC | MS_PRIVATE, None)
+        or of_system.mount(b"none", b"/proc", b"tmpfs", 0, None)
+    )
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="namespaces are Linux's")
+def test_where_a_sandbox_has_no_proc_processes_meet_by_a_file_with_a_name() -> None:
+    if (child := os.fork()) == 0:
+        status = 1
+        try:
+            if not without_proc():
+                os._exit(DENIED)
+            with meeting_place() as (store, descriptors):
+                status = int(bool(descriptors) or not Path(store).parent.is_dir())
+        finally:
+            os._exit(status)
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    if status == DENIED:
+        pytest.skip("this user may not mount")
+    assert status == 0
