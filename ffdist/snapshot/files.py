@@ -179,7 +179,8 @@ def read_block(path: Path, entry: dict[str, Any]) -> tuple[dict[str, Tensor], di
     try:
         with safe_open(path, framework="pt") as file:
             fields = json.loads((file.metadata() or {})[FIELDS])
-            return {name: file.get_tensor(name) for name in file.keys()}, fields  # noqa: SIM118
+            # copies: what the file gives is mapped, and a file cut off would end whoever looks at it by SIGBUS
+            return {name: file.get_tensor(name).clone() for name in file.keys()}, fields  # noqa: SIM118
     except (SafetensorError, OSError, KeyError, ValueError, RuntimeError) as error:
         # since it was checked: a run at work has discarded the snapshot. torch opens it anew, and has no type for that
         if isinstance(error, FileNotFoundError) or "No such file or directory" in str(error):

@@ -48,6 +48,7 @@ def test_a_block_reads_back_as_it_was_written_in_every_dtype(tmp_path: Path) -> 
     tensors["channels-last"] = torch.randn(2, 3, 4, 4).contiguous(memory_format=torch.channels_last)
     entry = written(tmp_path / "b.safetensors", tensors, {"lr": 0.1, "nested": [1, {"x": None}]})
     read, fields = read_block(tmp_path / "b.safetensors", entry)
+    os.truncate(tmp_path / "b.safetensors", 0)  # a tensor that were still the file's own would end this process
     assert fields == {"lr": 0.1, "nested": [1, {"x": None}]}
     assert all(torch.equal(read[name], value) and read[name].dtype == value.dtype for name, value in tensors.items())
 
