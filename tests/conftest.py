@@ -19,7 +19,7 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: many processes share few cores here
 
 import pytest
-from forked import fork_context
+from forked import fork_context, serve_here
 from harness import SITE, hide_gpus
 from hypothesis import settings
 from workers import Scheduling
@@ -92,14 +92,6 @@ def forking(method: str | None = None) -> Any:
 
 
 multiprocessing.get_context = forking
-
-
-def serve_here(end: DupFd) -> None:
-    from ffdist.runtime.fork_server import serve
-    from ffdist.runtime.interrupts import signals_blocked
-
-    with signals_blocked():
-        serve(socket.socket(fileno=end.detach()), os.getppid())
 
 
 @pytest.fixture(autouse=True)

@@ -13,6 +13,7 @@ import multiprocessing
 import os
 import runpy
 import signal
+import socket
 import subprocess
 import sys
 import traceback
@@ -144,3 +145,13 @@ def go(program: list[str]) -> None:
         text, name = Path(kind).read_text(encoding="utf-8"), str(Path(kind).absolute())
         main.__dict__["__file__"] = name
     exec(compile(text, name, "exec"), main.__dict__)
+
+
+def serve_here(end: DupFd) -> None:
+    """Be the fork server of the process that has started this one. It stands here, as other folders have a `conftest`
+    as well, and this one is found by its module's name."""
+    from ffdist.runtime.fork_server import serve
+    from ffdist.runtime.interrupts import signals_blocked
+
+    with signals_blocked():
+        serve(socket.socket(fileno=end.detach()), os.getppid())
