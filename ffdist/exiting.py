@@ -80,6 +80,11 @@ def leave_inherited() -> None:
     gc.freeze()
 
 
+def is_forked() -> bool:
+    """True if this process was forked, and has left what it has inherited."""
+    return _forked
+
+
 def end_process(status: int) -> NoReturn:
     """End as Python does - after its threads, except daemons, and the functions of `atexit`, with open files written
     and what has a `__del__` in Python tidied up -, but free no objects."""

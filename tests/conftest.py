@@ -4,7 +4,6 @@ tests out among workers, leaves no weight to chance, and lets each test's own mo
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import random
 import signal
@@ -14,7 +13,7 @@ import tempfile
 from collections.abc import Iterator
 from multiprocessing.forkserver import ensure_running
 from multiprocessing.reduction import DupFd
-from typing import Any
+from types import SimpleNamespace
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: many processes share few cores here
 
@@ -68,8 +67,9 @@ def pytest_runtest_call() -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def processes_are_forked() -> Iterator[None]:
-    """Workers that tests start from this process, and programs of `forked`, need no interpreter each: that would be
-    half of the suite's time. All come of one that has torch."""
+    """Workers that tests start from this process, members of pools, and programs of `forked`, need no interpreter each:
+    that would be half of the suite's time. All come of one that has torch."""
+    from ffdist.bench.harness import resumed, worker_pool
     from ffdist.runtime.fork_server import ForkServer, use_fork_server
 
     here, there = socket.socketpair()
@@ -78,20 +78,12 @@ def processes_are_forked() -> Iterator[None]:
     there.close()
     server = ForkServer(process.pid, here)
     use_fork_server(server)
-    yield
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (worker_pool, resumed):  # what these spawn
+            patch.setattr(module, "multiprocessing", SimpleNamespace(get_context=lambda _: fork_context()))
+        yield
     server.end()
     process.join()
-
-
-spawning = multiprocessing.get_context
-
-
-def forking(method: str | None = None) -> Any:
-    """Members of pools, too, which would be spawned."""
-    return fork_context() if method == "spawn" else spawning(method)
-
-
-multiprocessing.get_context = forking
 
 
 @pytest.fixture(autouse=True)

@@ -194,6 +194,7 @@ def test_unseeded_numbers_of_two_workers_differ() -> None:
 
 def test_what_the_launcher_has_not_yet_written_is_not_written_by_a_worker(tmp_path: Path) -> None:
     def check() -> None:
+        atexit._clear()  # this process's are not its child's
         forget_inherited()
         own = (tmp_path / "own").open("w")
         own.write("too")

@@ -32,5 +32,12 @@ class Unsearched:
         return spec
 
 
+def at_the_end():
+    """Of a forked process its own objects are looked through, all others are frozen already (`ffdist.exiting`)."""
+    exiting = sys.modules.get("ffdist.exiting")
+    if exiting is None or not exiting.is_forked():
+        gc.freeze()
+
+
 sys.meta_path.insert(0, Unsearched())
-atexit.register(gc.freeze)
+atexit.register(at_the_end)
