@@ -58,9 +58,9 @@ class Plan:
         """(from, to) for each two workers between which microbatches go from `stage` to the next, in order of lanes."""
         here, there = self.stages[stage], self.stages[stage + 1]
         pairs = (
-            (here.worker_of(lane, order), there.worker_of(lane, order))
+            pair
             for order in range(lcm(here.batch_stride, there.batch_stride))
-            for lane in range(self.lanes)
+            for pair in zip(here.workers_of_lanes(order), there.workers_of_lanes(order), strict=True)
         )
         return list(dict.fromkeys(pairs))
 
