@@ -41,3 +41,14 @@ def is_stopped(pid: int) -> bool:
     """True if there is such a process, and it stands still until somebody tells it to go on."""
     found = stat_of(pid)
     return found is not None and found.state in "Tt"
+
+
+def ignores(pid: int, number: int) -> bool:
+    """True if there is such a process, and it ignores the signal of that number."""
+    try:
+        (ignored,) = [
+            line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("SigIgn:")
+        ]
+        return bool(int(ignored.split()[1], 16) >> (number - 1) & 1)
+    except (OSError, ValueError, IndexError):
+        return False

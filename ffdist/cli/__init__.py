@@ -34,7 +34,7 @@ from ffdist.notes import quieted, spelled_as_flags
 from ffdist.options import nearest
 from ffdist.plain import let_any_text_pass
 from ffdist.presets import PRESETS
-from ffdist.runtime.agent import notify_agent
+from ffdist.runtime.agent import check_agent, notify_agent
 from ffdist.runtime.interrupts import handle_signals, leave_at_once, signals_restored
 from ffdist.runtime.world import World
 from ffdist.spelling import as_flags
@@ -69,6 +69,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         handle_signals(leave_at_once)
         let_any_text_pass()
         try:
+            check_agent()
             command, args = read(args)
             module, _, function = COMMANDS[command][0].partition(":")
             check_temporary()

@@ -6,6 +6,7 @@ new snapshot begins the count anew, and an error of the job's own ends the run a
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import signal
@@ -16,10 +17,10 @@ from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
-from ffdist.errors import exit_status
+from ffdist.errors import ConfigError, exit_status
 from ffdist.exiting import end_process, end_process_now, end_with_parent, hear_of_children
 from ffdist.loading import import_seconds, loading
-from ffdist.process_stat import is_alive
+from ffdist.process_stat import ignores, is_alive
 from ffdist.runtime.interrupts import leave_at_once
 
 VARIABLE = "FFDIST_AGENT"
@@ -42,6 +43,21 @@ def end_with_agent() -> None:
     agent = os.environ.get(VARIABLE, "").removeprefix("/proc/").partition("/")[0]
     if agent.isdigit() and not is_alive(int(agent)):
         os._exit(1)
+
+
+def check_agent() -> None:
+    """Raises ConfigError where torchrun's agent ignores SIGCHLD, which is inherited from whoever has started it: the
+    system does not tell it how a rank has ended, so that it would take each end for a success, and end with 0. At this
+    process's end it is ended, which it tells as a failure. Of no effect outside torchrun."""
+    if {"TORCHELASTIC_RUN_ID", "LOCAL_RANK"} <= os.environ.keys() and ignores(os.getppid(), signal.SIGCHLD):
+        atexit.register(stop_agent, signal.SIGTERM)
+        raise ConfigError(
+            "torchrun does not hear how its ranks end",
+            where=f"process {os.getppid()}",
+            expected="SIGCHLD as the system has it",
+            got="SIGCHLD ignored, as by whoever started it",
+            remedy="env --default-signal=CHLD torchrun ...; or launch/torchrun.sh, which sees to it",
+        )
 
 
 def agent_imports() -> float:

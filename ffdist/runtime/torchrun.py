@@ -17,6 +17,7 @@ import torch.distributed as dist
 
 from ffdist.errors import Interrupted, StageError, exit_status, unspelled
 from ffdist.events import Observer, stopping
+from ffdist.runtime.agent import check_agent
 from ffdist.runtime.attempt import RanksAwayError, share_attempt
 from ffdist.runtime.heartbeat import WORK_TIMEOUTS, Activity
 from ffdist.runtime.interrupts import handle_in_thread, handle_signals, say_stopping, signals_restored
@@ -50,7 +51,8 @@ class Rendezvous:
 
 def meet(world: World, timeout: timedelta) -> Rendezvous:
     """Wait for all ranks. Raises StageError when one stays away; where that is one of this host, both end here:
-    torchrun would wait for half a minute until one that is stopped does."""
+    torchrun would wait for half a minute until one that is stopped does. Raises ConfigError as `check_agent` does."""
+    check_agent()
     try:
         store, _, _ = next(dist.rendezvous("env://", timeout=timeout))
         lasting = dist.PrefixStore(f"ffdist/{world.run_id}", store)

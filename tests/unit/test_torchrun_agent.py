@@ -4,6 +4,7 @@ the stores of a run on one host are for that host alone."""
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from datetime import timedelta
@@ -43,6 +44,28 @@ def test_a_killed_rank_is_no_success_where_whoever_starts_the_agent_ignores_sigc
     done = subprocess.run([sys.executable, "-c", CARELESS, *agent], stderr=subprocess.PIPE, text=True, check=False)
     assert done.returncode != 0
     assert "Signal 9 (SIGKILL)" in done.stderr
+
+
+AGENT = """
+import signal, subprocess, sys, time
+signal.signal(signal.SIGCHLD, getattr(signal, sys.argv[1]))
+status = subprocess.Popen(sys.argv[2:]).wait()
+time.sleep(0 if sys.argv[1] == "SIG_DFL" else 60)
+sys.exit(status)
+"""
+"""Starts a rank as torchrun's own agent does, and goes on for a while."""
+
+
+def test_a_rank_of_an_agent_that_hears_of_no_failure_is_refused_and_the_agent_told() -> None:
+    places = ("RANK", "LOCAL_RANK", "TORCHELASTIC_RESTART_COUNT", "TORCHELASTIC_RUN_ID")
+    env = {name: text for name, text in os.environ.items() if name != VARIABLE} | dict.fromkeys(places, "0")
+    env |= dict.fromkeys(("WORLD_SIZE", "LOCAL_WORLD_SIZE"), "1")
+    ended = {}
+    for handler in ("SIG_IGN", "SIG_DFL"):
+        rank = [sys.executable, "-m", "ffdist", "presets"]
+        done = subprocess.run([sys.executable, "-c", AGENT, handler, *rank], env=env, capture_output=True, check=False)
+        ended[handler] = done.returncode, b"torchrun does not hear how its ranks end" in done.stderr
+    assert ended == {"SIG_IGN": (-signal.SIGTERM, True), "SIG_DFL": (0, False)}
 
 
 def test_the_stores_of_a_standalone_torchrun_listen_on_the_loopback_alone() -> None:
