@@ -25,8 +25,10 @@ from ffdist.runtime.heartbeat import STACK
 from ffdist.runtime.interrupts import say_stopping
 from ffdist.runtime.job import Job
 from ffdist.runtime.outcome import Result
+from ffdist.runtime.polling import polling
 from ffdist.runtime.ray_actor import CONCURRENCY, NOTE, ActorInfo, WorkerActor
 from ffdist.runtime.ray_cluster import RayOptions, check_node, needs, no_room_error
+from ffdist.runtime.ray_gcs import EVERY, GcsMonitor
 from ffdist.runtime.ray_own import check_own_ray
 from ffdist.runtime.ray_store import Address, KeyValueActor
 from ffdist.runtime.supervise import AttemptLost
@@ -37,6 +39,8 @@ STACK_SECONDS = 0.3
 """Seconds that a worker has to write where it is."""
 GRACE = 10.0
 """Seconds the other stages have to end by themselves after one has failed."""
+LEAVE = 1.0
+"""Seconds an actor has to answer that it ends itself."""
 
 
 @dataclass
@@ -59,9 +63,14 @@ class ActorGroup:
     """Whether every stage has its place, and `run` was called on it."""
     begun: bool = False
     """Whether stages were at work in an earlier attempt."""
+    gcs: GcsMonitor = field(default_factory=GcsMonitor)
 
     def attempt(self, number: int, observer: Observer) -> Result:
         """One attempt of the pipeline. Raises AttemptLost where another may help, else what stopped it."""
+        with polling(self.gcs.look, lambda: None, EVERY):
+            return self._attempt(number, observer)
+
+    def _attempt(self, number: int, observer: Observer) -> Result:
         self._gather(number)
         observer(StagesPlaced(number, [info._asdict() for info in self.actor_infos]))
         self.is_placed = True
@@ -72,6 +81,8 @@ class ActorGroup:
             self.end_early()
         result = Result()
         errors = self._watch(runs, result.collecting(observer))
+        if self.gcs.lost and (errors or result.reason == "interrupted"):
+            raise self.gcs.lost_error()
         if errors:
             self._dismiss_unfit(set(errors))
             if any(isinstance(error, StoppedBeforeStartError) for error in errors.values()):
@@ -114,6 +125,8 @@ class ActorGroup:
         deadline = time.monotonic() + self.options.start_timeout.total_seconds()
         while len(ray.wait(ready, num_returns=size, timeout=POLL_SECONDS)[0]) < size and time.monotonic() < deadline:
             check_own_ray()
+            if self.gcs.lost:
+                raise self.gcs.lost_error()
         try:
             self.actor_infos = ray.get(ready, timeout=POLL_SECONDS)
             self.meeting = self._meeting()
@@ -182,6 +195,9 @@ class ActorGroup:
                 runs = {run: rank for run, rank in runs.items() if rank not in hung}
                 self._end(hung)
             events = {asked: rank for asked, rank in events.items() if self.actors[rank] is not None}
+            if self.gcs.lost and deadline is None:
+                self.end_early()
+                deadline = time.monotonic() + GRACE
             if beats.stop_signal and not self.stop_signal:
                 self.stop(beats.stop_signal)
                 say_stopping(beats.stop_signal)
@@ -244,7 +260,9 @@ class ActorGroup:
 
     def _dismiss(self, rank: int) -> None:
         actor, self.actors[rank] = self.actors[rank], None
-        if actor is not None:
+        if actor is not None and self.gcs.lost:
+            ray.wait([actor.leave.remote()], timeout=LEAVE)
+        elif actor is not None:
             ray.kill(actor)
 
 

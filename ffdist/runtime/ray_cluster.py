@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ from ray.util.placement_group import PlacementGroup, placement_group, remove_pla
 
 from ffdist.cores import available_cores
 from ffdist.errors import ConfigError, StageLostError, setting
+from ffdist.runtime.ray_gcs import answers, listens
 from ffdist.runtime.ray_own import QUIET, dead_process, own_ray, signals_kept
 
 ANSWER = 30.0
@@ -99,7 +99,7 @@ def check_health(address: str) -> None:
             got=address,
             remedy="ray job submit -- ffdist train --launcher ray",
         )
-    if not listens(address):
+    if not listens(address, ANSWER):
         raise no_answer_error(address, "nothing listens there")
     command = [sys.executable, "-c", ASK, address]
     try:
@@ -130,18 +130,6 @@ def check_health(address: str) -> None:
     )
 
 
-def listens(address: str) -> bool:
-    """True if host:port accepts connections; where an address is no host:port, Ray shall say what it is."""
-    host, _, port = address.rpartition(":")
-    if not host or not port.isdigit():
-        return True
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER).close()
-    except OSError:
-        return False
-    return True
-
-
 def no_answer_error(address: str, got: str) -> ConfigError:
     return ConfigError(
         "no Ray cluster answers",
@@ -167,7 +155,7 @@ def room(options: RayOptions, stages: int) -> Iterator[PlacementGroup]:
         yield group
     finally:
         # also where it was not granted in time: the request would stay, and be granted later to nobody
-        if not dead_process():  # else nobody answers, and Ray ends this process after a minute
+        if not dead_process() and answers():  # else nobody does it, and Ray ends this process after a minute
             remove_placement_group(group)
 
 

@@ -38,7 +38,8 @@ from ffdist.report.log import read_run_log
 from ffdist.runtime.actor_errors import check_actor_infos
 from ffdist.runtime.ray import RayOptions, run_ray
 from ffdist.runtime.ray_actor import ActorInfo, actor_info
-from ffdist.runtime.ray_cluster import check_health, listens, with_token
+from ffdist.runtime.ray_cluster import check_health, with_token
+from ffdist.runtime.ray_gcs import VARIABLE, listens
 from ffdist.runtime.ray_own import put_back
 from ffdist.runtime.threads import run_threads
 from ffdist.snapshot import committed, latest
@@ -355,7 +356,7 @@ def test_a_cluster_that_asks_for_another_token_is_known_as_one(tmp_path: Path, m
     with (tmp_path / "said").open("w") as said:
         head = subprocess.Popen(start, stdout=said, stderr=said, start_new_session=True)
     try:
-        while not listens(f"127.0.0.1:{port}"):
+        while not listens(f"127.0.0.1:{port}", 1.0):
             assert head.poll() is None, (tmp_path / "said").read_text()
             time.sleep(0.2)
         check_health(f"127.0.0.1:{port}")
@@ -410,6 +411,31 @@ def test_a_ray_of_this_host_alone_that_has_lost_a_process_ends_its_run_at_once_a
             in text
         )
         assert "Traceback" not in text
+
+
+def test_a_cluster_that_has_lost_its_gcs_server_ends_a_run_with_a_snapshot_and_leaves_no_actor(tmp_path: Path) -> None:
+    run, other = tmp_path / "run", Cluster()
+    try:
+        head = other.add_node(num_cpus=1, object_store_memory=200 << 20, include_dashboard=False)
+        command = [sys.executable, "-m", "ffdist", "train", "--launcher", "ray", "--stages", "1", "--samples", "64"]
+        command += ["--address", other.address, "--epochs", "100000", "--threads", "1", "--keep", "3"]
+        env = os.environ | {VARIABLE: "12"}
+        process = subprocess.Popen([*command, "--out", str(run)], env=env, stderr=subprocess.PIPE, text=True)
+        while not committed(run) and process.poll() is None:
+            time.sleep(0.1)
+        (text,) = [line for line in (run / "ray.log").read_text().splitlines() if "process" in line]
+        actor = int(text.rpartition(" ")[2])
+        head.kill_gcs_server(check_alive=False)
+        _, text = process.communicate(timeout=60)
+        assert process.returncode == 1
+        assert "ffdist: error: the Ray cluster has lost its gcs_server" in text
+        assert "Traceback" not in text
+        assert not is_alive(actor)
+    finally:
+        other.shutdown()
+    _, end = read_run_log(run)
+    assert end
+    assert end["reason"] == "interrupted"
 
 
 def test_a_ray_of_this_host_alone_makes_a_snapshot_when_its_terminal_ends_and_leaves_nothing(tmp_path: Path) -> None:
