@@ -18,6 +18,7 @@ FULL = (errno.ENOSPC, errno.EDQUOT)
 DENIED = (errno.EACCES, errno.EPERM)
 UNWRITABLE = (*FULL, *DENIED, errno.EROFS, errno.ENOTDIR)
 """What the system says of a folder that cannot be written."""
+LARGER_FILES = "raise the limit of a file's size (ulimit -f)"
 
 
 def in_container() -> bool:
@@ -59,9 +60,11 @@ def ends_with_container() -> bool:
 
 
 def system_reason(error: OSError, place: Path) -> str:
-    """The system's reason; where a file system has room for bytes and for no more files, that too, as most tools that
-    look for room do not show it."""
+    """The system's reason; where a file system has room for bytes and for no more files, or this process's files may
+    not be as large, that too, as most tools that look for room do not show it."""
     said = error.strerror or str(error)
+    if error.errno == errno.EFBIG and (limit := file_limit()) is not None:
+        return f"{said}: a file of this process may have {limit:,} bytes"
     try:
         there = os.statvfs(nearest(place))
     except OSError:
@@ -69,6 +72,19 @@ def system_reason(error: OSError, place: Path) -> str:
     if error.errno != errno.ENOSPC or not there.f_files or there.f_favail:
         return said
     return f"{said}: {there.f_bavail * there.f_frsize / 2**20:,.0f} MiB are free, and no inodes (df -i)"
+
+
+def file_limit() -> int | None:
+    """Bytes that a file of this process may have; None where there is no such limit."""
+    from resource import RLIM_INFINITY, RLIMIT_FSIZE, getrlimit  # here, for systems that have none
+
+    limit, _ = getrlimit(RLIMIT_FSIZE)
+    return None if limit == RLIM_INFINITY else limit
+
+
+def remedy_of(error: OSError, otherwise: str) -> str:
+    """The remedy for a file that cannot be written: `otherwise`, but where it is larger than this process's may be."""
+    return LARGER_FILES if error.errno == errno.EFBIG else otherwise
 
 
 def why_unwritable(folder: Path, error: OSError) -> str:
@@ -84,6 +100,8 @@ def why_unwritable(folder: Path, error: OSError) -> str:
 def remedy_unwritable(folder: Path, error: OSError, options: Sequence[str]) -> str:
     """The remedy; options: those that name another folder."""
     another = "name another folder with " + " or ".join(options)
+    if error.errno == errno.EFBIG:
+        return LARGER_FILES
     if error.errno in FULL:
         return f"make room there, or {another}"
     if not in_container() or error.errno not in (*DENIED, errno.EROFS):

@@ -15,7 +15,7 @@ from pathlib import Path
 from ffdist.data.manifest import MANIFEST
 from ffdist.data.parts import remote_errors
 from ffdist.errors import DataError, setting
-from ffdist.folders import command, remedy_unwritable, system_reason, why_unwritable
+from ffdist.folders import command, remedy_of, remedy_unwritable, system_reason, why_unwritable
 from ffdist.locks import lock
 from ffdist.notes import listed
 from ffdist.remote import RemoteFolder
@@ -144,7 +144,7 @@ def temporary_folder(out: Path | RemoteFolder) -> Iterator[Path]:
             "no room on the disk" if full else "the folder cannot be written",
             where=out.parent,
             got=system_reason(error, partial_folder) if full else error,
-            remedy="make room" if full else f"name another with {setting('out')}",
+            remedy="make room" if full else remedy_of(error, f"name another with {setting('out')}"),
         ) from error
     finally:
         os.close(held)

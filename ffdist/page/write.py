@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ffdist.errors import ConfigError, FfdistError
-from ffdist.folders import system_reason
+from ffdist.folders import remedy_of, system_reason
 from ffdist.notes import note
 from ffdist.options import path_of
 from ffdist.page.measured import measured, why_not
@@ -67,7 +67,7 @@ def write_report(
             "the page cannot be written",
             where=path,
             got=system_reason(error, path),
-            remedy="name another file: --out FILE; in Python out=FILE",
+            remedy=remedy_of(error, "name another file: --out FILE; in Python out=FILE"),
         ) from error
     return path
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from ffdist.errors import DataError, FfdistError, SnapshotError, described
 from ffdist.events import SCHEMA, EpochEnded, Observer, PulseReported, RunEvent, RunStopped, from_json, now
-from ffdist.folders import system_reason
+from ffdist.folders import remedy_of, system_reason
 from ffdist.json_lines import JsonLines, read_json_lines
 from ffdist.pipeline.sink import counted_from_one
 from ffdist.regular import append_to
@@ -61,7 +61,7 @@ def writing(path: Path) -> Iterator[None]:
             "a log of the run cannot be written",
             where=path,
             got=system_reason(error, path),
-            remedy="make room there, or let this user write it; the last snapshot is whole",
+            remedy=remedy_of(error, "make room there, or let this user write it") + "; the last snapshot is whole",
         ) from error
 
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ffdist.data.decode import read_decoding
 from ffdist.data.images import ValueSpread
 from ffdist.errors import ConfigError, SnapshotError
-from ffdist.folders import system_reason
+from ffdist.folders import remedy_of, system_reason
 from ffdist.models import Chain
 from ffdist.objectives import Objective, load_objective
 from ffdist.pipeline.classifier import Classifier
@@ -93,7 +93,7 @@ def write_whole(path: Path, data: bytes) -> None:
             where=path,
             expected=f"{len(data):,} bytes written",
             got=system_reason(error, path),
-            remedy="make room there, or choose another --to",
+            remedy=remedy_of(error, "make room there, or choose another --to"),
         ) from error
 
 

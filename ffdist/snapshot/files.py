@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ffdist.digests import sha256
 from ffdist.errors import DamagedSnapshotError, SnapshotError, setting
-from ffdist.folders import system_reason
+from ffdist.folders import LARGER_FILES, system_reason
 from ffdist.regular import open_regular
 
 FIELDS = "ffdist"
@@ -57,7 +57,7 @@ def write_durably(path: Path, data: bytes, *, make_parents: bool = True, writer:
 
 
 REMEDIES = {
-    errno.EFBIG: "raise the limit of a file's size (ulimit -f)",
+    errno.EFBIG: LARGER_FILES,
     errno.ENOENT: "let nothing remove a run's files while it is at work",
     errno.EACCES: "let this user write there",
     errno.EPERM: "let this user write there",

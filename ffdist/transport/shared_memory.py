@@ -14,6 +14,7 @@ at once. (A process *forked* from an end holds its socket too, until it ends.)
 
 from __future__ import annotations
 
+import errno
 import os
 import struct
 import sys
@@ -22,6 +23,7 @@ from functools import partial
 from pathlib import Path
 
 from ffdist.errors import ConfigError, TransportError, setting
+from ffdist.folders import LARGER_FILES, file_limit
 from ffdist.transport import wire
 from ffdist.transport.base import Edge, Frame, Receiver, Sender
 from ffdist.transport.buffers import BufferPool
@@ -143,11 +145,20 @@ class SharedMemorySender(Sender):
         finally:
             os.close(descriptor)
 
-    def _no_room_error(self, slot_bytes: int, error: OSError) -> TransportError:
+    def _no_room_error(self, slot_bytes: int, error: OSError) -> TransportError | ConfigError:
+        depth, where = self._edge.depth + 1, self._edge.at(self._sequence)
+        if error.errno == errno.EFBIG:  # at every attempt
+            return ConfigError(
+                "the memory that two stages share is a file, and larger than this process's may be",
+                where=where,
+                expected=f"a limit of {depth * slot_bytes:,} bytes at least",
+                got=f"{file_limit():,} bytes",
+                remedy=f"{LARGER_FILES}, or use a smaller {setting('training.batch_size')} or {setting('plan.queue')}",
+            )
         return TransportError(
             "there is no shared memory for a frame",
-            where=self._edge.at(self._sequence),
-            expected=f"{self._edge.depth + 1} slots of {slot_bytes / 2**20:.0f} MiB",
+            where=where,
+            expected=f"{depth} slots of {slot_bytes:,} bytes",
             got=error.strerror or error,
             remedy=f"use a smaller {setting('training.batch_size')} or {setting('plan.queue')}, or "
             f"{setting('plan.transport', 'gloo')}",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -83,6 +84,19 @@ def test_a_remedy_names_the_option(ours: Path) -> None:
     for error in (DENIED, READ_ONLY):
         assert remedy_unwritable(ours, error, ["--out"]) == "name another folder with --out"
     assert remedy_unwritable(ours, FULL, ["--out", "--cache"]).startswith("make room there, or ")
+
+
+def test_a_file_larger_than_this_process_may_write_names_the_limit_and_no_other_folder(ours: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8192, hard))
+    try:
+        with pytest.raises(OSError, match="File too large") as caught:
+            (ours / "large").write_bytes(bytes(10_000))
+        assert "8,192 bytes" in why_unwritable(ours, caught.value)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert "ulimit -f" in remedy_unwritable(ours, caught.value, ["--out"])
+    assert "--out" not in remedy_unwritable(ours, caught.value, ["--out"])
 
 
 @pytest.mark.usefixtures("container")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import socket
+import sys
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +20,7 @@ import torch.distributed as dist
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ffdist.errors import TransportError
+from ffdist.errors import ConfigError, TransportError
 from ffdist.pipeline.message import (
     EndOfEpoch,
     EndOfSplit,
@@ -151,6 +153,19 @@ def test_a_frame_beyond_its_slot_is_the_transports_error(slot: int, longer: int)
         bell.send(prelude[:-8] + far + bytes([slot]))
         with pytest.raises(TransportError, match="cannot be read"):
             receiver.recv()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs shared memory")
+def test_a_limit_of_files_is_named_where_it_keeps_memory_from_being_shared() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    a, _b = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    sender = shared_memory.SharedMemorySender(EDGE, PacketSocket(a))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
+    try:
+        with closing(sender), pytest.raises(ConfigError, match=r"got: 4,096 bytes\n.*ulimit -f"):
+            sender.send(Frame("x", {}, {"x": torch.zeros(10_000)}))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 STRANGERS = {
