@@ -138,6 +138,12 @@ class ForkServer:
                     return answer
         except (EOFError, OSError):
             pass
+        except BaseException:
+            # a signal's handler, which comes though the signals are blocked here where another thread has heard of
+            # them: the server may wait for the rest of the order, or have begun a worker that nobody knows of
+            if descriptors:
+                self.end()
+            raise
         self.end()
         raise ServerLostError
 

@@ -31,7 +31,7 @@ from ffdist.device import may_need_driver
 from ffdist.errors import StageError
 from ffdist.exiting import begin_own_program, end_process
 from ffdist.payload import Payload
-from ffdist.process_stat import parent_of
+from ffdist.process_stat import is_alive, parent_of
 from ffdist.runtime.child import FORK_SERVER
 from ffdist.runtime.fork_server import forget_inherited, fork_server, put_in_place, start_fork_server
 from ffdist.runtime.worker_process import start_worker
@@ -240,6 +240,20 @@ def test_where_the_system_has_no_room_for_a_process_an_error_says_so_and_the_ser
         start_fork_server("cpu")
         assert fork_server() is None
         start()
+
+    assert passes_in_child(check)
+
+
+def test_a_server_that_heard_half_of_an_order_ends_and_waits_for_no_more() -> None:
+    def check() -> None:
+        start_fork_server("cpu")
+        server = fork_server()
+        assert server
+        pid, odd = server.pid, "no descriptor"
+        with pytest.raises(TypeError):  # where a signal's handler raises Interrupted: its words are sent by now
+            server.start(0, 2, [odd])  # pyright: ignore[reportArgumentType]
+        assert not is_alive(pid)
+        assert fork_server() is None
 
     assert passes_in_child(check)
 

@@ -84,7 +84,7 @@ ROOMS = {
         "scratch",
         "seeds",
     },
-    "transport": {"device", "errors", "exiting", "known", "edge_actor", "options", "renamed"},
+    "transport": {"device", "errors", "exiting", "folders", "known", "edge_actor", "options", "renamed"},
     "trackers": {"errors", "events", "pipeline", "regular", "renamed"},
     "pipeline": {
         "options",

@@ -158,11 +158,11 @@ def test_a_frame_beyond_its_slot_is_the_transports_error(slot: int, longer: int)
 @pytest.mark.skipif(sys.platform != "linux", reason="needs shared memory")
 def test_a_limit_of_files_is_named_where_it_keeps_memory_from_being_shared() -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    a, _b = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    a, b = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     sender = shared_memory.SharedMemorySender(EDGE, PacketSocket(a))
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
     try:
-        with closing(sender), pytest.raises(ConfigError, match=r"got: 4,096 bytes\n.*ulimit -f"):
+        with b, closing(sender), pytest.raises(ConfigError, match=r"got: 4,096 bytes\n.*ulimit -f"):
             sender.send(Frame("x", {}, {"x": torch.zeros(10_000)}))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
