@@ -67,6 +67,15 @@ def block_weights(correct: Mapping[str, int], samples: int, num_classes: int) ->
     return {name: weight / total if total else 1 / len(weights) for name, weight in weights.items()}
 
 
+def accuracy_by(predictor: str, accuracy: Mapping[str, float]) -> float:
+    """A split's accuracy by one predictor. Before weights have been measured all blocks count alike: then "weighted" is
+    the mean.
+
+    Raises KeyError for any other that did not answer.
+    """
+    return accuracy["mean" if predictor == "weighted" and predictor not in accuracy else predictor]
+
+
 def last_weights(records: Sequence[Mapping[str, Any]]) -> dict[str, float] | None:
     """The blocks' weights after the last of these epochs; None without a validation split."""
     return records[-1].get("validation", {}).get("weights") if records else None

@@ -20,7 +20,7 @@ from ffdist.pipeline.message import (
     Written,
 )
 from ffdist.pipeline.own_metrics import OwnMetrics
-from ffdist.pipeline.predictors import ScoreTally, last_weights
+from ffdist.pipeline.predictors import ScoreTally, accuracy_by, last_weights
 from ffdist.pipeline.route import block_of, united
 from ffdist.pipeline.score_table import ScoreSender
 
@@ -142,7 +142,7 @@ class Sink:
             case "validation":
                 weights, result = self.tally.weights(), self._take(marker)
                 self.open_record["validation"], self.weights = result | {"weights": weights}, weights
-                self.publish(marker.epoch, result["accuracy"][self.predictor])
+                self.publish(marker.epoch, accuracy_by(self.predictor, result["accuracy"]))
             case "test":
                 self.test = self._take(marker)
 

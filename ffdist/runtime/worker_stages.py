@@ -23,6 +23,7 @@ from ffdist.pipeline.memory import Memory
 from ffdist.pipeline.message import Stop
 from ffdist.pipeline.own_metrics import OwnMetrics
 from ffdist.pipeline.plan import build_block, split_by_stage
+from ffdist.pipeline.predictors import accuracy_by
 from ffdist.pipeline.profile import TorchProfile
 from ffdist.pipeline.pulses import pulses_of
 from ffdist.pipeline.score_table import KNOWN, RECENT, ScoreSender, ScoreTable
@@ -250,7 +251,7 @@ class WorkerStages:
         if manifest:
             start = Position(manifest.step, manifest.epoch, manifest.batch)
             seen = [r["validation"]["accuracy"] for r in manifest.records if "validation" in r]
-            history = [accuracy[self.judge or "mean"] for accuracy in seen]
+            history = [accuracy_by(self.judge or "mean", accuracy) for accuracy in seen]
         return Source(
             loaders,
             self.job.objective,

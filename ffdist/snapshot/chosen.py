@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from ffdist.digests import with_digest, without_digest
 from ffdist.errors import ConfigError, DamagedSnapshotError, SnapshotError, described, setting
 from ffdist.notes import note
+from ffdist.pipeline.predictors import accuracy_by
 from ffdist.regular import read_bytes, read_text
 from ffdist.snapshot.files import RESTORE, write_of_snapshot
 from ffdist.snapshot.manifest import Manifest, committed, read_manifest, snapshot_folder
@@ -147,9 +148,9 @@ def mark_if_best(run: Path, manifest: Manifest, predictor: str | None) -> Path |
     before = read_mark(run)
     ends_epoch = manifest.batch == 0 and manifest.records and "validation" in manifest.records[-1]
     if predictor and ends_epoch:
-        value = manifest.records[-1]["validation"]["accuracy"].get(predictor)
+        value = accuracy_by(predictor, manifest.records[-1]["validation"]["accuracy"])
         comparable = before.get("predictor") == predictor and (run / "snapshots" / before["snapshot"]).is_dir()
-        if value is not None and value > (before["accuracy"] if comparable else -1.0):
+        if value > (before["accuracy"] if comparable else -1.0):
             folder = snapshot_folder(run, manifest.step, manifest.epoch)
             before = {"snapshot": folder.name, "predictor": predictor, "accuracy": value, "epoch": manifest.epoch}
             write_mark(run, before)

@@ -58,6 +58,25 @@ def test_a_run_that_goes_on_keeps_its_best_and_it_is_read(tmp_path: Path) -> Non
     assert kept(tmp_path) == sorted({best, 4})
 
 
+def test_by_weights_the_first_epoch_counts_by_the_mean_as_none_are_measured_before_it(tmp_path: Path) -> None:
+    options = {"validation": 0.2, "samples": 200, "keep": 5, "keep_best": "weighted", "early_stop": 9, "lr": 0.02}
+    run_threads(DigitsJob(tmp_path, epochs=2, settings=options)(), QUIET)
+    assert json.loads((tmp_path / MARK).read_text())["predictor"] == "weighted"
+    run_threads(DigitsJob(tmp_path, epochs=4, settings=options | {"resume": True})(), QUIET)
+    accuracies = [record["validation"]["accuracy"] for record in read_run_log(tmp_path)[0]]
+    assert "weighted" not in accuracies[0]
+    shares = [accuracies[0]["mean"], *(accuracy["weighted"] for accuracy in accuracies[1:])]
+    mark = json.loads((tmp_path / MARK).read_text())
+    assert (mark["epoch"], mark["accuracy"]) == (shares.index(max(shares)) + 1, max(shares))
+
+
+@pytest.mark.parametrize("predictor", ["mean", "weighted"])
+def test_an_only_epoch_is_the_best(predictor: str, tmp_path: Path) -> None:
+    options = {"validation": 0.2, "samples": 100, "keep_best": predictor}
+    run_threads(DigitsJob(tmp_path, epochs=1, settings=options)(), QUIET)
+    assert json.loads((tmp_path / MARK).read_text())["epoch"] == 1
+
+
 def test_in_python_the_best_is_what_it_was_at_its_epochs_end(tmp_path: Path) -> None:
     pipeline = ffdist.Pipeline("cnnb", "sff", model_args=["widths=8,8,8"], threads=1, batch_size=50, lr=0.02)
     options = {"samples": 400, "validation": 0.2, "keep_best": "mean", "track": (), "progress": False}
