@@ -9,7 +9,7 @@ from datetime import timedelta
 
 import torch.distributed as dist
 
-from ffdist.errors import StageAwayError
+from ffdist.errors import StageAwayError, setting
 
 POLL_SECONDS = 0.02
 """Seconds between two looks; between them a signal's handler has its turn, which a wait within torch does not give."""
@@ -31,7 +31,7 @@ def await_key(store: dist.Store, key: str, timeout: timedelta, *, failure: str, 
             where=f"{where}, host {platform.node()}, process {os.getpid()}",
             expected=f"'{key}' within {timeout.total_seconds():g} s",
             got="nothing",
-            remedy="look for what it waits for, or raise the timeout if it is only slow",
+            remedy=f"look for what it waits for, or raise {setting('run.timeout')} if it is only slow",
         ) from error
     except RuntimeError as error:
         raise store_lost_error(error, where) from error

@@ -15,6 +15,7 @@ from ffdist.errors import (
     StageError,
     StageLostError,
     TransportError,
+    setting,
 )
 from ffdist.events import Observer, RunEvent, RunStopped
 from ffdist.pipeline.scalars import history
@@ -85,7 +86,7 @@ def cause_of(errors: Sequence[BaseException], hung: Sequence[str]) -> BaseExcept
         where=cause.details["where"],
         expected=cause.details["expected"],
         got=cause.details["what"],
-        remedy="look for what it waits for, or raise the timeout if it is only slow",
+        remedy=f"look for what it waits for, or raise {setting('run.timeout')} if it is only slow",
     )
 
 

@@ -12,7 +12,7 @@ from datetime import timedelta
 
 import torch.distributed as dist
 
-from ffdist.errors import StageLostError
+from ffdist.errors import StageLostError, setting
 from ffdist.runtime.heartbeat import EVERY, Activity, silence_of
 from ffdist.runtime.polling import GRACE
 from ffdist.runtime.siblings import end_with_error, place_of_rank, sibling_of_rank
@@ -144,7 +144,7 @@ class PeerMonitor:
             expected=f"a sign of life within {self.timeout:g} s",
             got=f"silence; last it was {activity or 'starting'}; this rank, {self.world.rank}, was {self.activity}",
             remedy="look for what has stopped the process, or what cuts its host off; or raise "
-            "the timeout where the machine has too much to do",
+            f"{setting('run.timeout')} where the machine has too much to do",
         )
 
     def _leave(self, error: StageLostError, hung: Sequence[int] = ()) -> None:

@@ -6,14 +6,14 @@ from __future__ import annotations
 import os
 import platform
 import signal
-import sys
 import time
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
-from ffdist.errors import StageLostError
+from ffdist.errors import StageLostError, unspelled
+from ffdist.notes import failure
 from ffdist.process_stat import parent_of
 from ffdist.runtime.heartbeat import EVERY, STACK, write_stacks
 
@@ -37,7 +37,8 @@ def place_of_rank(rank: int) -> str:
 
 def end_with_error(rank: int, error: StageLostError, hung: Iterable[int]) -> NoReturn:
     """End this process, of that rank, with the error on stderr and its stacks in its log; before it those siblings."""
-    print(f"ffdist: error (rank {rank}): {error}", file=sys.stderr, flush=True)
+    with suppress(OSError):  # nobody reads it
+        failure(f"error (rank {rank}): {unspelled(error)}")
     write_stacks()
     for pid in hung:  # when one has ended, the agent ends this one, too: so all is said by now
         end_sibling(pid)

@@ -15,8 +15,9 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-from ffdist.errors import StageLostError
+from ffdist.errors import StageLostError, setting, unspelled
 from ffdist.exiting import end_with_parent
+from ffdist.notes import failure
 from ffdist.runtime.heartbeat import EVERY, STACK, Activity, beating, silence_of, stacks_to
 from ffdist.runtime.interrupts import SIGNALS, signals_blocked
 from ffdist.runtime.world import World
@@ -89,10 +90,11 @@ def end(rank: int, timeout: float, what: str) -> None:
         where=f"process {rank} of host {platform.node()}",
         expected=f"a sign of life within {timeout:g} s",
         got=f"silence; last it was {what}",
-        remedy="where it stood is in its log; look for what has stopped the process, or raise the timeout where the "
-        "machine has too much to do",
+        remedy="where it stood is in its log; look for what has stopped the process, or raise "
+        f"{setting('run.timeout')} where the machine has too much to do",
     )
-    print(f"ffdist: error (rank 0): {error}", file=sys.stderr, flush=True)
+    with suppress(OSError):  # nobody reads it
+        failure(f"error (rank 0): {unspelled(error)}")
     # a stopped process writes its stacks only when it goes on, and then needs a moment for it
     for number, seconds in ((STACK, 0.0), (signal.SIGCONT, STACKS), (signal.SIGKILL, 0.0)):
         if os.getppid() == rank:  # else it has ended, and its number may be another's

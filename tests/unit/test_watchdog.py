@@ -9,11 +9,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from forked import Forked
 
 from ffdist.bench.victims import descendants
+from ffdist.notes import spelled_as_flags
 from ffdist.runtime.heartbeat import STACK
 
 ALONE = """
@@ -36,10 +38,9 @@ print("whole")
 
 
 def test_one_that_is_stopped_is_ended_and_one_that_is_slow_is_not() -> None:
-    running = {
-        how: Forked([sys.executable, "-c", ALONE, how], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        for how in ("slow", "stopped")
-    }
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with spelled_as_flags():
+        running = {how: Forked([sys.executable, "-c", ALONE, how], **pipes) for how in ("slow", "stopped")}
     said = {how: process.communicate(timeout=60) for how, process in running.items()}
     assert running["slow"].returncode == 0
     assert said["slow"] == ("whole\n", "")
@@ -47,6 +48,7 @@ def test_one_that_is_stopped_is_ended_and_one_that_is_slow_is_not() -> None:
     told = said["stopped"][1]
     assert "worker 0 does not answer" in told
     assert "last it was waiting for batch 7" in told
+    assert "raise --timeout where" in told
     assert "most recent call first" in told
 
 
@@ -111,6 +113,7 @@ def test_ranks_notice_one_of_them_and_the_store_that_are_stopped(stopped: str, t
         assert errors == 1
         assert "worker 1 does not answer" in told
         assert "last it was waiting for batch 7; this rank, 0, was waiting for batch 7" in told
+        assert "raise run.timeout where" in told
     else:
         assert errors == told.count("the store through which the ranks meet does not answer") == 2
     assert told.count("in rank\n") == 2  # the stacks of both
