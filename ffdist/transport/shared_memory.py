@@ -276,5 +276,5 @@ def _check(edge: Edge) -> None:
             where=edge.at(),
             expected=f"<= {MAX_DEPTH}",
             got=edge.depth,
-            remedy=f"use a smaller {setting('plan.queue')}",
+            remedy=f"use a smaller {setting('plan.queue')}, or {setting('plan.transport', 'gloo')}",
         )
