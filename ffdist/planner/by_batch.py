@@ -51,7 +51,7 @@ def best_by_batch(
         if (found := search.best(below)) is not None:
             plan = search.plan(search.with_all(found) if exactly else found)
             prices.append(numbered(profile, cluster, plan, in_order[: plan.workers]))
-    limit = inf if cluster.memory_limit is None else cluster.memory_limit
+    limit = cluster.most_memory
     return min((each for each in prices if each.memory <= limit), key=lambda each: each.seconds, default=None)
 
 
@@ -110,7 +110,7 @@ class ByBatchSearch:
         self.lanes = lanes
         self.costs = costs_of(profile, cluster, lanes)
         self.speed = min((cluster.speed(worker) for worker in range(cluster.devices)), default=1.0)
-        self.limit = cluster.memory_limit if cluster.memory_limit is not None else inf
+        self.limit = cluster.most_memory
         self.needs = StageNeeds.of(self.costs, self.speed, self.limit)
 
     def best(self, below: float = inf) -> list[WorkersOfStage] | None:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import cycle, islice
-from math import ceil
+from math import ceil, inf
 from typing import NamedTuple
 
 from ffdist.errors import ConfigError, setting
@@ -170,6 +170,11 @@ class Cluster:
             )
         if self.cores is not None and not self.cores >= 1:
             raise ConfigError("no worker has a core", where="cores", expected=">= 1", got=self.cores)
+
+    @property
+    def most_memory(self) -> float:
+        """Bytes that a worker may hold."""
+        return inf if self.memory_limit is None else self.memory_limit
 
     def speed(self, worker: int) -> float:
         """The speed of a worker's device, 1 for the measured one's."""

@@ -7,6 +7,9 @@ from typing import NamedTuple
 
 from ffdist.plan import Share
 
+CLOSE = 1e-9
+"""Two prices nearer than this are one."""
+
 
 class PartialPlan(NamedTuple):
     """Blocks up to some border dealt out, and what the last worker has taken on so far."""

@@ -12,6 +12,7 @@ from ffdist.plan import Plan, PlanStage, Share
 from ffdist.planner.by_batch import best_by_batch
 from ffdist.planner.cluster import Cluster
 from ffdist.planner.plan_search import PlanSearch
+from ffdist.planner.plans_within import PlansWithin
 from ffdist.planner.price import Price, numbered, price
 from ffdist.planner.profile import Profile
 
@@ -54,13 +55,13 @@ def best_price(profile: Profile, cluster: Cluster, *, lanes: int | None = None, 
             if rotating and rotating.seconds < most:
                 best, of_best, most = rotating, None, rotating.seconds
         search = PlanSearch(profile, cluster, count)
-        if exactly and cluster.devices > count * search.costs.size:
+        if exactly and cluster.devices > count * len(profile.names):
             continue
         found = search.near_best(most, PAYS / 2)
         bounded = bounded or search.bounded
         if found and exactly:
             found = with_all(profile, cluster, search.best_from(found))
-            found = found if found.memory <= search.limit else None
+            found = found if found.memory <= cluster.most_memory else None
         if found and (best is None or found.seconds < best.seconds):
             best, of_best = found, search
     if best is None:
@@ -84,7 +85,7 @@ def data_parallel(
     many = min(devices or cluster.devices, lanes or most_lanes(profile))
     plan = Plan.replicated(profile.names, many, lanes or many)
     found = numbered(profile, cluster, plan, cluster.fastest(many))
-    return found if cluster.memory_limit is None or found.memory <= cluster.memory_limit else None
+    return found if found.memory <= cluster.most_memory else None
 
 
 def lane_counts(profile: Profile, devices: int) -> list[int]:
@@ -110,7 +111,7 @@ def check_lanes(profile: Profile, lanes: int) -> None:
 
 def with_all(profile: Profile, cluster: Cluster, found: Price) -> Price:
     """The same with work for every device: parts are parted, where it costs the least, until there are as many."""
-    limit = inf if cluster.memory_limit is None else cluster.memory_limit
+    limit = cluster.most_memory
     while found.plan.workers < cluster.devices:
         idle = [device for device in range(cluster.devices) if device not in found.devices]
         of_each_speed = {cluster.speed(device): device for device in reversed(idle)}
@@ -196,14 +197,14 @@ def least_memory(profile: Profile, cluster: Cluster, counts: Sequence[int]) -> f
     up to MiB."""
     alike, least = replace(cluster, speeds=(), cores=None), 0
     for lanes in counts:
-        search, too_little = PlanSearch(profile, alike, lanes), 0
-        found = search.fitting((least - 1) * MIB if least else UNLIMITED)
+        plans, too_little = PlansWithin(profile, alike, lanes), 0
+        found = plans.fitting((least - 1) * MIB if least else UNLIMITED)
         if found is None:
             continue
         least = ceil(found.memory / MIB)
         while least - too_little > 1:
             middle = (too_little + least) // 2
-            if found := search.fitting(middle * MIB):
+            if found := plans.fitting(middle * MIB):
                 least = min(middle, ceil(found.memory / MIB))
             else:
                 too_little = middle
