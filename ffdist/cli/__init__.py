@@ -69,69 +69,82 @@ def main(argv: Sequence[str] | None = None) -> None:
         handle_signals(leave_at_once)
         let_any_text_pass()
         try:
-            check_agent()
-            command, args = read(args)
-            module, _, function = COMMANDS[command][0].partition(":")
-            check_temporary()
-            check_current_folder()
-            getattr(importlib.import_module(module), function)(args)
-            sys.stdout.flush()  # here, where a closed pipe raises BrokenPipeError, and not at the interpreter's end
-        except FfdistError as error:
-            if verbose:
-                traceback.print_exception(error)
-            print_error(error)
-            if not isinstance(error, (StageLostError, TransportError)):
-                notify_agent(final=True)  # a restart would meet the same error
-            exit_with(2 if isinstance(error, UsageError) else 1)
-        except ModuleNotFoundError as error:
-            if text := missing_package_text(error):
-                sys.exit(text)
-            if error.name not in ("fcntl", "resource"):
+            run(args)
+        except (Exception, KeyboardInterrupt) as error:
+            status = status_after(error, verbose)
+            if status is None:
                 raise
-            sys.exit(f"ffdist: error: it runs on Linux and macOS only; this is {sys.platform}, without {error.name}")
-        except ImportError as error:
-            if NO_ROOM.search(str(error)) is None:
-                raise
-            print_error(
-                ConfigError(
-                    "a library cannot be loaded",
-                    got=error,
-                    remedy="let this process have more memory (`ulimit -v`, or the job's or container's limit)",
-                )
-            )
-            notify_agent(final=True)
-            exit_with(1)
-        except Interrupted as text:
-            exit_with(text.status)
-        except KeyboardInterrupt:
-            exit_with(exit_status(signal.SIGINT))
-        except BrokenPipeError:
-            to_nowhere(sys.stdout)
-            sys.exit(141)
-        except OSError as error:
-            if error.errno in UNREACHABLE and isinstance(error.filename, (str, bytes, os.PathLike)):
-                if verbose:
-                    traceback.print_exception(error)
-                print_error(unreachable_error(error))
-                notify_agent(final=True)
-                exit_with(1)
-            if error.errno not in UNWRITABLE or takes_line(sys.stdout):
-                raise
-            to_nowhere(sys.stdout)
-            print_error(
-                ConfigError(
-                    "what is printed cannot be written",
-                    where="standard output",
-                    got=error.strerror or error,
-                    remedy="make room where it goes to; files and folders are as they would be without it",
-                )
-            )
-            exit_with(1)
+            exit_with(status)
         finally:
             try:
                 sys.stderr.flush()
             except (OSError, ValueError):  # Python would end with a status of its own
                 to_nowhere(sys.stderr)
+
+
+def run(args: Sequence[str]) -> None:
+    """Run the command that the arguments begin with."""
+    check_agent()
+    command, rest = read(args)
+    module, _, function = COMMANDS[command][0].partition(":")
+    check_temporary()
+    check_current_folder()
+    getattr(importlib.import_module(module), function)(rest)
+    sys.stdout.flush()  # here, where a closed pipe raises BrokenPipeError, and not at the interpreter's end
+
+
+def status_after(error: BaseException, verbose: bool) -> int | None:
+    """The exit status after what a command has raised, whose error is printed; None where it is one of
+    ffdist's own code, which is to show where it comes from."""
+    match error:
+        case Interrupted():
+            return error.status
+        case KeyboardInterrupt():
+            return exit_status(signal.SIGINT)
+        case BrokenPipeError():
+            to_nowhere(sys.stdout)
+            return exit_status(signal.SIGPIPE)
+        case ModuleNotFoundError() if text := missing_package_text(error):
+            print(text, file=sys.stderr)
+            return 1
+    known = as_ffdist_error(error)
+    if known is None:
+        return None
+    if verbose:
+        traceback.print_exception(error)
+    print_error(known)
+    if not isinstance(known, (StageLostError, TransportError)):
+        notify_agent(final=True)  # a restart would meet the same error
+    return 2 if isinstance(known, UsageError) else 1
+
+
+def as_ffdist_error(error: BaseException) -> FfdistError | None:
+    """The error for users that stands for what a command has raised; None where there is none."""
+    match error:
+        case FfdistError():
+            return error
+        case ImportError() if NO_ROOM.search(str(error)):
+            return ConfigError(
+                "a library cannot be loaded",
+                got=error,
+                remedy="let this process have more memory (`ulimit -v`, or the job's or container's limit)",
+            )
+        case OSError() if error.errno in UNREACHABLE and isinstance(error.filename, (str, bytes, os.PathLike)):
+            return ConfigError(
+                "a path cannot be looked for",
+                where=os.fsdecode(error.filename),
+                got=error.strerror,
+                remedy=UNREACHABLE[error.errno or 0],
+            )
+        case OSError() if error.errno in UNWRITABLE and not takes_line(sys.stdout):
+            to_nowhere(sys.stdout)
+            return ConfigError(
+                "what is printed cannot be written",
+                where="standard output",
+                got=error.strerror or error,
+                remedy="make room where it goes to; files and folders are as they would be without it",
+            )
+    return None
 
 
 NO_ROOM = re.compile("failed to map segment|cannot allocate memory", re.IGNORECASE)
@@ -147,15 +160,6 @@ UNREACHABLE = {
     errno.EACCES: "let this user reach it, or name another",
 }
 """What the system says of paths of which it does not even say whether they are there, and what to do then."""
-
-
-def unreachable_error(error: OSError) -> ConfigError:
-    return ConfigError(
-        "a path cannot be looked for",
-        where=os.fsdecode(error.filename),
-        got=error.strerror,
-        remedy=UNREACHABLE[error.errno or 0],
-    )
 
 
 def takes_line(stream: TextIO) -> bool:

@@ -27,6 +27,7 @@ import torch
 
 from ffdist.data.reader_process import EVERY, START, Order, ReaderStart
 from ffdist.errors import ConfigError, DataError, FfdistError, StageLostError, setting
+from ffdist.interpreter import interpreter_running
 from ffdist.notes import note
 from ffdist.payload import GUARD, pack
 from ffdist.process_stat import is_stopped
@@ -52,8 +53,7 @@ class ReaderProcess:
 
     def __init__(self, start: ReaderStart) -> None:
         self.line, there = multiprocessing.Pipe()
-        flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined] - as multiprocessing has it
-        command = [sys.executable, *flags, "-c", START, str(there.fileno()), str(os.getpid()), "ffdist-reader"]
+        command = interpreter_running(START, str(there.fileno()), str(os.getpid()), "ffdist-reader")
         started: Future[subprocess.Popen[bytes]] = Future()
         # a reader ends with the thread that has started it, and whoever wants samples may be one of a moment
         Thread(target=start_and_wait, args=(command, there, started), name="ffdist-reader", daemon=True).start()

@@ -21,6 +21,7 @@ from multiprocessing.connection import Connection, wait
 from threading import Thread
 
 from ffdist.errors import StageError, StageLostError, setting
+from ffdist.interpreter import interpreter_running
 from ffdist.payload import Payload
 from ffdist.runtime.child import START, WORKER, ProcessStart
 from ffdist.runtime.fork_server import ForkedProcess, ServerLostError, fork_server
@@ -178,8 +179,7 @@ def forked_or_interpreter(
     if server := fork_server():
         with suppress(ServerLostError):
             return server.start(line, stderr, descriptors), server.pid
-    flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined] - as multiprocessing has it
-    command = [sys.executable, *flags, "-c", START, str(line)]
+    command = interpreter_running(START, str(line))
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=stderr, pass_fds=(line, *descriptors))
     return process, os.getpid()
 
