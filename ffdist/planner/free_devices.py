@@ -38,7 +38,7 @@ class FreeDevices:
         self._next: dict[tuple[tuple[int, ...], int], list[NextDevices]] = {}
 
     def keep_to(self, seconds: float, work: Sequence[float]) -> None:
-        """From now on the blocks from each one on, which are so many seconds of work, are to be done in this time."""
+        """Have the blocks from each one on, which are so many seconds of work, be done in this time from now on."""
         self.timed = isfinite(seconds)
         self.least_left = [each / (seconds * (1 + CLOSE)) for each in work]
         self._fewest_left = [bisect_left(self.slowest, speeds) for speeds in self.least_left]

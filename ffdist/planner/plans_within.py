@@ -1,5 +1,5 @@
-"""Which plans keep to a time: the question that the search for the fastest one asks (`plan_search.py`, where the plans
-are described that are meant).
+"""The plans that keep to a time: what the search for the fastest one asks for (`plan_search.py`, which says what plans
+there are).
 
 From the first block to the last: of a stage, the worker before takes as many lanes as the time leaves it, each next
 one as many as it can, the last the rest; what reached the same block with no fewer and no slower devices left, no less
