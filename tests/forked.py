@@ -16,6 +16,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import traceback
 from collections.abc import Mapping, Sequence
 from multiprocessing.reduction import DupFd
@@ -86,12 +87,13 @@ def run(words: Sequence[object], *, input: Any = None, timeout: float | None = N
 
 
 def become(program: list[str], streams: list[Any], environment: Mapping[str, str], folder: str, session: bool) -> None:
-    """The forked process's way to what an interpreter of its own begins with; and its end."""
+    """The forked process's way to what an interpreter of its own begins with; and its end. streams: descriptors, or
+    what they travel by."""
     from ffdist.exiting import end_process
     from ffdist.runtime.fork_server import forget_inherited
 
     for at, stream in enumerate(streams):
-        own = stream.detach()
+        own = stream if isinstance(stream, int) else stream.detach()
         os.dup2(own, at)
         os.close(own)
     sys.stdin = sys.__stdin__ = io.TextIOWrapper(io.BufferedReader(io.FileIO(0, "r", closefd=False)))
@@ -100,6 +102,7 @@ def become(program: list[str], streams: list[Any], environment: Mapping[str, str
     sys.stderr = sys.__stderr__ = io.TextIOWrapper(err, errors="backslashreplace", line_buffering=True)
     os.environ.clear()
     os.environ.update(environment)
+    tempfile.tempdir = None  # found by the environment, once
     os.chdir(folder)
     if session:
         os.setsid()

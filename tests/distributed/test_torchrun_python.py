@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 
+import forked
 import pytest
 from jobs import fingerprint
 
@@ -51,14 +51,7 @@ def run(out: Path, ranks: int, *more: str, script: str = SCRIPT, options: tuple[
         *options,
     ]
     command = [sys.executable, *(start if ranks else []), str(out / "script.py"), str(out), *more]
-    done = subprocess.run(
-        command,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=240,
-        env=os.environ | {"GLOO_SOCKET_IFNAME": "lo", "TMPDIR": str(out)},
-    )
+    done = forked.run(command, timeout=240, env=os.environ | {"GLOO_SOCKET_IFNAME": "lo", "TMPDIR": str(out)})
     assert done.returncode == 0, done.stderr
     found = [(out / f"{rank}.json").read_text() for rank in (range(ranks) if ranks else ["alone"])]
     assert len(found) == (ranks or 1)

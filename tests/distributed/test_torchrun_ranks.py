@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import forked
 import numpy as np
 import pytest
 from jobs import fingerprint
@@ -22,6 +23,7 @@ SETTINGS = ["--epochs", "1", "--threads", "1", "--model-args", "widths=8,12,16"]
 
 
 def torchrun(ranks: int, *args: str) -> subprocess.CompletedProcess[str]:
+    """Its agent is forked; the ranks are interpreters, as it starts them."""
     command = [
         sys.executable,
         "-m",
@@ -33,9 +35,7 @@ def torchrun(ranks: int, *args: str) -> subprocess.CompletedProcess[str]:
         "train",
         *args,
     ]
-    return subprocess.run(
-        command, capture_output=True, text=True, check=False, timeout=240, env=os.environ | {"GLOO_SOCKET_IFNAME": "lo"}
-    )
+    return forked.run(command, timeout=240, env=os.environ | {"GLOO_SOCKET_IFNAME": "lo"})
 
 
 def test_each_rank_of_torchrun_is_a_stage_and_learns_the_same(tmp_path: Path) -> None:

@@ -48,6 +48,8 @@ from ffdist.transport.shared_memory import MAX_DEPTH
 
 LANES = 4
 SMALL: dict[str, Any] = {"samples": 100, "batch_size": 16, "lanes": LANES}
+UNEVEN = SMALL | {"samples": 50, "batch_size": 7}
+"""Batches of an epoch: 7, 7, 7, 7, 7, 5."""
 JOBS = {
     "batch norm": DigitsJob(settings=SMALL),
     "dropout in microbatches": DigitsJob(noisy=True, settings=SMALL | {"microbatches": 2}),
@@ -69,8 +71,8 @@ JOBS = {
     "fp16": DigitsJob(noisy=True, settings=SMALL | {"precision": "fp16"}),
     "gradients in bf16": DigitsJob(settings=SMALL | {"exchange_dtype": "bf16"}),
     "synchronised norms": DigitsJob(objective=SCFF(peer=0.03), settings=SMALL | {"sync_norms": True, "ema": 0.9}),
-    "synchronised norms, uneven": DigitsJob(settings=SMALL | {"sync_norms": True, "batch_size": 7, "optimizer": "sgd"}),
-    "uneven": DigitsJob(settings=SMALL | {"batch_size": 7}),
+    "synchronised norms, uneven": DigitsJob(settings=UNEVEN | {"sync_norms": True, "optimizer": "sgd"}),
+    "uneven": DigitsJob(settings=UNEVEN),
     "fewer samples than lanes": DigitsJob(settings=SMALL | {"samples": 4}),
     "stops early": DigitsJob(epochs=6, settings=SMALL | {"early_stop": 1, "lr": 1e-9}),
     "sgd": DigitsJob(settings=SMALL | {"optimizer": "sgd", "lr": 0.05, "momentum": 0.9, "warmup": 0.2}),
