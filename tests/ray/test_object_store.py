@@ -175,7 +175,7 @@ def test_an_actor_that_is_stopped_or_killed_is_an_error_in_time_at_both_ends_and
     assert not is_alive(pid)
 
 
-def test_a_mailbox_is_a_process_without_torch(driver: str) -> None:
+def test_a_mailbox_is_a_process_without_torch(driver_of_interpreters: str) -> None:
     """There are two of an edge, and torch is seconds and some 200 MB of each."""
     actor = new_edge_actor("light")
     assert not ray.get(actor.__ray_call__.remote(lambda self: "torch" in sys.modules))

@@ -21,9 +21,11 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import forked
 import gated
 import pytest
 import ray
+from forked import Forked
 from gated import GatedJob, WaitingJob, begun, new_gate, open_gate
 from ray.cluster_utils import Cluster
 from traces import read
@@ -209,7 +211,7 @@ def test_a_run_whose_driver_was_killed_goes_on_by_resume(
 ) -> None:
     run, gate = begun(tmp_path / "run"), new_gate(tmp_path)
     command = [sys.executable, gated.__file__, str(run), str(gate), cluster.address]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as driver:
+    with Forked(command, stdout=subprocess.PIPE, text=True) as driver:
         assert driver.stdout
         assert "epoch 2\n" in iter(driver.stdout.readline, "")
         driver.kill()
@@ -392,7 +394,7 @@ def own_ray_at_work(run: Path) -> Iterator[tuple[subprocess.Popen[str], set[Proc
     command += ["--epochs", "100000", "--threads", "1", "--keep", "3", "--out", str(run)]
     with tempfile.TemporaryDirectory(dir="/tmp") as short:  # sockets lie in it
         env = {**given, "HOME": str(run.parent / "home"), "RAY_TMPDIR": short}
-        process = subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True, start_new_session=True)
+        process = Forked(command, env=env, stderr=subprocess.PIPE, text=True, start_new_session=True)
         while not committed(run) and process.poll() is None:
             time.sleep(0.1)
         seen = set(descendants(process.pid))
@@ -468,7 +470,7 @@ def test_a_cluster_of_another_version_is_refused(
 def test_without_ray_the_launcher_says_how_to_install_it(tmp_path: Path) -> None:
     code = "import sys; sys.modules['ray'] = None; from ffdist.cli import main; main(sys.argv[1:])"
     args = ["train", "--launcher", "ray", "--out", str(tmp_path / "run")]
-    done = subprocess.run([sys.executable, "-c", code, *args], capture_output=True, text=True)
+    done = forked.run([sys.executable, "-c", code, *args])
     assert done.returncode == 1
     assert "pip install 'ffdist[ray]'" in done.stderr
     assert list(tmp_path.iterdir()) == []

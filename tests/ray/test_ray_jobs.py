@@ -12,12 +12,14 @@ import urllib.request
 from pathlib import Path
 from runpy import run_path
 
+import forked
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import ray
 import yaml
+from forked import Forked
 from PIL import Image
 from ray.cluster_utils import Cluster
 
@@ -66,7 +68,7 @@ def test_a_submitted_job_trains_as_the_same_command_does_here(cluster: Cluster, 
 
 def sweep(*args: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(LAUNCH / "ray_sweep.py"), "--lr", "1e-9", "--epochs", "1", "--samples", "300", *args]
-    return subprocess.run(command, capture_output=True, text=True, timeout=250)
+    return forked.run(command, timeout=250)
 
 
 def test_a_sweep_trains_a_pipeline_for_each_choice_and_shows_the_best_first(
@@ -88,7 +90,7 @@ def test_a_sweep_that_is_told_to_stop_ends_its_trial_with_a_snapshot_and_begins_
     rates = ["--lr", "1e-9", "2e-9", "3e-9"]
     command = [sys.executable, str(LAUNCH / "ray_sweep.py"), *rates, "--epochs", "100000", "--samples", "300"]
     command += ["--address", cluster.address, "--out", str(tmp_path)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as running:
+    with Forked(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as running:
         deadline = time.monotonic() + 150
         while not list(tmp_path.glob("runs/*/metrics.jsonl")) and time.monotonic() < deadline:
             assert running.poll() is None
