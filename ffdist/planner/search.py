@@ -62,8 +62,8 @@ def best_price(profile: Profile, cluster: Cluster, *, lanes: int | None = None, 
         if found and exactly:
             found = with_all(profile, cluster, search.best_from(found))
             found = found if found.memory <= cluster.most_memory else None
-        if found and (best is None or found.seconds < best.seconds):
-            best, of_best = found, search
+        if found:  # also where it is no faster than the one by batch: it is near the best, and `best_from` goes on
+            best, of_best = found if best is None or found.seconds < best.seconds else best, search
     if best is None:
         raise nothing_fits_error(profile, cluster, counts)
     if of_best is not None and not exactly:

@@ -240,6 +240,14 @@ def test_slow_devices_named_first_are_left_idle_where_they_do_not_help() -> None
     assert list(remarks(alike)) == []
 
 
+def test_what_a_slow_device_saves_is_taken_however_little_where_batches_in_turn_save_nothing() -> None:
+    profile = network(block(0, 1.0, step=0.0), block(1, 0.003, step=0.0))
+    found = best_price(profile, Cluster(2, NetworkLink(inf), (1.0, 0.01)), lanes=1)
+    assert str(found.plan) == "block0 @ 0 | block1 @ 1"
+    alone = price(profile, Cluster(1), Plan.pipeline(profile.names, [2]))
+    assert found.seconds == pytest.approx(alone.seconds - 0.003)
+
+
 def test_a_given_plan_that_is_too_large_is_said_to_be() -> None:
     profile = network(block(0, 0.1, 0.1), block(1, 0.1, 0.1))
     plan = Plan.pipeline(profile.names, [1, 1])
