@@ -85,7 +85,8 @@ class Sender(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Deliver what was accepted, then let go. Idempotent; never raises because the peer is gone."""
+        """Let go. What was accepted is still delivered, and no `recv` is waited for. Idempotent; never raises because
+        the peer is gone."""
 
 
 class Receiver(ABC):
