@@ -13,8 +13,8 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from types import FunctionType
 from typing import Any, NoReturn
 
@@ -65,6 +65,21 @@ def hear_of_children() -> None:
     """Have the system tell how a child of this process has ended: where SIGCHLD is ignored, which is inherited from
     whoever has started it, it does not, and every end looks like a success."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+
+
+@contextmanager
+def children_heard() -> Iterator[None]:
+    """A context in which it does, for a process in which ffdist is called. Of no effect outside the main thread, where
+    signals cannot be set."""
+    ignored = signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN
+    if not ignored or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    hear_of_children()
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)
 
 
 def in_own_program() -> bool:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ffdist.errors import ConfigError, Interrupted
 from ffdist.events import Observer
+from ffdist.exiting import children_heard
 from ffdist.payload import Payload, pack
 from ffdist.runtime.interrupts import StopRequest, interrupts
 from ffdist.runtime.outcome import Result
@@ -42,7 +43,7 @@ def run_processes(
     """
     check_interpreter()
     launcher = Launcher(pack(main), stages, observer, timeout)
-    with interrupts(launcher.interrupt) as launcher.stop_request:
+    with children_heard(), interrupts(launcher.interrupt) as launcher.stop_request:
         return supervise(
             launcher.attempt,
             observer,

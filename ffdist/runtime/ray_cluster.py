@@ -18,6 +18,7 @@ from ray.util.placement_group import PlacementGroup, placement_group, remove_pla
 
 from ffdist.cores import available_cores
 from ffdist.errors import ConfigError, StageLostError, setting
+from ffdist.exiting import children_heard
 from ffdist.runtime.ray_gcs import answers, listens
 from ffdist.runtime.ray_own import QUIET, dead_process, own_ray, signals_kept
 
@@ -104,7 +105,8 @@ def check_health(address: str) -> None:
     command = [sys.executable, "-c", ASK, address]
     try:
         env = with_token(address)
-        done = subprocess.run(command, capture_output=True, text=True, timeout=ANSWER, check=False, env=env)
+        with children_heard():
+            done = subprocess.run(command, capture_output=True, text=True, timeout=ANSWER, check=False, env=env)
     except subprocess.TimeoutExpired:
         said, status = f"no answer in {ANSWER:g} s", 1
     else:

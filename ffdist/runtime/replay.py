@@ -53,7 +53,9 @@ class BlockSeen:
     bad_outputs: int = 0
     """Numbers of these that are not finite."""
     largest_gradient: float = 0.0
+    """The greatest absolute value of its gradients: the batch's; where that has lanes, each one's."""
     bad_gradients: int = 0
+    """Numbers of these that are not finite; in several lanes, counted once."""
     samples: list[int] = field(default_factory=list)
     """Whose output is not finite, by their places in the training split, from 0."""
 
@@ -112,6 +114,8 @@ class Recorder(FiniteCheck):
         self.share = 1.0
         self.numbers = list[int]()
         """The numbers of the part that is at work: its part of the batch, and its samples."""
+        self.bad_gradients: Tensor | bool = False
+        """Which numbers of the gradients are not finite, in one of the lanes so far at least."""
 
     def seen(self, local: Local) -> Local:
         record = self.record
@@ -127,14 +131,13 @@ class Recorder(FiniteCheck):
 
     def look_at(self, gradients: Any) -> None:
         for gradient in gradients:
-            self._gradient(gradient)
+            self.record.largest_gradient = greatest(self.record.largest_gradient, gradient)
+            self.record.bad_gradients += int((~torch.isfinite(gradient)).sum())
 
     def look_at_lane(self, flat: Tensor, num_lanes: int) -> None:
-        self._gradient(flat)
-
-    def _gradient(self, gradient: Tensor) -> None:
-        self.record.largest_gradient = greatest(self.record.largest_gradient, gradient)
-        self.record.bad_gradients += int((~torch.isfinite(gradient)).sum())
+        self.record.largest_gradient = greatest(self.record.largest_gradient, flat)
+        self.bad_gradients = ~torch.isfinite(flat) | self.bad_gradients
+        self.record.bad_gradients = int(self.bad_gradients.sum())
 
     def end(self, trouble: NonfiniteValue | None) -> None:
         self.before = []

@@ -1,12 +1,15 @@
 """A process of ffdist's own ends as Python would end it, but for the freeing of torch's objects."""
 
 import gzip
+import signal
 import subprocess
 import sys
 import time
 import zipfile
 
 import pytest
+
+from ffdist.exiting import children_heard
 
 PROGRAM = """
 import atexit, gc, gzip, sys, tempfile, threading, time, zipfile
@@ -75,3 +78,14 @@ def test_an_interactive_interpreter_goes_on_after_the_command():
         check=False,
     )
     assert "42" in done.stdout
+
+
+def test_a_process_that_ignores_sigchld_hears_how_its_children_end_and_ignores_it_again() -> None:
+    before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    try:
+        assert subprocess.run(["sh", "-c", "exit 3"], check=False).returncode == 0  # which is not what has happened
+        with children_heard():
+            assert subprocess.run(["sh", "-c", "exit 3"], check=False).returncode == 3
+        assert signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGCHLD, before)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from math import inf, isnan, nan
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from ffdist.pipeline.message import Snapshot
 from ffdist.pipeline.plan import build_block
 from ffdist.pipeline.stage import Stage
 from ffdist.runtime.nonfinite import KEPT, NonfiniteRecorder, kept_batches, numbers_of
-from ffdist.runtime.replay import replay
+from ffdist.runtime.replay import Recorder, replay
 from ffdist.runtime.threads import run_threads
 from ffdist.snapshot.files import FIELDS
 from tests.jobs import QUIET, DigitsJob, cut_power_at, fingerprint, learned
@@ -244,6 +245,14 @@ def test_a_batch_alone_is_what_the_run_made_of_it(tmp_path: Path, capsys: pytest
     for wrong in (0, 11, True):
         with pytest.raises(ConfigError, match=r"no such batch[^$]*1 .. 10"):
             replay(run, wrong)
+
+
+def test_a_number_of_the_gradients_that_several_lanes_break_counts_once() -> None:
+    recorder = Recorder(BlockSpec(0, "conv1", 1, 10, (1, 8, 8), (4, 8, 8)), torch.device("cpu"))
+    for lane in ([1.0, inf, 2.0, nan], [-3.0, nan, inf, 0.0]):
+        recorder.look_at_lane(torch.tensor(lane), 2)
+    assert recorder.record.bad_gradients == 3
+    assert isnan(recorder.record.largest_gradient)
 
 
 @pytest.mark.parametrize("words", ["--replay RUN --lr 1", "--batch 3", "--replay RUN --resume RUN"])
