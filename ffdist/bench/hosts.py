@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from string import ascii_lowercase
@@ -16,12 +17,15 @@ from typing import TYPE_CHECKING, Any
 
 from ffdist.bench.harness.worker_pool import PoolMember
 from ffdist.errors import ConfigError, FfdistError
+from ffdist.process_stat import is_alive
 from ffdist.runtime.child import ProcessStart
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 CLONE_NEWNET = 0x40000000
+NAMESPACES = Path("/run/netns")
+"""What iproute2 keeps of those that it has made."""
 
 
 def why_not() -> str | None:
@@ -35,7 +39,8 @@ def why_not() -> str | None:
 
 
 class Hosts:
-    """Namespaces with an address each, removed on exit. Two are joined by a cable, more by a switch.
+    """Namespaces with an address each, removed on exit; those of a process that was killed go with the next one's.
+    Two are joined by a cable, more by a switch.
 
     Raises ConfigError where `why_not` has a reason.
     """
@@ -54,6 +59,7 @@ class Hosts:
         self.switch = f"ffdist-{os.getpid()}-switch"
 
     def __enter__(self) -> Self:
+        remove_left()
         try:
             for name in self.names:
                 command(f"ip netns add {name}")
@@ -80,7 +86,7 @@ class Hosts:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         for name in (*self.names, self.switch):
-            if Path("/run/netns", name).exists():
+            if (NAMESPACES / name).exists():
                 command(f"ip netns delete {name}")  # its end of the link goes with it
 
     def limit(self, rate: str) -> None:
@@ -109,7 +115,7 @@ class OnHost:
 
     def __call__(self, member: PoolMember | ProcessStart, *more: Any) -> Any:
         host = member.world.rank % len(self.names)
-        with open(Path("/run/netns", self.names[host])) as namespace:
+        with open(NAMESPACES / self.names[host]) as namespace:
             # setns moves this thread alone; those that are started later are in its namespace, too
             libc = ctypes.CDLL(None, use_errno=True)
             if libc.setns(namespace.fileno(), CLONE_NEWNET) != 0:
@@ -118,14 +124,27 @@ class OnHost:
         return self.main(member, *more)
 
 
+def remove_left() -> None:
+    """Remove the namespaces that no process is in, and whose maker has ended without removing them."""
+    for path in NAMESPACES.glob("ffdist-*-*"):
+        maker = path.name.split("-")[1]
+        if not maker.isdigit() or is_alive(int(maker)):
+            continue
+        with suppress(ConfigError):  # another has removed it meanwhile
+            if not command(f"ip netns pids {path.name}"):
+                command(f"ip netns delete {path.name}")
+
+
 def veth(one: str, link: str, other: str, end: str) -> None:
     """Join two namespaces by a pair of virtual interfaces."""
     command(f"ip link add {link} netns {one} type veth peer name {end} netns {other}")
 
 
-def command(text: str, *more: str) -> None:
-    """Run a command line. more: arguments that a user gave, not to be split. Raises ConfigError with its stderr."""
+def command(text: str, *more: str) -> str:
+    """Run a command line, and return what it prints. more: arguments that a user gave, not to be split. Raises
+    ConfigError with its stderr."""
     words = [*text.split(), *more]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     if done.returncode:
         raise ConfigError("the network cannot be set up", where=" ".join(words), got=done.stderr.strip())
+    return done.stdout

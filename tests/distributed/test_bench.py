@@ -24,7 +24,7 @@ from ffdist.bench import loaders
 from ffdist.bench.harness.probe import Probe
 from ffdist.bench.harness.window import Window
 from ffdist.bench.harness.worker_pool import PoolMember, WorkerPool, join
-from ffdist.bench.hosts import Hosts, why_not
+from ffdist.bench.hosts import Hosts, remove_left, why_not
 from ffdist.bench.settings import BenchSettings
 from ffdist.bench.sittings import TRAININGS
 from ffdist.bench.suites.accuracy import check
@@ -194,6 +194,26 @@ def test_two_hosts_are_networks_apart_that_reach_each_other_and_leave_nothing() 
     assert len({here, there, os.readlink("/proc/self/ns/net")}) == 3
     assert total == 2
     assert not [name for name in hosts.names if Path("/run/netns", name).exists()]
+
+
+@pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
+def test_hosts_of_a_killed_process_go_with_the_next_ones_and_no_others() -> None:
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    left, held, others = f"ffdist-{ended.pid}-a", f"ffdist-{ended.pid}-b", f"ffdist-{os.getppid()}-a"
+    for name in (left, held, others):
+        subprocess.run(["ip", "netns", "add", name], check=True)
+    inside = subprocess.Popen(["ip", "netns", "exec", held, "sleep", "60"])
+    try:
+        while os.readlink(f"/proc/{inside.pid}/ns/net") == os.readlink("/proc/self/ns/net"):
+            time.sleep(0.01)
+        remove_left()
+        assert [Path("/run/netns", name).exists() for name in (left, held, others)] == [False, True, True]
+    finally:
+        inside.kill()
+        inside.wait()
+        for name in (left, held, others):
+            subprocess.run(["ip", "netns", "delete", name], check=False, capture_output=True)
 
 
 @pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
