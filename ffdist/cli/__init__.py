@@ -27,7 +27,7 @@ from ffdist.errors import (
     TransportError,
     exit_status,
 )
-from ffdist.exiting import end_process_now
+from ffdist.exiting import end_process_now, in_own_program
 from ffdist.folders import check_current_folder, check_temporary
 from ffdist.loading import missing_package_text
 from ffdist.notes import quieted, spelled_as_flags
@@ -189,8 +189,9 @@ def split_off_flags(flags: Sequence[str], args: Sequence[str]) -> tuple[bool, li
 
 
 def exit_with(status: int) -> NoReturn:
-    """Exit; at once where a stage's thread still runs, which the interpreter's own end would crash."""
-    if any(thread.name.startswith("stage-") for thread in threading.enumerate()):
+    """Exit; at once where a stage's thread still runs, which the interpreter's own end would crash. A program that has
+    called `main` goes on, whatever still runs."""
+    if in_own_program() and any(thread.name.startswith("stage-") for thread in threading.enumerate()):
         end_process_now(status)
     sys.exit(status)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import forked
@@ -309,3 +310,15 @@ def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["--version"])
     assert capsys.readouterr().out.startswith("ffdist 0.")
+
+
+def test_a_program_that_has_called_a_command_goes_on_while_a_stages_thread_still_runs() -> None:
+    ended = threading.Event()
+    thread = threading.Thread(target=ended.wait, name="stage-0", daemon=True)
+    thread.start()
+    try:
+        with pytest.raises(SystemExit, match="2"):
+            main(["train", "--no-such-option"])
+    finally:
+        ended.set()
+        thread.join()
