@@ -3,7 +3,8 @@
 With t seconds a batch, a stage of blocks i..j needs the fewest workers W with busy(i, j) / W <= t, where no block's own
 cycle and no link takes longer (`PlanCosts.by_batch_cycle`). The fewest workers for all blocks before j are then the
 least of those before i and of i..j, over i; and the least t is found by bisection. Each worker serves in one stage
-alone.
+alone. Where workers share cores, the least work of all is looked for likewise, by each number of workers: t is at least
+that over the cores.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from ffdist.planner.profile import Profile
 
 CLOSE = 1e-4
 """How near the found time is to the least, as a share of it."""
+TINY = 1e-12
+"""What rounding may come to."""
 
 
 class WorkersOfStage(NamedTuple):
@@ -41,7 +44,7 @@ def best_by_batch(
     known. exactly: every device has work.
 
     Devices of unequal speed are taken to be as slow as the slowest of them, the fastest ones alone where that is
-    better, and cores that workers share do not count; the price is with all that.
+    better; the price is with their own speeds.
     """
     in_order = cluster.fastest(cluster.devices)
     counts = [cluster.devices] if exactly else [cluster.devices, *slower_than_all_before(cluster.only(in_order))]
@@ -66,10 +69,12 @@ class StageNeeds(NamedTuple):
 
     alone: Array
     """By one worker; infinite where it has not the memory."""
+    work: Array
+    """What it computes, sends and gets in them."""
     cycle: Array
     """From a block's batch to its next one, where several workers share the batches; infinite likewise."""
     busy: Array
-    """The work of all these workers together."""
+    """The work of several workers together."""
     carrying: Array
     """The same of their links."""
 
@@ -83,7 +88,8 @@ class StageNeeds(NamedTuple):
         state = costs.totals("weights") + costs.totals("moments")
         crossing = np.array(costs.crossing)
         crossing = lanes * np.maximum(crossing[:-1, None], crossing[None, :])
-        alone = np.maximum(computing + borders, crossing * link.carrying(1.0))
+        work = computing + borders
+        alone = np.maximum(work, crossing * link.carrying(1.0))
         longest = running_max(np.array([costs.by_batch_longest(block, speed) for block in range(costs.size)]))
         cycle = (lanes - 1) * lane / speed + longest
         blocks = np.arange(costs.size + 1)[None, :] - np.arange(costs.size)[:, None]
@@ -93,7 +99,7 @@ class StageNeeds(NamedTuple):
             memory = costs.memories(lanes * one, one)[:, :, 0]
             alone[memory > limit] = inf
             cycle[memory + costs.by_batch_slots() > limit] = inf
-        return cls(alone, cycle, computing + borders + handing, (state + crossing) * link.carrying(1.0))
+        return cls(alone, work, cycle, work + handing, (state + crossing) * link.carrying(1.0))
 
     def workers(self, seconds: float) -> Array:
         """The fewest workers that they need; infinite where no number is enough."""
@@ -135,13 +141,14 @@ class ByBatchSearch:
     def longest(self) -> float:
         """Seconds in which any stages that fit into memory are done."""
         size = self.costs.size
-        links = self.needs.carrying.max()
-        return float(2 * (self.compute_seconds(0, size) + sum(self.borders(i, i + 1) for i in range(size)) + links))
+        return float(2 * (sum(self.needs.busy[i, i + 1] for i in range(size)) + self.needs.carrying.max()))
 
     def within(self, seconds: float) -> list[WorkersOfStage] | None:
-        """Stages of no more workers than there are, none of which takes longer."""
+        """Stages of no more workers than there are, none of which takes longer, nor all of them over their cores."""
         size = self.costs.size
         workers = self.needs.workers(seconds)
+        if self.cluster.cores is not None:
+            return self._on_cores(seconds, workers)
         fewest, first = np.zeros(size + 1), [0] * (size + 1)
         for j in range(1, size + 1):
             before = fewest[:j] + workers[:j, j]
@@ -156,27 +163,50 @@ class ByBatchSearch:
             j = first[j]
         return stages[::-1]
 
+    def _on_cores(self, seconds: float, workers: Array) -> list[WorkersOfStage] | None:
+        """The same of stages of so many workers each, where these share cores."""
+        size, most = self.costs.size, self.cluster.devices
+        works = np.where(workers > 1, self.needs.busy, self.needs.work)
+        least = np.full((size + 1, most + 2), inf)
+        """The least work of the blocks before each one by each number of workers; in the last column by none."""
+        least[0, 0] = 0.0
+        first = np.zeros((size + 1, most + 1), int)
+        number = np.arange(most + 1)
+        for j in range(1, size + 1):
+            own = np.minimum(workers[:j, j], most + 1)[:, None]  # it may be infinite
+            before = np.where(number < own, most + 1, number - own).astype(int)
+            work = np.take_along_axis(least[:j], before, axis=1) + works[:j, j, None]
+            first[j] = work.argmin(axis=0)
+            least[j, :-1] = work.min(axis=0)
+        in_time = np.flatnonzero(least[size, :-1] <= (self.cluster.cores or inf) * seconds * (1 + TINY))
+        if not in_time.size:
+            return None
+        stages: list[WorkersOfStage] = []
+        j, left = size, int(in_time[0])
+        while j:
+            i = int(first[j, left])
+            stages.append(WorkersOfStage(i, j, int(workers[i, j])))
+            j, left = i, left - stages[-1].workers
+        return stages[::-1]
+
     def seconds(self, stages: Sequence[WorkersOfStage]) -> float:
         """Seconds of a batch."""
         return price(self.profile, self.cluster_alike(), self.plan(stages)).seconds
 
     def cluster_alike(self) -> Cluster:
-        """The cluster with equal devices that share no cores."""
+        """The cluster with equal devices."""
         return Cluster(
             self.cluster.devices,
             self.cluster.link,
             (self.speed,) * self.cluster.devices,
             queue=self.cluster.queue,
+            cores=self.cluster.cores,
             exchange=self.cluster.exchange,
         )
 
     def compute_seconds(self, i: int, j: int) -> float:
         """Seconds of computing a batch by one worker, sending and receiving left out."""
         return self.costs.busy(i, j, self.lanes, 1, self.speed)
-
-    def borders(self, i: int, j: int) -> float:
-        """Seconds of computing that the batch takes on its way in and out."""
-        return self.lanes * (self.costs.receiving[i] + self.costs.sending[j])
 
     def with_all(self, stages: Sequence[WorkersOfStage]) -> list[WorkersOfStage]:
         """The same with work for every device: each goes where workers have the most to do."""

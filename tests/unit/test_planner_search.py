@@ -376,13 +376,20 @@ def all_by_batch(profile: Profile, lanes: int, devices: int) -> Iterator[Plan]:
 
 
 @settings(deadline=None, max_examples=60)
-@given(networks, st.integers(1, 3), st.integers(1, 6), links, st.sampled_from([None, 0.6, 1.2]))
+@given(
+    networks,
+    st.integers(1, 3),
+    st.integers(1, 6),
+    links,
+    st.sampled_from([None, 0.6, 1.2]),
+    st.sampled_from([None, None, 1, 2, 3]),
+)
 def test_no_plan_by_batch_is_faster_than_the_one_that_is_found(
-    profile: Profile, lanes: int, devices: int, link: NetworkLink, share: float | None
+    profile: Profile, lanes: int, devices: int, link: NetworkLink, share: float | None, cores: int | None
 ) -> None:
     """Within a ten-thousandth, and within the memory limit."""
     whole = price(profile, Cluster(1), Plan.pipeline(profile.names, [len(profile.names)])).memory
-    cluster = Cluster(devices, link, memory_limit=share and share * whole)
+    cluster = Cluster(devices, link, memory_limit=share and share * whole, cores=cores)
     prices = [price(profile, cluster, plan) for plan in all_by_batch(profile, lanes, devices)]
     fitting = [each.seconds for each in prices if share is None or each.memory <= share * whole]
     found = best_by_batch(profile, cluster, lanes)
