@@ -43,7 +43,7 @@ class GcsMonitor:
     def __init__(self) -> None:
         self.address: str = ray.get_runtime_context().gcs_address
         given = os.environ.get(VARIABLE, "")
-        self.patience = SHARE * (int(given) if given.isdigit() else 60)
+        self.timeout = SHARE * (int(given) if given.isdigit() else 60)
         """Seconds for which it may be away."""
         self.missed = 0
         """Looks in a row at which it was away: none are counted while this process itself is stopped."""
@@ -56,15 +56,15 @@ class GcsMonitor:
 
     @property
     def lost(self) -> bool:
-        return self.missed * EVERY > self.patience
+        return self.missed * EVERY > self.timeout
 
     def lost_error(self) -> StageLostError:
         """The error of a run that cannot go on without it."""
         return StageLostError(
             "the Ray cluster has lost its gcs_server",
             where=self.address,
-            expected=f"an answer within {self.patience:g} s",
+            expected=f"an answer within {self.timeout:g} s",
             got="nothing listens there",
             remedy=f"start the cluster again; for one that brings it back by itself, {VARIABLE} is how long that may "
-            "take, of which ffdist waits for a quarter",
+            "take, of which a run waits for a quarter",
         )

@@ -36,6 +36,7 @@ OF_OTHERS = {
     "pip": {"--no-deps"},
     "ray": {"--head", "--object-store-memory", "--working-dir"},
     "docker": {"--tmpfs", "--user"},
+    "env": {"--default-signal"},
     "every command": {"--help", "--version", "--quiet", "--verbose"},
     "switches turned off": {"--no-fusion", "--no-resume"},
 }
