@@ -293,12 +293,16 @@ def nothing_left_note(now: Settings) -> str | None:
 
 
 def has_ended(run: Path) -> bool:
-    """True if it came to its end, the test included."""
+    """True if it came to its end, the test included, and has the snapshot of that: without it, it can go on from the
+    one before."""
     try:
-        _, end = read_run_log(run)
+        epochs, end = read_run_log(run)
     except DataError:  # it will be written anew
         return False
-    return end is not None and end["reason"] == "finished"
+    if end is None or end["reason"] != "finished":
+        return False
+    manifest = last_seen(run)
+    return manifest is None or not epochs or manifest.epoch >= epochs[-1]["epoch"]
 
 
 def check_epochs(manifest: Manifest, epochs: int) -> None:

@@ -23,6 +23,7 @@ from ffdist.cli import main
 from ffdist.cli.train import parse
 from ffdist.data import open_data
 from ffdist.digests import with_digest, without_digest
+from ffdist.report.log import read_run_log
 from ffdist.runtime.folder import write_run_files
 from ffdist.settings.toml import tomllib
 from ffdist.snapshot import committed
@@ -264,6 +265,25 @@ def test_fewer_epochs_are_refused_and_at_its_end_nothing_is_left_to_do(
     (tmp_path / "more.toml").write_text(f"epochs = 4\nresume = true\nout = '{run}'")
     ffdist("train", "--config", tmp_path / "more.toml")
     assert tomllib.loads((run / "config.toml").read_text())["training"]["epochs"] == 4
+
+
+def test_a_finished_run_whose_last_snapshots_were_removed_goes_on_from_the_one_before_to_the_same_end(
+    tmp_path: Path,
+) -> None:
+    run = tmp_path / "r"
+    ffdist("train", *TINY, "--epochs", 2, "--keep", 2, "--out", run)
+    first, last = committed(run)
+    before = {path.name: path.read_bytes() for path in last.iterdir()}
+    epochs = read_run_log(run)[0]
+    shutil.rmtree(last)
+    ffdist("train", "--resume", run)
+    assert committed(run) == [first, last]
+    assert {path.name: path.read_bytes() for path in last.glob("*.safetensors")} == {
+        name: text for name, text in before.items() if name.endswith(".safetensors")
+    }
+    again = read_run_log(run)[0]
+    assert [each["epoch"] for each in again] == [each["epoch"] for each in epochs] == [1, 2]
+    assert again[1]["train"]["blocks"] == epochs[1]["train"]["blocks"]
 
 
 def test_a_preset_beside_a_run_that_goes_on_leaves_the_runs_settings(
