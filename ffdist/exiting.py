@@ -69,8 +69,8 @@ def hear_of_children() -> None:
 
 @contextmanager
 def children_heard() -> Iterator[None]:
-    """A context in which it does, for a process in which ffdist is called. Of no effect outside the main thread, where
-    signals cannot be set."""
+    """A context in which the system tells how children end (`hear_of_children`), for a process in which ffdist is
+    called and which ignores SIGCHLD. Of no effect outside the main thread, where signals cannot be set."""
     ignored = signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN
     if not ignored or threading.current_thread() is not threading.main_thread():
         yield

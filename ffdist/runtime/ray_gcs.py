@@ -56,6 +56,7 @@ class GcsMonitor:
 
     @property
     def lost(self) -> bool:
+        """True where it has been away for too long."""
         return self.missed * EVERY > self.timeout
 
     def lost_error(self) -> StageLostError:

@@ -114,8 +114,8 @@ class Recorder(FiniteCheck):
         self.share = 1.0
         self.numbers = list[int]()
         """The numbers of the part that is at work: its part of the batch, and its samples."""
-        self.bad_gradients: Tensor | bool = False
-        """Which numbers of the gradients are not finite, in one of the lanes so far at least."""
+        self.bad_in_some_lane: Tensor | bool = False
+        """Which numbers of the gradients are not finite in one of the lanes so far at least."""
 
     def seen(self, local: Local) -> Local:
         record = self.record
@@ -136,8 +136,8 @@ class Recorder(FiniteCheck):
 
     def look_at_lane(self, flat: Tensor, num_lanes: int) -> None:
         self.record.largest_gradient = greatest(self.record.largest_gradient, flat)
-        self.bad_gradients = ~torch.isfinite(flat) | self.bad_gradients
-        self.record.bad_gradients = int(self.bad_gradients.sum())
+        self.bad_in_some_lane = ~torch.isfinite(flat) | self.bad_in_some_lane
+        self.record.bad_gradients = int(self.bad_in_some_lane.sum())
 
     def end(self, trouble: NonfiniteValue | None) -> None:
         self.before = []
